@@ -1,0 +1,1 @@
+"""What goes in: data sets in the MVTec layout."""

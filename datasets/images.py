@@ -1,0 +1,98 @@
+"""Reading picture files as a person sees them, and masks as what is not zero."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+
+
+class DataError(ValueError):
+    """Something about the data set that its owner must change; the message is one line."""
+
+
+def is_picture(path: Path) -> bool:
+    """Whether ``path`` has a picture's suffix; hidden files (``._x.png`` of macOS) have not."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _problem(path: Path, problem: Exception) -> DataError:
+    reason = " ".join(str(problem).split()) or type(problem).__name__
+    return DataError(f"cannot read picture {str(path)!r} ({reason}); replace it or remove it")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey as a viewer shows it: the high byte (Pillow's own conversion would clip at 255)."""
+    values = np.asarray(image)
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
+        raise ValueError(f"pixel type {image.mode}: convert it to 8 or 16 bits a channel")
+    return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+def read_image(path: Path) -> Image.Image:
+    """Decode a picture to 8-bit RGB.
+
+    16-bit values keep their high byte, transparent pixels lie on white, palettes are looked up,
+    the EXIF rotation is applied; of an animation the first frame counts.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be decoded; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()  # TIFF 在解码时已按方向标签转好，标签随之消失，故先解码再查方向
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I") or image.mode == "F":
+                image = _to_8_bit(image)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return image.convert("RGB")
+    except Exception as problem:  # 损坏的文件能让 Pillow 抛出任何类型
+        raise _problem(path, problem) from problem
+
+
+def read_mask(path: Path) -> Image.Image:
+    """Decode a mask to an ``L`` image of 0 and 255: visible pixels that are not black are defect.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be decoded; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+            elif image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
+                image = image.convert("RGB")
+            values = np.asarray(image)  # 不经 convert("L")：1/65535 或 (0, 0, 1) 也不是零
+            if image.mode == "RGBA":
+                values = values[..., :3] * (values[..., 3:] > 0)
+            defect = values != 0
+            return Image.fromarray((defect.any(-1) if defect.ndim == 3 else defect).astype(np.uint8) * 255)
+    except Exception as problem:
+        raise _problem(path, problem) from problem
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels, as displayed, from the header alone.
+
+    Raises
+    ------
+    DataError
+        If the file is not a picture; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            # PNG 的 getexif 会触发解码；TIFF 的 size 已按方向转好
+            stored = image.info.get("exif") if image.format == "PNG" else image.format == "JPEG"
+            turned = stored and image.getexif().get(0x0112, 1) >= 5
+            return image.size[::-1] if turned else image.size
+    except Exception as problem:
+        raise _problem(path, problem) from problem

@@ -1,0 +1,106 @@
+"""A small procedural data set in the MVTec layout: one texture class, one object class.
+
+``python -m datasets.sample --out DIR --train N --test N --size S`` writes it. Every picture is
+drawn from a generator seeded by its own name, so the files do not depend on order or machine
+load, and a larger set begins with the pictures of a smaller one.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from datasets.recipes import CLASSES
+
+
+def _plan(n_train: int, n_test: int, kinds: list[str]) -> list[tuple[str, str, int]]:
+    """(split, kind, index) of every picture: a third of the test pictures is good."""
+    n_good = n_test // 3
+    tests = [("test", "good", i) for i in range(n_good)]
+    tests += [("test", kinds[i % len(kinds)], i // len(kinds)) for i in range(n_test - n_good)]
+    return [("train", "good", i) for i in range(n_train)] + tests
+
+
+def _write_picture(root: Path, name: str, size: int, split: str, kind: str, index: int) -> None:
+    recipe = CLASSES[name]
+    rng = np.random.default_rng(zlib.crc32(f"{name}/{split}/{kind}/{index}".encode()))
+    picture = recipe.draw(size, rng)
+    if kind != "good":
+        picture, mask = recipe.defects[kind](picture, rng)
+        target = root / name / "ground_truth" / kind / f"{index:03d}_mask.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask.astype(np.uint8) * 255).save(target)
+    target = root / name / split / kind / f"{index:03d}.png"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)).save(target)
+
+
+def write_sample(out: Path, n_train: int = 40, n_test: int = 18, size: int = 256) -> None:
+    """Write both classes below ``out``, which appears only when it is complete.
+
+    Parameters
+    ----------
+    out : Path
+        The folder to make; it must not exist.
+    n_train, n_test : int
+        Pictures a class. A third of the test pictures is good, the rest is divided among three
+        kinds of defect.
+    size : int
+        Side of the square pictures in pixels.
+
+    Raises
+    ------
+    FileExistsError
+        If ``out`` is there already.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} is there already")
+    partial = out.with_name(f"{out.name}.tmp{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        jobs = [
+            (partial, name, size, *entry)
+            for name, recipe in CLASSES.items()
+            for entry in _plan(n_train, n_test, sorted(recipe.defects))
+        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            done = pool.map(lambda job: _write_picture(*job), jobs)
+            for _ in tqdm(done, desc=f"sample data | {out}", total=len(jobs), unit="image"):
+                pass
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m datasets.sample", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="the folder to make")
+    parser.add_argument("--train", type=int, default=40, help="training images a class (default 40)")
+    parser.add_argument("--test", type=int, default=18, help="test images a class (default 18)")
+    parser.add_argument("--size", type=int, default=256, help="side in pixels (default 256)")
+    args = parser.parse_args(argv)
+    try:
+        if args.train < 1 or args.test < 0 or args.size < 32:
+            raise ValueError("--train must be at least 1, --test at least 0, --size at least 32")
+        write_sample(args.out, args.train, args.test, args.size)
+    except FileExistsError:
+        print(f"error: {args.out} is there already; remove it or give another --out", file=sys.stderr)
+        return 2
+    except (ValueError, OSError) as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    print(f"wrote {args.out}: {', '.join(CLASSES)}, {args.train} training and {args.test} test images each")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

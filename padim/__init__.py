@@ -1,0 +1,1 @@
+"""PaDiM, one file for one idea, in the order of the paper; importing the package loads nothing."""

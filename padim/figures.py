@@ -1,0 +1,169 @@
+"""The figures that the experiment draws; imports no torch, so that a drawing process starts quickly."""
+
+import multiprocessing
+import os
+from concurrent.futures import Future, ProcessPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from PIL import Image
+from skimage.morphology import disk, opening
+from skimage.segmentation import mark_boundaries
+
+from padim import style
+from padim.metrics import normalise
+from padim.store import Store, replacing
+
+PANELS = ("Image", "GroundTruth", "Predicted heat map", "Predicted mask", "Segmentation result")
+OPENING_RADIUS = 4  # 像素
+HEAT_OPACITY = 0.5
+_BATCH = 8  # 一个绘图任务的图片数
+
+
+def predicted_mask(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Scores above the threshold, opened with a disk of radius 4: (H, W) bool."""
+    return opening(scores > threshold, disk(OPENING_RADIUS))
+
+
+class LocalizationCanvas:
+    """The five-panel figure for pictures of one size; everything that never changes is drawn once.
+
+    Panels are as many pixels wide as the pictures, so no pixel is resampled.
+    """
+
+    def __init__(self, height: int, width: int, dpi: int = 100):
+        gap, left, top, bottom, right = 12, 12, 30, 12, 84
+        self.columns = [left + i * (width + gap) for i in range(len(PANELS))]
+        self.top = top
+        total = (self.columns[-1] + width + right, top + height + bottom)
+        figure = Figure((total[0] / dpi, total[1] / dpi), dpi=dpi)
+        canvas = FigureCanvasAgg(figure)
+        for x, title in zip(self.columns, PANELS, strict=True):
+            centre = ((x + width / 2) / total[0], 1 - (top - 8) / total[1])
+            figure.text(*centre, title, ha="center", va="bottom", size=style.LABEL_SIZE)
+        bar = [(self.columns[-1] + width + 16) / total[0], bottom / total[1], 14 / total[0], height / total[1]]
+        colour_bar = figure.colorbar(ScalarMappable(cmap="jet"), cax=figure.add_axes(bar))
+        colour_bar.ax.tick_params(labelsize=style.LABEL_SIZE - 1)
+        colour_bar.set_label("Anomaly score", size=style.LABEL_SIZE)
+        canvas.draw()
+        self.background = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        self.jet = (matplotlib.colormaps["jet"](np.arange(256))[:, :3] * 255).astype(np.float32)
+        self.missing = self._missing_panel(height, width, dpi)
+
+    @staticmethod
+    def _missing_panel(height: int, width: int, dpi: int) -> np.ndarray:
+        figure = Figure((width / dpi, height / dpi), dpi=dpi, facecolor="0.93")
+        canvas = FigureCanvasAgg(figure)
+        figure.text(0.5, 0.5, "not available", ha="center", va="center", size=style.LABEL_SIZE, color="0.35")
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+    def draw(
+        self, image: np.ndarray, truth: np.ndarray | None, scores: np.ndarray, threshold: float | None
+    ) -> np.ndarray:
+        """The figure of one picture.
+
+        Parameters
+        ----------
+        image : ndarray, (H, W, 3) uint8
+        truth : ndarray (H, W), or None
+            Non-zero is defect; None where the class has no masks.
+        scores : ndarray, (H, W) float
+            Normalised to [0, 1] over the class.
+        threshold : float or None
+            None where the labels define none.
+
+        Returns
+        -------
+        ndarray, (height, width, 3) uint8
+        """
+        heat = self.jet[(np.clip(scores, 0, 1) * 255).astype(np.uint8)]
+        overlay = (image * (1 - HEAT_OPACITY) + heat * HEAT_OPACITY).astype(np.uint8)
+        mask = segmentation = self.missing
+        if threshold is not None:
+            defect = predicted_mask(scores, threshold)
+            mask = _grey(defect)
+            segmentation = (mark_boundaries(image, defect, color=(1, 0, 0), mode="thick") * 255).astype(np.uint8)
+        panels = (image, self.missing if truth is None else _grey(truth), overlay, mask, segmentation)
+        figure = self.background.copy()
+        for x, panel in zip(self.columns, panels, strict=True):
+            figure[self.top : self.top + panel.shape[0], x : x + panel.shape[1]] = panel
+        return figure
+
+
+def _grey(mask: np.ndarray) -> np.ndarray:
+    return np.repeat((np.asarray(mask) != 0).astype(np.uint8)[..., None] * 255, 3, axis=2)
+
+
+@lru_cache(maxsize=1)
+def _canvas(height: int, width: int) -> LocalizationCanvas:
+    return LocalizationCanvas(height, width)
+
+
+def draw_localizations(root: Path, arch: str, name: str, indices: list[int]) -> int:
+    """Draw and write the localization figures of these test pictures from the stored scores."""
+    store = Store(root, arch)
+    arrays = store.read_arrays(name)
+    maps, images = (np.load(path, mmap_mode="r") for path in (store.maps(name), store.images(name)))
+    canvas = _canvas(*maps.shape[1:])
+    for i in indices:
+        scores = normalise(np.asarray(maps[i]), arrays["score_min"], arrays["score_max"])
+        truth = None if arrays["masks"] is None else arrays["masks"][i]
+        figure = canvas.draw(images[i], truth, scores, arrays["threshold"])
+        with replacing(store.picture(name, i)) as temporary:
+            Image.fromarray(figure).save(temporary, format="png", compress_level=3)
+    return len(indices)
+
+
+class FigurePool:
+    """Processes that draw localization figures while the experiment goes on; started when needed."""
+
+    def __init__(self) -> None:
+        # spawn：不复制主进程的内存，各平台行为一致；子进程只装入本文件所需
+        self._pool = ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"))
+
+    def __enter__(self) -> "FigurePool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def draw(self, store: Store, name: str, indices: list[int]) -> list[Future]:
+        """Hand in these test pictures of a class, a few to a task."""
+        tasks = (indices[i : i + _BATCH] for i in range(0, len(indices), _BATCH))
+        return [self._pool.submit(draw_localizations, store.root, store.arch, name, task) for task in tasks]
+
+
+def roc_figure(curves: dict[str, dict[str, tuple[np.ndarray, float] | None]], path: Path) -> None:
+    """The two-panel ROC figure, image level and pixel level.
+
+    Parameters
+    ----------
+    curves : dict
+        ``{class: {"image": (points, rocauc) or None, "pixel": the same}}``, points (K, 2).
+    path : Path
+        The PNG to write.
+    """
+    figure = Figure((11.5, 5.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for level, axes in zip(("image", "pixel"), figure.subplots(1, 2), strict=True):
+        aucs = []
+        for i, (name, levels) in enumerate(curves.items()):
+            if levels[level] is not None:
+                points, auc = levels[level]
+                aucs.append(auc)
+                axes.plot(points[:, 0], points[:, 1], lw=1.4, label=f"{name}: {auc:.3f}", **style.class_line(i))
+        average = f", average {np.mean(aucs):.3f}" if aucs else ", not available"
+        axes.set_title(f"{level.capitalize()}-level ROC AUC{average}", size=style.LABEL_SIZE + 3)
+        axes.set(xlabel="False-positive rate", ylabel="True-positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.set_aspect("equal")
+        axes.grid(alpha=0.25)
+        if aucs:
+            axes.legend(loc="lower right", fontsize=style.LABEL_SIZE, ncols=1 if len(aucs) <= 15 else 2)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
