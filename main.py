@@ -106,7 +106,7 @@ def experiment(args: argparse.Namespace) -> None:
     from datasets.sample import write_sample
     from padim import results as report
     from padim.device import pick_device
-    from padim.figures import FigurePool, roc_figure
+    from padim.figures import FigurePool, chosen_figures, roc_figure
     from padim.model import PaDiM
     from padim.store import CONFIGURATION, Store, stored_features
 
@@ -137,19 +137,23 @@ def experiment(args: argparse.Namespace) -> None:
 
     with FigurePool() as pool:
         drawing = None  # 上一类的图，与本类的计算同时画
-        for name in [name for name in classes if name not in finished]:
-            watch = Stopwatch()
-            train, test = (MVTecDataset(args.data_path, name, split) for split in (True, False))
-            with watch.stage("total"):
-                fit_or_load(model, train, name, store, args, watch)
-                row = score_and_evaluate(model, test, name, store, args, watch)
-            row |= {"n_train": len(train), "n_test": len(test), "seconds": watch.seconds}
-            results["classes"][name] = report.compare(row, reference.of(name, args.arch))
-            results["averages"] = report.averages(results["classes"], reference, args.arch)
-            store.write_results(results)
-            print(report.line(name, row), flush=True)
-            finish_figures(drawing, results, store)
-            drawing = name, pool.draw(store, name, chosen_figures(len(test), args.figures))
+        try:
+            for name in [name for name in classes if name not in finished]:
+                watch = Stopwatch()
+                train, test = (MVTecDataset(args.data_path, name, split) for split in (True, False))
+                with watch.stage("total"):
+                    fit_or_load(model, train, name, store, args, watch)
+                    row = score_and_evaluate(model, test, name, store, args, watch)
+                row |= {"n_train": len(train), "n_test": len(test), "seconds": watch.seconds}
+                results["classes"][name] = report.compare(row, reference.of(name, args.arch))
+                results["averages"] = report.averages(results["classes"], reference, args.arch)
+                store.write_results(results)
+                print(report.line(name, row), flush=True)
+                last, drawing = drawing, (name, pool.draw(store, name, chosen_figures(len(test), args.figures)))
+                finish_figures(last, results, store)
+        except Exception:
+            finish_figures(drawing, results, store)  # 已算完的类不因下一类的错误而作废
+            raise
         finish_figures(drawing, results, store)
 
     roc_figure(report.curves(results, store), store.roc_curve)
@@ -253,14 +257,6 @@ def finish_figures(drawing: tuple | None, results: dict[str, Any], store: "Store
         future.result()
     results["run"]["finished"].append(name)
     store.write_results(results)
-
-
-def chosen_figures(count: int, wanted: str | int) -> list[int]:
-    """The test pictures to draw: all, none, or a number spread evenly over the test set."""
-    if wanted == "all":
-        return list(range(count))
-    number = 0 if wanted == "none" else min(wanted, count)
-    return [i * count // number for i in range(number)]
 
 
 def published_reference(is_imagenet: bool) -> Any:

@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from PIL import Image
 from skimage.morphology import disk, opening
-from skimage.segmentation import mark_boundaries
+from skimage.segmentation import find_boundaries
 
 from padim import style
 from padim.metrics import normalise
@@ -88,7 +88,8 @@ class LocalizationCanvas:
         if threshold is not None:
             defect = predicted_mask(scores, threshold)
             mask = _grey(defect)
-            segmentation = (mark_boundaries(image, defect, color=(1, 0, 0), mode="thick") * 255).astype(np.uint8)
+            segmentation = image.copy()
+            segmentation[find_boundaries(defect, mode="thick")] = (255, 0, 0)
         panels = (image, self.missing if truth is None else _grey(truth), overlay, mask, segmentation)
         figure = self.background.copy()
         for x, panel in zip(self.columns, panels, strict=True):
@@ -118,6 +119,14 @@ def draw_localizations(root: Path, arch: str, name: str, indices: list[int]) -> 
         with replacing(store.picture(name, i)) as temporary:
             Image.fromarray(figure).save(temporary, format="png", compress_level=3)
     return len(indices)
+
+
+def chosen_figures(count: int, wanted: str | int) -> list[int]:
+    """The test pictures to draw: all, none, or a number spread evenly over the test set."""
+    if wanted == "all":
+        return list(range(count))
+    number = 0 if wanted == "none" else min(wanted, count)
+    return [i * count // number for i in range(number)]
 
 
 class FigurePool:

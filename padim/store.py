@@ -119,15 +119,16 @@ def read_features(path: Path, positions: int, dimensions: int) -> tuple[np.ndarr
 
 def _describe(key: str, value: Any) -> str:
     if key == "dimensions":
-        return f"{len(value)} dimensions" if isinstance(value, list) else str(value)
-    return f"{key} {value[:12] if key == 'weights_sha256' and isinstance(value, str) else value}"
+        return f"{len(value or ())} dimensions"
+    return f"{key} {value[:12] if key == 'weights_sha256' and value else value}"
 
 
 def difference(stored: dict, wanted: dict) -> str | None:
     """The first difference in configuration, in words, or None."""
     for key in CONFIGURATION:
         if stored.get(key) != wanted[key]:
-            return f"{_describe(key, stored.get(key))}, this run has {_describe(key, wanted[key])}"
+            there, here = _describe(key, stored.get(key)), _describe(key, wanted[key])
+            return f"{there}, this run has {here if here != there else 'other channels'}"
     return None
 
 

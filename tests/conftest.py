@@ -1,0 +1,25 @@
+"""What tests share: the real images where they are at hand, and a small sample data set."""
+
+from pathlib import Path
+
+import pytest
+
+from datasets.sample import write_sample
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    if not SHARED.is_dir():
+        pytest.skip("the shared real images and golden results are not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory) -> Path:
+    """Both sample classes: 8 training and 9 test pictures of 96×96 each. Tests do not change it."""
+    root = tmp_path_factory.mktemp("sample") / "data"
+    write_sample(root, n_train=8, n_test=9, size=96)
+    return root

@@ -1,0 +1,83 @@
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.morphology import disk, opening
+
+from padim.figures import LocalizationCanvas, chosen_figures, draw_localizations, predicted_mask, roc_figure
+from padim.metrics import evaluate_maps, normalise
+from padim.store import Store
+
+H, W = 60, 80
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """A stored class of three pictures with one bright defect each."""
+    rng = np.random.default_rng(0)
+    store = Store(tmp_path, "resnet18")
+    masks = np.zeros((3, H, W), np.uint8)
+    masks[1:, 20:44, 30:54] = 1
+    with store.score_files("x", (3, H, W)) as (maps, images):
+        maps[:] = rng.random((3, H, W)) + 4 * masks
+        images[:] = rng.integers(0, 256, images.shape)
+        arrays, _ = evaluate_maps(maps, np.array([0, 1, 1]), masks)
+    store.write_arrays("x", arrays)
+    return store
+
+
+def panels(figure: np.ndarray, canvas: LocalizationCanvas) -> list[np.ndarray]:
+    return [figure[canvas.top : canvas.top + H, x : x + W] for x in canvas.columns]
+
+
+def test_the_five_panels(scored):
+    assert draw_localizations(scored.root, "resnet18", "x", [1]) == 1
+    figure = np.asarray(Image.open(scored.picture("x", 1)))
+    canvas = LocalizationCanvas(H, W)
+    image, truth, heat, mask, segmentation = panels(figure, canvas)
+    arrays = scored.read_arrays("x")
+    stored = np.load(scored.images("x"))[1]
+    scores = normalise(np.load(scored.maps("x"))[1], arrays["score_min"], arrays["score_max"])
+    np.testing.assert_array_equal(image, stored)
+    np.testing.assert_array_equal(truth[..., 0] > 0, arrays["masks"][1] > 0)
+    colours = matplotlib.colormaps["jet"](scores)[..., :3] * 255
+    assert np.abs(heat - (stored / 2 + colours / 2)).max() < 4
+    wanted = opening(scores > arrays["threshold"], disk(4))
+    np.testing.assert_array_equal(mask[..., 0] > 0, wanted)
+    assert wanted.any()
+    red = (segmentation == [255, 0, 0]).all(-1)
+    assert red.any() and (segmentation[~red] == stored[~red]).all()
+    assert not red[:10].any()
+
+
+def test_what_is_not_available_says_so():
+    canvas = LocalizationCanvas(H, W)
+    figure = canvas.draw(np.zeros((H, W, 3), np.uint8), None, np.zeros((H, W)), None)
+    _, truth, _, mask, segmentation = panels(figure, canvas)
+    for panel in (truth, mask, segmentation):
+        np.testing.assert_array_equal(panel, canvas.missing)
+    assert np.median(canvas.missing) > 200 and canvas.missing.min() < 150
+
+
+def test_the_mask_is_opened():
+    scores = np.zeros((40, 40))
+    scores[2:4, 2:4] = 1  # 比结构元小：被开运算去掉
+    scores[15:35, 15:35] = 1
+    mask = predicted_mask(scores, 0.5)
+    assert not mask[:10].any() and mask[20:30, 20:30].all()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "indices"),
+    [("all", [0, 1, 2, 3, 4, 5, 6]), ("none", []), (3, [0, 2, 4]), (0, []), (99, [0, 1, 2, 3, 4, 5, 6])],
+)
+def test_chosen_figures(wanted, indices):
+    assert chosen_figures(7, wanted) == indices
+
+
+def test_roc_figure_with_missing_levels(tmp_path):
+    curve = np.array([[0, 0], [0.1, 0.8], [1, 1]]), 0.85
+    path = tmp_path / "roc.png"
+    roc_figure({"a": {"image": curve, "pixel": None}, "b": {"image": None, "pixel": None}}, path)
+    image = np.asarray(Image.open(path).convert("RGB"))
+    assert image.shape[1] > 1500 and (image < 100).any()

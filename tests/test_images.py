@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.images import DataError, is_picture, read_image, read_mask, read_size
+
+RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+GREY = RGB[..., 0]
+
+
+def save(array: np.ndarray, path, **options):
+    Image.fromarray(array).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff", "PNG"])
+def test_lossless_formats(tmp_path, suffix):
+    path = save(RGB, tmp_path / f"x.{suffix}")
+    assert is_picture(path)
+    np.testing.assert_array_equal(read_image(path), RGB)
+    assert read_size(path) == (60, 40)
+
+
+def test_jpeg(tmp_path):
+    path = save(np.full((16, 16, 3), 90, np.uint8), tmp_path / "x.jpg", quality=95)
+    assert np.abs(np.asarray(read_image(path)).astype(int) - 90).max() <= 1
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(3, 2), (6, 3), (8, 1)])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_exif_rotation(tmp_path, orientation, turns, suffix):
+    picture = np.zeros((32, 48, 3), np.uint8)
+    picture[:8] = 200
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(picture, tmp_path / f"x.{suffix}", exif=exif)
+    wanted = np.rot90(picture, turns)
+    assert np.abs(np.asarray(read_image(path)).astype(int) - wanted).max() <= 6
+    assert read_size(path) == wanted.shape[1::-1]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_grey_and_16_bit(tmp_path, suffix):
+    wanted = np.repeat(GREY[..., None], 3, 2)
+    np.testing.assert_array_equal(read_image(save(GREY, tmp_path / f"8.{suffix}")), wanted)
+    sixteen = GREY.astype(np.uint16) * 257
+    np.testing.assert_array_equal(read_image(save(sixteen, tmp_path / f"16.{suffix}")), wanted)
+
+
+def test_1_bit_palette_and_cmyk(tmp_path):
+    path = save(GREY > 100, tmp_path / "1.png")
+    np.testing.assert_array_equal(np.asarray(read_image(path))[..., 1], (GREY > 100) * 255)
+    palette = Image.fromarray(RGB).quantize(16)
+    palette.save(tmp_path / "p.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "p.png"), np.asarray(palette.convert("RGB")))
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "c.jpg", quality=95)
+    red, green, blue = np.asarray(read_image(tmp_path / "c.jpg"))[4, 4].astype(int)
+    assert red > 230 and green < 30 and blue < 30
+
+
+def test_transparency_lies_on_white(tmp_path):
+    rgba = np.dstack([RGB, np.full(GREY.shape, 255, np.uint8)])
+    rgba[:10, :, 3] = 0
+    picture = np.asarray(read_image(save(rgba, tmp_path / "x.png")))
+    np.testing.assert_array_equal(picture[10:], RGB[10:])
+    assert (picture[:10] == 255).all()
+
+
+def test_masks_are_what_is_not_zero(tmp_path):
+    defect = GREY > 200
+    for name, array in {
+        "255": defect * np.uint8(255),
+        "1": defect * np.uint8(1),
+        "16": defect * np.uint16(1),
+        "bool": defect,
+        "blue": np.dstack([np.zeros_like(GREY), np.zeros_like(GREY), defect * np.uint8(1)]),
+        "alpha": np.dstack([np.full_like(RGB, 255), defect * np.uint8(255)]),
+    }.items():
+        mask = read_mask(save(array, tmp_path / f"{name}.png"))
+        np.testing.assert_array_equal(np.asarray(mask) > 0, defect, err_msg=name)
+    palette = Image.fromarray(defect.astype(np.uint8), "P")
+    palette.putpalette([0, 0, 0, 128, 0, 0])
+    palette.save(tmp_path / "p.png")
+    np.testing.assert_array_equal(np.asarray(read_mask(tmp_path / "p.png")) > 0, defect)
+
+
+def test_broken_files_are_named(tmp_path):
+    path = save(RGB, tmp_path / "cut off.png")
+    path.write_bytes(path.read_bytes()[:700])
+    for name, content in {"empty.png": b"", "text.png": b"hello", "folder.jpg": None}.items():
+        if content is None:
+            (tmp_path / name).mkdir()
+        else:
+            (tmp_path / name).write_bytes(content)
+    for name in ("cut off.png", "empty.png", "text.png", "folder.jpg", "absent.png"):
+        for read in (read_image, read_mask):
+            with pytest.raises(DataError, match=name) as caught:
+                read(tmp_path / name)
+            assert "\n" not in str(caught.value)
+    assert read_size(path) == (60, 40)
+    with pytest.raises(DataError, match=r"text\.png"):
+        read_size(tmp_path / "text.png")
+    Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(DataError, match="convert it to 8 or 16 bits"):
+        read_image(tmp_path / "float.tif")
+
+
+def test_which_files_count(tmp_path):
+    assert is_picture(tmp_path / "a.JPeG")
+    assert not any(is_picture(tmp_path / n) for n in ("a.txt", "a", "._a.png", "Thumbs.db", "a.png.part"))

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
+
+from padim import metrics
+from padim.metrics import NotFiniteError, evaluate, evaluate_maps, normalise, thin
+
+
+def best_f1(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The original code's threshold."""
+    precision, recall, thresholds = precision_recall_curve(labels, scores)
+    a, b = 2 * precision * recall, precision + recall
+    return thresholds[np.argmax(np.divide(a, b, out=np.zeros_like(a), where=b != 0)[:-1])]
+
+
+def data(kind: str, n: int = 30_000) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(5)
+    labels = rng.random(n) < 0.05
+    scores = (rng.gamma(4, 1, n) + 3 * labels).astype(np.float32)
+    if kind == "ties":
+        scores = np.round(scores)
+    if kind == "negative":
+        scores = scores - 6
+    return labels, scores
+
+
+@pytest.mark.parametrize("kind", ["distinct", "ties", "negative"])
+def test_figures_are_scikit_learns(kind):
+    labels, scores = data(kind)
+    result = evaluate(scores, labels)
+    assert result.rocauc == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert result.threshold == best_f1(labels, scores)
+
+
+def test_a_perfect_and_an_inverted_ranking():
+    labels = np.array([0, 0, 1, 1])
+    assert evaluate(np.float32([1, 2, 3, 4]), labels).rocauc == 1
+    assert evaluate(np.float32([4, 3, 2, 1]), labels).rocauc == 0
+    assert evaluate(np.float32([1, 1, 1, 1]), labels).rocauc == 0.5
+    assert evaluate(np.float32([1, 2, 3, 4]), labels).threshold == 3
+
+
+@pytest.mark.parametrize("labels", [np.zeros(4), np.ones(4)])
+def test_one_kind_of_label_is_not_available(labels):
+    assert evaluate(np.float32([1, 2, 3, 4]), labels) is None
+
+
+def distance_to_polyline(points: np.ndarray, line: np.ndarray) -> float:
+    worst = 0.0
+    for chunk in np.array_split(points, max(1, len(points) // 200)):
+        a, d = line[:-1], np.diff(line, axis=0)
+        t = ((chunk[:, None] - a) * d).sum(-1) / np.maximum((d * d).sum(-1), 1e-300)
+        nearest = a + np.clip(t, 0, 1)[..., None] * d
+        worst = max(worst, np.sqrt(((chunk[:, None] - nearest) ** 2).sum(-1)).min(1).max())
+    return worst
+
+
+def test_stored_curves_stay_close_to_the_exact_ones():
+    labels, scores = data("distinct", 200_000)
+    result = evaluate(scores, labels)
+    fpr, tpr, _ = roc_curve(labels, scores)
+    assert len(result.roc) <= metrics.MAX_POINTS and len(result.pr) <= metrics.MAX_POINTS
+    assert distance_to_polyline(np.column_stack([fpr, tpr])[::7], result.roc) <= metrics.TOLERANCE
+    assert np.trapezoid(result.roc[:, 1], result.roc[:, 0]) == pytest.approx(result.rocauc, abs=1e-4)
+    assert result.roc[0].tolist() == [0, 0] and result.roc[-1].tolist() == [1, 1]
+    assert result.pr[0].tolist() == [0, 1] and result.pr[-1][0] == 1
+
+
+def test_a_short_curve_is_kept_whole():
+    curve = np.random.default_rng(0).random((metrics.MAX_POINTS, 2))
+    assert thin(curve) is curve
+
+
+def test_evaluate_maps():
+    rng = np.random.default_rng(0)
+    masks = np.zeros((6, 20, 20), np.uint8)
+    masks[3:, 5:9, 5:9] = 1
+    maps = (rng.random((6, 20, 20)) + masks).astype(np.float32)
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    arrays, row = evaluate_maps(maps, labels, masks)
+    assert row["image_rocauc"] == 1
+    assert row["pixel_rocauc"] == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()))
+    scores = normalise(maps, arrays["score_min"], arrays["score_max"])
+    assert (scores.min(), scores.max()) == (0, 1)
+    np.testing.assert_allclose(arrays["image_scores"], scores.max((1, 2)))
+    np.testing.assert_array_equal(scores > row["threshold"] - 1e-7, maps >= arrays["threshold_raw"])
+    assert arrays["image_threshold_raw"] == maps.max((1, 2))[3:].min()
+
+
+def test_evaluate_maps_without_masks_or_with_one_label():
+    maps = np.random.default_rng(0).random((4, 8, 8)).astype(np.float32)
+    arrays, row = evaluate_maps(maps, np.array([0, 0, 1, 1]), None)
+    assert row["pixel_rocauc"] is row["threshold"] is arrays["pixel_roc"] is None
+    assert row["image_rocauc"] is not None
+    _, row = evaluate_maps(maps, np.zeros(4), np.zeros((4, 8, 8)))
+    assert row == {"image_rocauc": None, "pixel_rocauc": None, "threshold": None}
+
+
+def test_constant_and_infinite_maps():
+    maps = np.full((2, 4, 4), 3, np.float32)
+    arrays, row = evaluate_maps(maps, np.array([0, 1]), None)
+    assert arrays["image_scores"].tolist() == [0, 0] and row["image_rocauc"] == 0.5
+    maps[0, 0, 0] = np.nan
+    with pytest.raises(NotFiniteError):
+        evaluate_maps(maps, np.array([0, 1]), None)

@@ -1,0 +1,170 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from datasets.loader import batches
+from datasets.mvtec import (
+    CLASSES,
+    OBJECTS,
+    TEXTURES,
+    DataError,
+    MVTecDataset,
+    check_class,
+    find_classes,
+    published,
+    to_pictures,
+)
+
+
+def picture(path, size=(40, 30), value=128):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, value).save(path)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A class with odd names, suffixes and sizes."""
+    folder = tmp_path / "widget"
+    picture(folder / "train/good/a.png")
+    picture(folder / "train/good/b.JPG", (300, 280))
+    picture(folder / "test/good/c.bmp", (64, 500))
+    picture(folder / "test/dent/one [1].png")
+    picture(folder / "test/dent/two.tif")
+    picture(folder / "ground_truth/dent/one [1]_mask.png", value=1)
+    picture(folder / "ground_truth/dent/two.bmp", value=255)
+    (folder / "test/dent/notes.txt").write_text("not a picture")
+    (folder / "test/readme.md").write_text("not a folder")
+    return tmp_path
+
+
+def test_the_fifteen_classes():
+    assert len(CLASSES) == 15 and set(CLASSES) == set(TEXTURES) | set(OBJECTS)
+    table = published()
+    assert set(table) == set(CLASSES) | {"all_textures", "all_objects", "all"}
+    assert table["hazelnut"] == {
+        "resnet18_image": 0.841, "wide_resnet50_2_image": 0.933,
+        "resnet18_pixel": 0.979, "wide_resnet50_2_pixel": 0.979,
+    }  # fmt: skip
+
+
+def test_published_figures_are_the_shared_ones(shared):
+    rows = (shared / "published.csv").read_text(encoding="utf-8").split()
+    table = published()
+    for row in rows[1:]:
+        name, *values = row.split(",")
+        assert [float(v) for v in values] == list(table[name].values())
+
+
+def test_any_folder_in_the_layout(own):
+    assert find_classes(own) == ["widget"]
+    test = MVTecDataset(own, "widget", train=False)
+    assert test.names() == ["test/dent/one [1].png", "test/dent/two.tif", "test/good/c.bmp"]
+    assert test.labels.tolist() == [1, 1, 0]
+    assert [m and m.name for m in test.masks] == ["one [1]_mask.png", "two.bmp", None]
+    for image, label, mask in test:
+        assert image.shape == (3, 224, 224) and image.dtype == torch.float32
+        assert mask.shape == (1, 224, 224) and int(mask.sum()) == int(label) * 224 * 224
+    check_class(own, "widget")
+
+
+def test_classes_are_found_or_named(own):
+    picture(own / "bottle/train/good/a.png")
+    (own / "no_class").mkdir()
+    assert find_classes(own) == ["bottle"]  # MVTec 的类别优先
+    assert find_classes(own, ["widget", "bottle", "widget"]) == ["widget", "bottle"]
+    with pytest.raises(DataError, match=r"'no_class'.*found: bottle, widget.*--classes"):
+        find_classes(own, ["no_class"])
+    with pytest.raises(DataError, match=r"no data folder.*--data_path"):
+        find_classes(own / "absent")
+    with pytest.raises(DataError, match="no class"):
+        find_classes(own / "no_class")
+    with pytest.raises(DataError, match="give its parent"):
+        find_classes(own / "widget")
+
+
+def test_transforms_are_the_published_ones(shared):
+    test = MVTecDataset(shared / "mvtec", "hazelnut", train=False)
+    index = test.names().index("test/crack/000.png")
+    image, label, mask = test[index]
+    source = Image.open(test.files[index]).convert("RGB")
+    wanted = transforms.Compose([
+        transforms.Resize(256, Image.Resampling.LANCZOS), transforms.CenterCrop(224), transforms.ToTensor(),
+        transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    ])(source)  # fmt: skip
+    assert torch.equal(image, wanted) and label == 1 and 0 < mask.sum() < mask.numel()
+    crop = np.asarray(source.resize((256, 256), Image.Resampling.LANCZOS).crop((16, 16, 240, 240)))
+    np.testing.assert_array_equal(to_pictures(image[None])[0], crop)
+
+
+def test_masks_are_cropped_like_their_pictures(tmp_path):
+    """A defect painted into a large oblong picture lands on the same pixels in both."""
+    values = np.zeros((500, 900), np.uint8)
+    values[200:280, 400:480] = 255
+    for path in ("x/test/dent/a.png", "x/ground_truth/dent/a_mask.png"):
+        target = tmp_path / path
+        target.parent.mkdir(parents=True)
+        Image.fromarray(values).save(target)
+    image, _, mask = MVTecDataset(tmp_path, "x", train=False)[0]
+    bright = to_pictures(image[None])[0, ..., 0] > 127
+    assert (bright != (mask[0].numpy() > 0)).mean() < 0.005 and bright.sum() > 1000
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda c: shutil.rmtree(c / "ground_truth/dent"), r"no mask for .*one \[1\]\.png"),
+        (lambda c: picture(c / "ground_truth/dent/two.bmp", (30, 40)), r"two\.bmp.* is 30x40, its picture 40x30"),
+        (lambda c: (c / "train/good/b.JPG").unlink(), "a single training picture.*at least two"),
+        (lambda c: [p.unlink() for p in (c / "train/good").iterdir()], r"no training pictures in .*good"),
+        (lambda c: (c / "test/good/c.bmp").write_text("?"), r"cannot read picture .*c\.bmp"),
+        (lambda c: (c / "train/good/a.png").write_bytes(b""), r"cannot read picture .*a\.png"),
+    ],
+)
+def test_what_is_wrong_is_found_before_anything_is_decoded(own, spoil, message):
+    spoil(own / "widget")
+    with pytest.raises(DataError, match=message):
+        check_class(own, "widget")
+
+
+def test_no_ground_truth_folder_and_no_test_folder(own):
+    shutil.rmtree(own / "widget/ground_truth")
+    check_class(own, "widget")
+    test = MVTecDataset(own, "widget", train=False)
+    assert not test.has_masks and test.masks == [None] * 3 and test.labels.sum() == 2
+    shutil.rmtree(own / "widget/test")
+    check_class(own, "widget")
+    assert len(MVTecDataset(own, "widget", train=False)) == 0
+
+
+def test_the_fingerprint_is_of_names_and_contents(own):
+    first = MVTecDataset(own, "widget", train=True).fingerprint()
+    target = own / "widget/train/good/a.png"
+    content = target.read_bytes()
+    picture(target, value=129)
+    assert MVTecDataset(own, "widget", train=True).fingerprint() != first
+    target.write_bytes(content)
+    assert MVTecDataset(own, "widget", train=True).fingerprint() == first
+    target.rename(target.with_name("aa.png"))
+    assert MVTecDataset(own, "widget", train=True).fingerprint() != first
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_batches_keep_the_order(sample, workers):
+    dataset = MVTecDataset(sample, "linen", train=False)
+    loaded = list(batches(dataset, 4, workers))
+    assert [len(b[0]) for b in loaded] == [4, 4, 1]
+    for i, (image, label, mask) in enumerate(dataset):
+        b = loaded[i // 4]
+        assert torch.equal(b[0][i % 4], image) and b[1][i % 4] == label and torch.equal(b[2][i % 4], mask)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_picture_ends_the_batches_as_it_was_raised(own, workers):
+    dataset = MVTecDataset(own, "widget", train=True)
+    (own / "widget/train/good/b.JPG").write_text("?")
+    with pytest.raises(DataError, match=r"b\.JPG"):
+        list(batches(dataset, 1, workers))

@@ -1,0 +1,70 @@
+import pytest
+
+from padim import results as report
+from padim.results import Reference
+from padim.store import Store, StoreError
+
+GROUPS = {"textures": ("t",), "objects": ("o", "p"), "all": ("o", "p", "t")}
+FIGURES = {
+    name: {"resnet18_image": 0.9, "resnet18_pixel": 0.95}
+    for name in ("t", "o", "p", "all_textures", "all_objects", "all")
+}
+REFERENCE = Reference(GROUPS, FIGURES)
+
+
+def row(image, pixel, published=None):
+    plain = {"image_rocauc": image, "pixel_rocauc": pixel, "threshold": 0.5, "n_train": 2, "n_test": 2}
+    return report.compare(plain | {"seconds": {"total": 1.25}}, published)
+
+
+def test_differences():
+    assert report.compare(row(0.93, 0.94), {"image": 0.9, "pixel": 0.95})["difference"] == {
+        "image": 0.03,
+        "pixel": -0.01,
+    }
+    assert report.compare(row(None, 0.94), {"image": 0.9, "pixel": 0.95})["difference"]["image"] is None
+    assert row(0.9, 0.9)["published"] is row(0.9, 0.9)["difference"] is None
+    assert REFERENCE.of("t", "resnet18") == {"image": 0.9, "pixel": 0.95}
+    assert REFERENCE.of("t", "vgg") is None and Reference(GROUPS, {}).of("t", "resnet18") is None
+
+
+def test_averages_name_the_published_mean_only_for_all_its_classes():
+    published = REFERENCE.of("t", "resnet18")
+    rows = {"t": row(0.8, None, published), "o": row(0.9, 0.9, published)}
+    averages = report.averages(rows, REFERENCE, "resnet18")
+    assert averages["textures"]["image_rocauc"] == 0.8 and averages["textures"]["pixel_rocauc"] is None
+    assert averages["textures"]["published"] == published and averages["textures"]["difference"]["pixel"] is None
+    assert averages["objects"]["published"] is None
+    assert averages["all"]["image_rocauc"] == pytest.approx(0.85) and averages["all"]["classes"] == 2
+    rows["p"] = row(0.9, 0.9, published)
+    assert report.averages(rows, REFERENCE, "resnet18")["all"]["published"] == published
+    assert report.averages({"x": row(1, 1)}, REFERENCE, "resnet18")["textures"] is None
+
+
+def test_the_table_is_aligned():
+    rows = {"t": row(0.8123456, None, {"image": 0.9, "pixel": 0.95}), "a_long_name": row(1.0, 0.5)}
+    results = {"classes": rows, "averages": report.averages(rows, REFERENCE, "resnet18")}
+    lines = report.table(results, "resnet18").splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[2].split() == ["t", "0.8123", "0.900", "-0.0877", "–", "0.950", "–", "1.2"]
+    assert lines[3].split() == ["a_long_name", "1.0000", "–", "–", "0.5000", "–", "–", "1.2"]
+
+
+def test_what_a_run_goes_on_with(tmp_path):
+    store = Store(tmp_path, "resnet18")
+    made = {"arch": "resnet18", "weights_sha256": "ab", "seed": 1, "dimensions": [1], "preprocessing": {}}
+    results = report.begin(store, {"rd": None}, made, replace=False)
+    assert results["classes"] == {} and not results["complete"]
+    results["classes"] = {"a": row(1.0, 1.0), "b": row(0.5, 0.5)}
+    results["run"]["finished"] = ["a", "b"]
+    store.write_results(results)
+    store.write_arrays("a", {"x": 1})  # b 的文件不见了：要重做
+
+    assert report.begin(store, {"rd": None}, made, False)["run"]["finished"] == ["a"]
+    assert report.begin(store, {"rd": 5}, made, False)["run"]["finished"] == []
+    assert set(report.begin(store, {"rd": 5}, made, False)["classes"]) == {"a", "b"}
+    with pytest.raises(StoreError, match=r"seed 1, this run has seed 2.*--refit"):
+        report.begin(store, {}, made | {"seed": 2}, False)
+    assert report.begin(store, {}, made | {"seed": 2}, True)["classes"] == {}
+    store.write_results(results | {"complete": True})
+    assert report.begin(store, {"rd": None}, made, False)["run"]["finished"] == []
