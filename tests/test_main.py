@@ -300,5 +300,5 @@ def test_ctrl_c(tmp_path):
     process.send_signal(signal.SIGINT)
     rest = process.communicate(timeout=20)[1]
     assert process.returncode == 130
-    assert "interrupted" in rest and "Traceback" not in rest
+    assert "interrupted" in rest and "Traceback" not in rest, rest
     assert not list(tmp_path.rglob("*.tmp"))
