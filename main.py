@@ -63,6 +63,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--device", default="auto", help="auto (default: CUDA if there is one), cpu, cuda or cuda:N")
     add(
+        "--precision",
+        choices=["float32", "tf32", "bf16"],
+        default="float32",
+        help="of the network: float32 (default), tf32 (GPU), bf16",
+    )
+    add("--no_features", action="store_true", help="neither read nor write the pickled training features")
+    add(
         "--figures",
         type=figures,
         default="all",
@@ -104,6 +111,7 @@ def experiment(args: argparse.Namespace) -> None:
 
     from datasets.mvtec import PREPROCESSING, MVTecDataset, check_class, find_classes
     from datasets.sample import write_sample
+    from padim import memory
     from padim import results as report
     from padim.device import pick_device
     from padim.figures import FigurePool, chosen_figures, roc_figure
@@ -121,9 +129,9 @@ def experiment(args: argparse.Namespace) -> None:
         check_class(args.data_path, name)
     store = Store(args.save_path, args.arch)
     store.check_writable()
-    model = PaDiM(args.arch, args.weights, args.rd, args.seed, device)
+    model = PaDiM(args.arch, args.weights, args.rd, args.seed, device, precision=args.precision)
     made_from = model.provenance() | {"preprocessing": PREPROCESSING}
-    for name in [] if args.refit else classes:
+    for name in [] if args.refit or args.no_features else classes:
         stored_features(store.features(name), made_from)
     options = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     configuration = {key: made_from[key] for key in CONFIGURATION}
@@ -141,6 +149,7 @@ def experiment(args: argparse.Namespace) -> None:
             for name in [name for name in classes if name not in finished]:
                 watch = Stopwatch()
                 train, test = (MVTecDataset(args.data_path, name, split) for split in (True, False))
+                memory.check(model, name, args.batch_size, len(train), len(test))
                 with watch.stage("total"):
                     fit_or_load(model, train, name, store, args, watch)
                     row = score_and_evaluate(model, test, name, store, args, watch)
@@ -175,10 +184,12 @@ def fit_or_load(
     from datasets.mvtec import PREPROCESSING
     from padim.store import DamagedError, stored_features
 
-    path = store.features(name)
-    with watch.stage("fingerprint"):
-        source = {"preprocessing": PREPROCESSING, "training_files": train.fingerprint()}
-    state = "replaced" if args.refit else stored_features(path, model.provenance() | source)
+    path, source, state = store.features(name), {"preprocessing": PREPROCESSING}, "none"
+    if not args.no_features:
+        with watch.stage("fingerprint"):
+            source["training_files"] = train.fingerprint()
+        if not args.refit:
+            state = stored_features(path, model.provenance() | source)
     if state == "same":
         try:
             with watch.stage("load"):
@@ -193,8 +204,8 @@ def fit_or_load(
         print(f"{name}: the training pictures have changed since {path} was made; fitting again")
     with watch.stage("fit"):
         model.fit(images for images, _, _ in loading(train, "train", name, args))
-    with watch.stage("save"):
-        model.save(path, **source)
+    if not args.no_features:
+        model.save_in_background(path, **source)
 
 
 def score_and_evaluate(
@@ -207,6 +218,8 @@ def score_and_evaluate(
     from padim.metrics import evaluate_maps
 
     if not len(test):
+        with watch.stage("save"):
+            model.finish_saving()
         store.clear_scores(name)
         print(f"{name}: no test pictures; its features are stored, and nothing is scored")
         return {"image_rocauc": None, "pixel_rocauc": None, "threshold": None}
@@ -226,6 +239,7 @@ def score_and_evaluate(
                 maps[scored : scored + len(scores.maps)] = scores.maps
                 centres.append(scores.centre)
                 scored += len(scores.maps)
+            model.release()  # 评估不需要高斯，先让出内存
         with watch.stage("evaluate"):
             truth = np.concatenate(masks) if test.has_masks else None
             arrays, row = evaluate_maps(maps, test.labels, truth)
@@ -289,12 +303,13 @@ def main(argv: list[str] | None = None) -> int:
     from padim.device import DeviceError
     from padim.embedding import DimensionError
     from padim.gaussian import NotPositiveDefiniteError
+    from padim.memory import TooLargeError
     from padim.metrics import NotFiniteError
     from padim.store import StoreError
 
     try:
         experiment(args)
-    except (DataError, WeightsError, StoreError, DeviceError) as problem:
+    except (DataError, WeightsError, StoreError, DeviceError, TooLargeError) as problem:
         message = str(problem)
     except DimensionError as problem:
         message = f"{problem}; give a smaller --rd"
@@ -304,6 +319,7 @@ def main(argv: list[str] | None = None) -> int:
         where = f"{problem.filename!r}: " if problem.filename else ""
         message = f"{where}{problem.strerror or problem}; see --save_path and --data_path"
     except KeyboardInterrupt:
+        sys.unraisablehook = lambda _: None  # 构造到一半的进度条，其析构的抱怨不值得一提
         print("interrupted; the same command goes on from the last finished class", file=sys.stderr)
         return 130
     else:

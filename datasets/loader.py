@@ -34,7 +34,8 @@ def batches(dataset: Dataset, batch_size: int, workers: int) -> Iterator[tuple[T
     """
     ahead: deque = deque()  # (下标, future)，按序
     indices = iter(range(len(dataset)))
-    pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="decode")
+    # 解码线程里的张量运算各用一线程，不与网络争抢
+    pool = ThreadPoolExecutor(max(workers, 1), "decode", initializer=torch.set_num_threads, initargs=(1,))
 
     def refill() -> None:
         while len(ahead) < 3 * batch_size and (index := next(indices, None)) is not None:

@@ -33,12 +33,21 @@ def describe_device(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
+PRECISIONS = ("float32", "tf32", "bf16")
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raise DeviceError where the device has no such arithmetic."""
+    if precision == "tf32" and device.type != "cuda":
+        raise DeviceError(f"--precision tf32 needs a CUDA device, not {device.type}; leave it out")
+
+
 @contextmanager
-def exact_float32() -> Iterator[None]:
-    """Float32 without TF32: PyTorch leaves it on for convolutions."""
-    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+def tf32(allowed: bool) -> Iterator[None]:
+    """Allow or forbid TF32; PyTorch leaves it on for convolutions."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

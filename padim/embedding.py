@@ -36,8 +36,8 @@ class Embedding:
 
     Parameters
     ----------
-    channels : sequence of int
-        The channels of every layer, C_l; their sum is t_d.
+    shapes : sequence of (int, int, int)
+        Channels, height and width of every layer's output; the channels' sum is t_d.
     dimensions : sequence of int
         The d chosen channels among the t_d concatenated ones, in the order wanted.
     device : torch.device or str
@@ -45,19 +45,25 @@ class Embedding:
     Notes
     -----
     The concatenation of t_d channels never exists: every layer's chosen channels are picked at
-    that layer's own resolution, and only they are up-sampled (nearest).
+    that layer's own resolution, and only they are up-sampled (nearest), straight into the
+    position-major rows of the result.
     """
 
-    def __init__(self, channels: Sequence[int], dimensions: Sequence[int], device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        shapes: Sequence[tuple[int, int, int]],
+        dimensions: Sequence[int],
+        device: torch.device | str = "cpu",
+    ):
         chosen = torch.tensor(dimensions)
-        self.picks, columns, start = [], [], 0
-        for count in channels:
-            inside = ((chosen >= start) & (chosen < start + count)).nonzero()[:, 0]
-            self.picks.append((chosen[inside] - start).to(device))
-            columns.append(inside)
-            start += count
-        # 按层拼接后的列 → 抽取时的顺序
-        self.order = torch.cat(columns).argsort().to(device)
+        grid = shapes[0][1:]
+        self.layers, start = [], 0  # 每层：选中的通道、它们在结果里的列、每个位置取自该层何处
+        for channels, height, width in shapes:
+            columns = ((chosen >= start) & (chosen < start + channels)).nonzero()[:, 0]
+            cells = torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width)
+            sources = interpolate(cells, grid).long().flatten()  # (P,)
+            self.layers.append([t.to(device) for t in (chosen[columns] - start, columns, sources)])
+            start += channels
 
     def __call__(self, features: Sequence[Tensor], out: Tensor) -> None:
         """Write B images' embeddings.
@@ -65,14 +71,11 @@ class Embedding:
         Parameters
         ----------
         features : sequence of Tensor, (B, C_l, H_l, W_l)
-        out : Tensor, (P, B, d)
+            Channels-last in memory, for speed.
+        out : Tensor, (P, B, d) float32
             Filled; P = H_1·W_1, position-major. It may be a slice of a larger buffer.
         """
-        height, width = features[0].shape[2:]
-        picked = []
-        for feature, pick in zip(features, self.picks, strict=True):
-            if len(pick):
-                part = feature.index_select(1, pick)  # (B, d_l, H_l, W_l)
-                picked.append(interpolate(part, (height, width)))  # (B, d_l, H, W)
-        embedding = torch.cat(picked, 1).index_select(1, self.order)  # (B, d, H, W)
-        out.view(height, width, *out.shape[1:]).copy_(embedding.permute(2, 3, 0, 1))  # (H, W, B, d)
+        for feature, (channels, columns, sources) in zip(features, self.layers, strict=True):
+            picked = feature.permute(0, 2, 3, 1).index_select(3, channels)  # (B, H_l, W_l, d_l)
+            cells = picked.permute(1, 2, 0, 3).flatten(0, 1)  # (H_l·W_l, B, d_l)
+            out.index_copy_(2, columns, cells.index_select(0, sources).to(out.dtype))  # (P, B, d_l)

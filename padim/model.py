@@ -7,7 +7,9 @@ Localization", ICPR 2020 workshops, arXiv 2011.08785.
 """
 
 import platform
+import warnings
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,11 @@ from torch import Tensor
 from padim import store
 from padim.anomaly_map import AnomalyMap
 from padim.backbone import ARCHITECTURES, Backbone, load_network, weights_sha256
-from padim.device import exact_float32
+from padim.device import check_precision, tf32
 from padim.embedding import Embedding, choose_dimensions
 from padim.gaussian import GaussianStream, factorise, mahalanobis
 
-BLOCK = 64  # 一次并入高斯（或一次求解）的图片数；与批大小无关
+BLOCK = 128  # 一次并入高斯（或一次求解）的图片数；与批大小无关
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class PaDiM:
     device : str or torch.device
     size : (int, int)
         Height and width of the images.
+    precision : str
+        Of the backbone's forward pass: ``float32``; ``tf32`` on a GPU; ``bf16``. Everything after
+        it is float32.
 
     Attributes
     ----------
@@ -92,46 +97,76 @@ class PaDiM:
         seed: int = 1024,
         device: str | torch.device = "cpu",
         size: tuple[int, int] = (224, 224),
+        precision: str = "float32",
     ):
         network, self.is_imagenet = load_network(arch, weights)
         self.arch, self.seed, self.device, self.size = arch, seed, torch.device(device), size
+        check_precision(precision, self.device)
+        self.precision = precision
         self.weights_sha256 = weights_sha256(network)
         self.backbone = Backbone(network, ARCHITECTURES[arch].layers).to(self.device)
-        with exact_float32():
-            self.layers = self.backbone.describe(*size)
+        self.layers = self.backbone.describe(*size)
+        if precision == "bf16":
+            self.backbone.bfloat16()
         channels = [layer.channels for layer in self.layers]
         self.dimensions = choose_dimensions(sum(channels), dimensions or ARCHITECTURES[arch].dimensions, seed)
         self.grid = self.layers[0].height, self.layers[0].width
         self.positions = self.grid[0] * self.grid[1]
-        self.embedding = Embedding(channels, self.dimensions, self.device)
+        shapes = [(layer.channels, layer.height, layer.width) for layer in self.layers]
+        self.embedding = Embedding(shapes, self.dimensions, self.device)
         self.anomaly_map = AnomalyMap(self.grid, size, self.device)
-        self._forget()
+        self._saving: Future | None = None
+        self._most: int | None = None  # 显存不足之后，一次前向的图片数上限
+        self.release()
 
-    def _forget(self) -> None:
+    def release(self) -> None:
+        """Forget the Gaussians, and free their memory."""
+        self.finish_saving()
         self.count = 0
         self.mean: Tensor | None = None
         self.covariance: Tensor | None = None
         self.factor: Tensor | None = None
 
+    @torch.inference_mode()
     def _blocks(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Embeddings (P, m, d) of successive images, m = `BLOCK` but for the last; one buffer."""
         buffer, filled = None, 0
         for images in batches:
-            features = self.backbone(images.to(self.device, non_blocking=True))
-            if buffer is None:
-                buffer = features[0].new_empty((self.positions, BLOCK, len(self.dimensions)))
-            start = 0
-            while start < len(images):  # 一批可跨两块：块的边界不随批大小移动
-                taken = min(len(images) - start, BLOCK - filled)
-                part = [feature[start : start + taken] for feature in features]
-                self.embedding(part, buffer[:, filled : filled + taken])
-                start, filled = start + taken, filled + taken
-                if filled == BLOCK:
-                    yield buffer
-                    filled = 0
+            for features in self._features(images.to(self.device, non_blocking=True)):
+                if buffer is None:
+                    buffer = torch.empty((self.positions, BLOCK, len(self.dimensions)), device=self.device)
+                start, count = 0, len(features[0])
+                while start < count:  # 一批可跨两块：块的边界不随批大小移动
+                    taken = min(count - start, BLOCK - filled)
+                    part = [feature[start : start + taken] for feature in features]
+                    self.embedding(part, buffer[:, filled : filled + taken])
+                    start, filled = start + taken, filled + taken
+                    if filled == BLOCK:
+                        yield buffer
+                        filled = 0
         if filled:
             yield buffer[:, :filled]
 
+    @torch.inference_mode()
+    def _features(self, images: Tensor) -> Iterator[list[Tensor]]:
+        """The backbone's features of a batch, in halves when a GPU's memory does not suffice."""
+        start = 0
+        while start < len(images):
+            part = images[start : start + (self._most or len(images))]
+            try:
+                with tf32(self.precision == "tf32"):
+                    features = self.backbone(part.bfloat16() if self.precision == "bf16" else part)
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                self._most = len(part) // 2
+                torch.cuda.empty_cache()
+                warnings.warn(f"GPU memory is short: going on with batches of {self._most}", stacklevel=2)
+            else:
+                yield features
+                start += len(part)
+
+    @torch.inference_mode()
     def fit(self, batches: Iterable[Tensor]) -> "PaDiM":
         """Fit the Gaussians to training images (paper, section III.B).
 
@@ -145,15 +180,16 @@ class PaDiM:
         ValueError
             For fewer than two images.
         """
-        self._forget()
+        self.release()
         gaussian = GaussianStream()
-        with torch.inference_mode(), exact_float32():
-            for block in self._blocks(batches):
+        for block in self._blocks(batches):
+            with tf32(False):
                 gaussian.update(block)
-            self.mean, self.covariance = gaussian.finish()
+        self.mean, self.covariance = gaussian.finish()
         self.count = gaussian.count
         return self
 
+    @torch.inference_mode()
     def score(self, batches: Iterable[Tensor]) -> Iterator[Scores]:
         """Score test images (paper, section III.C), block by block, in order.
 
@@ -177,13 +213,14 @@ class PaDiM:
         if self.mean is None:
             raise ValueError("fit or load comes before score")
         centre = self.grid[0] // 2 * self.grid[1] + self.grid[1] // 2
-        with torch.inference_mode(), exact_float32():
-            if self.factor is None:
-                self.factor, self.covariance = factorise(self.covariance), None
-            for block in self._blocks(batches):
+        for block in self._blocks(batches):
+            with tf32(False):
+                if self.factor is None:
+                    self.finish_saving()
+                    self.factor, self.covariance = factorise(self.covariance), None
                 distances = mahalanobis(block, self.mean, self.factor)  # (P, m)
                 maps = self.anomaly_map(distances.T.reshape(-1, *self.grid))  # (m, H, W)
-                yield Scores(maps.cpu().numpy(), block[centre].cpu().numpy().copy())
+            yield Scores(maps.cpu().numpy(), block[centre].cpu().numpy().copy())
 
     def provenance(self) -> dict[str, Any]:
         """What the features depend on, and what their positions and layers are."""
@@ -192,6 +229,7 @@ class PaDiM:
             "weights_sha256": self.weights_sha256,
             "seed": self.seed,
             "dimensions": self.dimensions,
+            "precision": self.precision,
             "layers": [asdict(layer) for layer in self.layers],
             "n_train": self.count,
             "versions": {
@@ -222,6 +260,18 @@ class PaDiM:
         mean, covariance = (t.cpu().numpy() for t in (self.mean, self.covariance))
         store.write_features(Path(path), mean, covariance, self.provenance() | source)
 
+    def save_in_background(self, path: str | Path, **source: Any) -> None:
+        """`save` in a thread, while `score` reads and embeds its first block of images."""
+        pool = ThreadPoolExecutor(1)
+        self._saving = pool.submit(self.save, path, **source)
+        pool.shutdown(wait=False)  # 不再收新任务；已交的照做
+
+    def finish_saving(self) -> None:
+        """Wait for `save_in_background`, and raise what it raised; nothing to wait for is fine."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
     def load(self, path: str | Path) -> "PaDiM":
         """Take the Gaussians from a file that `save` wrote.
 
@@ -230,7 +280,7 @@ class PaDiM:
         padim.store.DamagedError
             If the file is truncated or of another shape.
         """
-        self._forget()
+        self.release()
         mean, covariance = store.read_features(Path(path), self.positions, len(self.dimensions))
         self.mean, self.covariance = (torch.from_numpy(a).to(self.device) for a in (mean, covariance))
         record = store.read_json(Path(path).with_suffix(".json")) or {}

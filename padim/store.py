@@ -26,7 +26,7 @@ _ALLOWED = {
 }
 
 # 两次运行的特征可以互换的条件，按报错时检查的次序
-CONFIGURATION = ("arch", "weights_sha256", "seed", "dimensions", "preprocessing")
+CONFIGURATION = ("arch", "weights_sha256", "seed", "dimensions", "precision", "preprocessing")
 
 
 class StoreError(ValueError):

@@ -41,7 +41,7 @@ def test_gathers_what_concatenation_would(dimensions):
         [f.repeat_interleave(8 // f.shape[2], 2).repeat_interleave(8 // f.shape[2], 3) for f in features], 1
     )
     buffer = torch.full((64, 5, len(dimensions)), -1.0)
-    Embedding([4, 4, 6], dimensions)(features, buffer[:, 1:4])
+    Embedding([(4, 8, 8), (4, 4, 4), (6, 2, 2)], dimensions)(features, buffer[:, 1:4])
     wanted = whole[:, dimensions].permute(2, 3, 0, 1).reshape(64, 3, len(dimensions))
     assert torch.equal(buffer[:, 1:4], wanted)
     assert (buffer[:, [0, 4]] == -1).all()
@@ -51,7 +51,7 @@ def test_layers_of_any_size_ratio():
     """Nearest up-sampling as torch defines it, where the sizes are no multiples."""
     features = [torch.randn(2, 3, 7, 9), torch.randn(2, 4, 4, 5)]
     out = torch.empty(63, 2, 3)
-    Embedding([3, 4], [6, 1, 3])(features, out)
+    Embedding([(3, 7, 9), (4, 4, 5)], [6, 1, 3])(features, out)
     up = torch.nn.functional.interpolate(features[1], (7, 9))
     wanted = torch.stack([up[:, 3], features[0][:, 1], up[:, 0]], 1).permute(2, 3, 0, 1).reshape(63, 2, 3)
     assert torch.equal(out, wanted)

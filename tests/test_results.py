@@ -52,7 +52,14 @@ def test_the_table_is_aligned():
 
 def test_what_a_run_goes_on_with(tmp_path):
     store = Store(tmp_path, "resnet18")
-    made = {"arch": "resnet18", "weights_sha256": "ab", "seed": 1, "dimensions": [1], "preprocessing": {}}
+    made = {
+        "arch": "resnet18",
+        "weights_sha256": "ab",
+        "seed": 1,
+        "dimensions": [1],
+        "precision": "float32",
+        "preprocessing": {},
+    }
     results = report.begin(store, {"rd": None}, made, replace=False)
     assert results["classes"] == {} and not results["complete"]
     results["classes"] = {"a": row(1.0, 1.0), "b": row(0.5, 0.5)}

@@ -10,9 +10,14 @@ from conftest import ROOT
 from padim.store import DamagedError, Store, StoreError, read_features, replacing, stored_features, write_features
 
 WANTED = {
-    "arch": "resnet18", "weights_sha256": "ab", "seed": 1, "dimensions": [2, 0], "preprocessing": {"crop": 224},
+    "arch": "resnet18",
+    "weights_sha256": "ab",
+    "seed": 1,
+    "dimensions": [2, 0],
+    "precision": "float32",
+    "preprocessing": {"crop": 224},
     "training_files": "f00",
-}  # fmt: skip
+}
 
 
 @pytest.fixture

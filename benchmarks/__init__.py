@@ -1,0 +1,1 @@
+"""Speed and memory, measured against a textbook implementation in one run."""

@@ -1,0 +1,126 @@
+"""What the benchmark measures inside one process: the floor, the latency, the scaling.
+
+Each prints one JSON object. Everything compared is timed in turn, several times, in this process,
+and the medians are reported: on a shared machine only such ratios mean anything.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from datasets.loader import batches
+from datasets.mvtec import MVTecDataset
+from padim.backbone import ARCHITECTURES, load_network
+from padim.device import pick_device
+from padim.model import PaDiM
+from padim.results import peak_memory
+
+BATCH = 32
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a call, the GPU's queue included."""
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def floor(model: PaDiM, data: Path, name: str, workers: int, rounds: int) -> dict:
+    """Bare forward pass, bare decoding, and fit + score from decoded tensors."""
+    sets = [MVTecDataset(data, name, split) for split in (True, False)]
+    start = time.perf_counter()
+    train, test = ([images for images, _, _ in batches(dataset, BATCH, workers)] for dataset in sets)
+    decode = time.perf_counter() - start
+
+    def forward() -> None:
+        for images in train + test:
+            model.backbone(images.to(model.device))
+
+    def work() -> None:
+        model.fit(train)
+        for _ in model.score(test):
+            pass
+
+    model.backbone(train[0].to(model.device))
+    pairs = [(timed(forward, model.device), timed(work, model.device)) for _ in range(rounds)]
+    bare, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(b / a for a, b in pairs)
+    return {"decode": decode, "forward": bare, "fit and score": ours, "ratio": ratio}
+
+
+@torch.inference_mode()
+def latency(model: PaDiM, arch: str, rounds: int) -> dict:
+    """One image, batch 1: decoded tensor to map, against torchvision's truncated network as it comes."""
+    generator = torch.Generator().manual_seed(0)
+    model.fit(torch.randn(64, 3, 224, 224, generator=generator).split(BATCH))
+    image = torch.randn(1, 3, 224, 224, generator=generator)
+    network, _ = load_network(arch, "random")
+    last = ARCHITECTURES[arch].layers[-1]
+    children = list(network.named_children())
+    plain = torch.nn.Sequential(*[m for _, m in children[: [n for n, _ in children].index(last) + 1]]).to(model.device)
+    for _ in range(3):
+        plain(image.to(model.device))
+        list(model.score([image]))
+    pairs = [
+        (
+            timed(lambda: plain(image.to(model.device)).cpu(), model.device),
+            timed(lambda: list(model.score([image])), model.device),
+        )
+        for _ in range(rounds)
+    ]
+    bare, ours = zip(*pairs, strict=True)
+    return {
+        "plain median": statistics.median(bare),
+        "median": statistics.median(ours),
+        "95th percentile": statistics.quantiles(ours, n=20)[-1],
+        "ratio": statistics.median(ours) / statistics.median(bare),
+    }
+
+
+def scaling(model: PaDiM, images: int) -> dict:
+    """Fit time and peak memory for a stream of so many images."""
+
+    def stream() -> Iterator[torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        for start in range(0, images, BATCH):
+            yield torch.randn(min(BATCH, images - start), 3, 224, 224, generator=generator)
+
+    seconds = timed(lambda: model.fit(stream()), model.device)
+    return {"images": images, "fit": seconds, "peak_memory_bytes": peak_memory()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["floor", "latency", "scaling"])
+    parser.add_argument("--arch", choices=sorted(ARCHITECTURES), required=True)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--name")
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--num_workers", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    model = PaDiM(args.arch, "random", device=pick_device(args.device), precision=args.precision)
+    if args.what == "floor":
+        result = floor(model, args.data, args.name, args.num_workers, args.rounds)
+    elif args.what == "latency":
+        result = latency(model, args.arch, args.rounds)
+    else:
+        result = scaling(model, args.images)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

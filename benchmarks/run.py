@@ -1,0 +1,136 @@
+"""Speed and memory of main.py against a textbook implementation, in one run.
+
+python benchmarks/run.py                    both architectures, a class of 209 + 83 pictures of 900×900
+python benchmarks/run.py --latency          one image at a time
+python benchmarks/run.py --scaling          fit time and peak memory for 100, 400 and 1600 images
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+
+from benchmarks.tree import measure
+from datasets.sample import write_sample
+
+NAME = "flange"
+SCALING = (100, 400, 1600)
+
+
+def core(what: str, arch: str, *options: object) -> dict:
+    """One measurement of benchmarks/core.py, in a process of its own."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "core.py"), what, "--arch", arch, *map(str, options)]
+    measured = measure(command, ROOT)
+    return json.loads(measured.stdout) | {"tree_peak_memory_bytes": measured.peak_memory_bytes}
+
+
+def compare(arch: str, data: Path, work: Path, rounds: int) -> dict:
+    """The textbook, main.py and the floor, each in a process of its own."""
+    out = work / f"textbook_{arch}"
+    command = [sys.executable, str(ROOT / "benchmarks" / "textbook.py"), "--arch", arch, "--data", str(data)]
+    textbook = measure([*command, "--name", NAME, "--out", str(out)], ROOT)
+    said = json.loads(textbook.stdout.splitlines()[-1])
+
+    save = work / f"padim_{arch}"
+    command = [sys.executable, str(ROOT / "main.py"), "--arch", arch, "--weights", "random", "--refit"]
+    padim = measure([*command, "--data_path", str(data), "--classes", NAME, "--save_path", str(save)], ROOT)
+    results = json.loads((save / f"results_{arch}.json").read_text(encoding="utf-8"))
+    row = results["classes"][NAME]
+
+    theirs, ours = np.load(out / "maps.npy"), np.load(save / f"scores_{arch}" / f"{NAME}_maps.npy")
+    workers = results["run"]["options"]["num_workers"]
+    floor = core("floor", arch, "--data", data, "--name", NAME, "--num_workers", workers, "--rounds", rounds)
+    ratios = {
+        "end to end": textbook.seconds / padim.seconds,
+        "fit and score / forward": floor["ratio"],
+    }
+    if textbook.peak_memory_bytes and padim.peak_memory_bytes:
+        ratios["peak memory"] = textbook.peak_memory_bytes / padim.peak_memory_bytes
+    return {
+        "textbook": {
+            "stages": said["stages"],
+            "end_to_end": textbook.seconds,
+            "peak_memory_bytes": textbook.peak_memory_bytes,
+        },
+        "padim": {
+            "stages": row["seconds"],
+            "end_to_end": padim.seconds,
+            "peak_memory_bytes": padim.peak_memory_bytes,
+        },
+        "floor": floor,
+        "ratios": ratios,
+        "agreement": {
+            "raw maps, largest relative deviation": float((np.abs(ours - theirs) / theirs).max()),
+            "image ROC AUC": row["image_rocauc"] - said["image_rocauc"],
+            "pixel ROC AUC": row["pixel_rocauc"] - said["pixel_rocauc"],
+            "threshold": row["threshold"] - said["threshold"],
+        },
+    }
+
+
+def show(title: str, entries: dict, depth: int = 0) -> None:
+    """An indented, aligned block of names and figures."""
+    print(f"{'  ' * depth}{title}")
+    for name, value in entries.items():
+        if isinstance(value, dict):
+            show(name, value, depth + 1)
+        else:
+            print(f"{'  ' * (depth + 1)}{name:<{44 - 2 * depth}}{_figure(name, value):>12}", flush=True)
+
+
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
+    if name.endswith("bytes"):
+        return f"{value / 1e9:.2f} GB"
+    return f"{value:.3g}" if abs(value) < 0.01 else f"{value:.3f}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", nargs="+", choices=["resnet18", "wide_resnet50_2"])
+    parser.add_argument("--latency", action="store_true", help="one image at a time")
+    parser.add_argument("--scaling", action="store_true", help="fit time and peak memory for more and more images")
+    parser.add_argument("--train", type=int, default=209, help="training pictures (default 209)")
+    parser.add_argument("--test", type=int, default=83, help="test pictures (default 83)")
+    parser.add_argument("--size", type=int, default=900, help="side in pixels (default 900)")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions of floor and fit (default 3)")
+    parser.add_argument("--work", type=Path, default=Path("data/benchmark"), help="pictures and results go here")
+    parser.add_argument("--json", type=Path, help="keep the figures in this file")
+    args = parser.parse_args()
+    args.work = args.work.resolve()
+
+    report = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "architectures": {},
+    }
+    data = args.work / f"pictures_{args.train}_{args.test}_{args.size}"
+    if not (args.latency or args.scaling or data.exists()):
+        write_sample(data, args.train, args.test, args.size)
+    for arch in args.arch or ["resnet18", "wide_resnet50_2"]:
+        if args.latency:
+            entry = core("latency", arch, "--rounds", 50)
+        elif args.scaling:
+            entry = {f"N = {n}": core("scaling", arch, "--images", n) for n in SCALING}
+        else:
+            entry = compare(arch, data, args.work, args.rounds)
+        report["architectures"][arch] = entry
+        show(arch, entry)
+        if args.json:
+            args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if args.json:
+        print(f"\nwrote {args.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

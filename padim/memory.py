@@ -1,0 +1,115 @@
+"""What a class will need, and what is free: an error before the start, not a kill an hour later."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from padim.model import BLOCK, PaDiM
+
+_BATCHES_AHEAD = 4  # 解码线程领先的批数，加上正在用的一批
+_EVALUATION = 48  # 排序评估时，每个像素占用的字节数
+
+
+class TooLargeError(ValueError):
+    """A class that will not fit; the message is one line with the remedy."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes a class needs beyond what the process holds already.
+
+    Attributes
+    ----------
+    device : int
+        On the model's device: covariances, a block of embeddings, a batch's activations.
+    host : int
+        In main memory; includes ``device`` where the device is the CPU.
+    """
+
+    device: int
+    host: int
+
+
+def estimate(model: PaDiM, batch_size: int, n_train: int, n_test: int, dimensions: int | None = None) -> Estimate:
+    """Estimate a class from P, d, the batch size, and the numbers of images.
+
+    Parameters
+    ----------
+    model : PaDiM
+    batch_size : int
+    n_train, n_test : int
+    dimensions : int, optional
+        Another d than the model's.
+    """
+    d, (height, width) = dimensions or len(model.dimensions), model.size
+    block = min(BLOCK, max(n_train, n_test))
+    gaussians = 4 * model.positions * d * (d + block + 3)
+    # 一张图前向时同时存活的激活：首层输出的约八倍（实测，两种网络）
+    first = model.layers[0]
+    activations = 32 * first.channels * first.height * first.width * min(batch_size, max(n_train, n_test))
+    decoded = 4 * 3 * height * width * batch_size * _BATCHES_AHEAD
+    evaluation = _EVALUATION * height * width * n_test
+    device = gaussians + activations
+    on_host = device if model.device.type == "cpu" else 0
+    return Estimate(device, max(on_host + decoded, evaluation))
+
+
+def free(device: torch.device) -> int | None:
+    """Free bytes of a GPU or of main memory, a container's limit included; None where unknown."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    if sys.platform == "linux":
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        return min(available, _container_limit() or available)
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _container_limit() -> int | None:
+    """What a cgroup (v2) leaves; reclaimable file pages count as free."""
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # 没有上限（"max"），或没有 cgroup
+        return None
+    return max(0, limit - used + int(stat.get("inactive_file", 0)))
+
+
+def check(model: PaDiM, name: str, batch_size: int, n_train: int, n_test: int) -> None:
+    """Compare the estimate with what is free.
+
+    Raises
+    ------
+    TooLargeError
+        If the class will not fit; the message says what would.
+    """
+    for where in {model.device.type, "cpu"}:
+        device = model.device if where == model.device.type else torch.device("cpu")
+        room = free(device)
+
+        def need(batch: int, d: int | None = None, where: str = where) -> int:
+            wanted = estimate(model, batch, n_train, n_test, d)
+            return wanted.host if where == "cpu" else wanted.device
+
+        if room is None or need(batch_size) <= room:
+            continue
+        remedies = []
+        if fits := next((b for b in (16, 8, 4, 2, 1) if b < batch_size and need(b) <= room), None):
+            remedies.append(f"--batch_size {fits}")
+        if fits := next(
+            (d for d in range(len(model.dimensions) - 1, 0, -1) if need(min(8, batch_size), d) <= room), None
+        ):
+            remedies.append(f"--rd {fits} --batch_size {min(8, batch_size)}")
+        advice = f"{' or '.join(remedies)} would fit" if remedies else "no option makes it fit here"
+        place = "main memory" if where == "cpu" else "GPU memory"
+        needed = f"{need(batch_size) / 1e9:.1f} GB of {place}"
+        raise TooLargeError(f"class {name!r} needs about {needed}, and {room / 1e9:.1f} GB are free; {advice}")
