@@ -229,6 +229,7 @@ def test_an_interrupted_run_goes_on(data, tmp_path, done, capsys):
         (["--classes", "linen", "bolt"], "'bolt'.*flange, linen"),
         (["--rd", "449"], "449 dimensions.*448.*--rd"),
         (["--device", "cuda:9"], "cuda:9.*--device cpu"),
+        (["--precision", "tf32", "--device", "cpu"], "--precision tf32 needs a CUDA device"),
         (["--weights", "absent.pth"], r"'absent\.pth'.*--weights"),
         (["--batch_size", "0"], "--batch_size.*at least 1"),
         (["--figures", "some"], "--figures"),
@@ -280,6 +281,15 @@ def test_one_kind_of_label_no_masks_and_no_test_pictures(data, tmp_path, capsys)
     assert "nothing is scored" in capsys.readouterr().out
     assert results(out)["classes"]["flange"]["n_test"] == 0
     assert not (out / "scores_resnet18" / "flange.npz").exists()
+
+
+def test_no_features_and_bf16(done, sample, tmp_path):
+    assert run(sample, tmp_path / "a", "--no_features", "--figures", "none") == 0
+    assert not (tmp_path / "a" / "temp_resnet18").exists()
+    assert np.array_equal(maps(tmp_path / "a", "linen"), maps(done, "linen"))
+    assert run(sample, tmp_path / "b", "--precision", "bf16", "--classes", "linen", "--figures", "none") == 0
+    deviation = np.abs(maps(tmp_path / "b", "linen") / maps(done, "linen") - 1).max()
+    assert 1e-6 < deviation < 0.1
 
 
 def test_help_and_bad_options_do_not_wait_for_torch():
