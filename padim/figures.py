@@ -12,8 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from PIL import Image
-from skimage.morphology import disk, opening
-from skimage.segmentation import find_boundaries
 
 from padim import style
 from padim.metrics import normalise
@@ -27,7 +25,34 @@ _BATCH = 8  # 一个绘图任务的图片数
 
 def predicted_mask(scores: np.ndarray, threshold: float) -> np.ndarray:
     """Scores above the threshold, opened with a disk of radius 4: (H, W) bool."""
+    from skimage.morphology import disk, opening  # 装入慢：只画曲线的脚本不必等它
+
     return opening(scores > threshold, disk(OPENING_RADIUS))
+
+
+@lru_cache(maxsize=1)
+def _heat_colours() -> np.ndarray:
+    return (matplotlib.colormaps[style.HEAT](np.arange(256))[:, :3] * 255).astype(np.float32)
+
+
+def panel_images(
+    image: np.ndarray, truth: np.ndarray | None, scores: np.ndarray, threshold: float | None
+) -> list[np.ndarray | None]:
+    """The pictures of the five `PANELS`, (H, W, 3) uint8 each; None is not available.
+
+    Parameters are those of `LocalizationCanvas.draw`.
+    """
+    heat = _heat_colours()[(np.clip(scores, 0, 1) * 255).astype(np.uint8)]
+    overlay = (image * (1 - HEAT_OPACITY) + heat * HEAT_OPACITY).astype(np.uint8)
+    mask = segmentation = None
+    if threshold is not None:
+        from skimage.segmentation import find_boundaries
+
+        defect = predicted_mask(scores, threshold)
+        mask = _grey(defect)
+        segmentation = image.copy()
+        segmentation[find_boundaries(defect, mode="thick")] = (255, 0, 0)
+    return [image, None if truth is None else _grey(truth), overlay, mask, segmentation]
 
 
 class LocalizationCanvas:
@@ -47,12 +72,11 @@ class LocalizationCanvas:
             centre = ((x + width / 2) / total[0], 1 - (top - 8) / total[1])
             figure.text(*centre, title, ha="center", va="bottom", size=style.LABEL_SIZE)
         bar = [(self.columns[-1] + width + 16) / total[0], bottom / total[1], 14 / total[0], height / total[1]]
-        colour_bar = figure.colorbar(ScalarMappable(cmap="jet"), cax=figure.add_axes(bar))
+        colour_bar = figure.colorbar(ScalarMappable(cmap=style.HEAT), cax=figure.add_axes(bar))
         colour_bar.ax.tick_params(labelsize=style.LABEL_SIZE - 1)
         colour_bar.set_label("Anomaly score", size=style.LABEL_SIZE)
         canvas.draw()
         self.background = np.asarray(canvas.buffer_rgba())[..., :3].copy()
-        self.jet = (matplotlib.colormaps["jet"](np.arange(256))[:, :3] * 255).astype(np.float32)
         self.missing = self._missing_panel(height, width, dpi)
 
     @staticmethod
@@ -82,15 +106,7 @@ class LocalizationCanvas:
         -------
         ndarray, (height, width, 3) uint8
         """
-        heat = self.jet[(np.clip(scores, 0, 1) * 255).astype(np.uint8)]
-        overlay = (image * (1 - HEAT_OPACITY) + heat * HEAT_OPACITY).astype(np.uint8)
-        mask = segmentation = self.missing
-        if threshold is not None:
-            defect = predicted_mask(scores, threshold)
-            mask = _grey(defect)
-            segmentation = image.copy()
-            segmentation[find_boundaries(defect, mode="thick")] = (255, 0, 0)
-        panels = (image, self.missing if truth is None else _grey(truth), overlay, mask, segmentation)
+        panels = [self.missing if panel is None else panel for panel in panel_images(image, truth, scores, threshold)]
         figure = self.background.copy()
         for x, panel in zip(self.columns, panels, strict=True):
             figure[self.top : self.top + panel.shape[0], x : x + panel.shape[1]] = panel
@@ -148,31 +164,42 @@ class FigurePool:
         return [self._pool.submit(draw_localizations, store.root, store.arch, name, task) for task in tasks]
 
 
-def roc_figure(curves: dict[str, dict[str, tuple[np.ndarray, float] | None]], path: Path) -> None:
-    """The two-panel ROC figure, image level and pixel level.
+Curves = dict[str, dict[str, tuple[np.ndarray, float] | None]]
+
+
+def roc_drawing(curves: Curves, say: style.Say) -> Figure:
+    """The two-panel ROC figure, image level and pixel level, at print size.
 
     Parameters
     ----------
     curves : dict
         ``{class: {"image": (points, rocauc) or None, "pixel": the same}}``, points (K, 2).
-    path : Path
-        The PNG to write.
+    say : callable
+        From `padim.style.look`, inside which this is called.
     """
-    figure = Figure((11.5, 5.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for level, axes in zip(("image", "pixel"), figure.subplots(1, 2), strict=True):
+    lines, order = style.class_lines(curves), style.class_order(curves)
+    rows = -(-len(order) // 2)  # 图例分两列，放在图下：曲线再多也不遮挡
+    figure = Figure((style.DOUBLE, 3.85 + 0.168 * rows), layout="constrained")
+    panels = figure.subplots(1, 2)
+    titles = say("Image-level ROC", "图像级 ROC"), say("Pixel-level ROC", "像素级 ROC")
+    for level, title, axes in zip(("image", "pixel"), titles, panels, strict=True):
         aucs = []
-        for i, (name, levels) in enumerate(curves.items()):
-            if levels[level] is not None:
-                points, auc = levels[level]
+        for name in order:
+            if curves[name][level] is not None:
+                points, auc = curves[name][level]
                 aucs.append(auc)
-                axes.plot(points[:, 0], points[:, 1], lw=1.4, label=f"{name}: {auc:.3f}", **style.class_line(i))
-        average = f", average {np.mean(aucs):.3f}" if aucs else ", not available"
-        axes.set_title(f"{level.capitalize()}-level ROC AUC{average}", size=style.LABEL_SIZE + 3)
-        axes.set(xlabel="False-positive rate", ylabel="True-positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-        axes.set_aspect("equal")
-        axes.grid(alpha=0.25)
+                axes.plot(points[:, 0], points[:, 1], label=f"{name}  {auc:.3f}", **lines[name])
+        axes.plot([0, 1], [0, 1], color="0.75", lw=0.7, ls=(0, (1, 2)))
+        mean = say(f"average AUC {np.mean(aucs):.3f}", f"平均 AUC {np.mean(aucs):.3f}") if aucs else None
+        axes.set_title(f"{title}{say(', ', '，')}{mean or say('not available', '无数据')}")
+        axes.set(xlabel=say("False-positive rate", "假阳性率"), ylabel=say("True-positive rate", "真阳性率"))
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", anchor="N")
         if aucs:
-            axes.legend(loc="lower right", fontsize=style.LABEL_SIZE, ncols=1 if len(aucs) <= 15 else 2)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, handlelength=2.4, borderaxespad=0)
+    return figure
+
+
+def roc_figure(curves: Curves, path: Path) -> None:
+    """Write `roc_drawing` as a PNG, in English."""
+    with style.look() as say, replacing(path) as temporary:
+        roc_drawing(curves, say).savefig(temporary, format="png", dpi=300)

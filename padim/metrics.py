@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from skimage.measure import approximate_polygon
 
 MAX_POINTS = 2000  # 存盘曲线的点数上限
 TOLERANCE = 1e-4  # 存盘曲线与精确曲线的最大距离
@@ -156,6 +155,8 @@ def thin(curve: np.ndarray) -> np.ndarray:
     Never more than `MAX_POINTS` remain: where that many do not suffice (the first, noisy stretch of
     a precision–recall curve), the tolerance grows until they do.
     """
+    from skimage.measure import approximate_polygon  # 装入要半秒多，只有计算曲线时才用；绘图脚本用不到
+
     tolerance, thinned = TOLERANCE / 2, curve
     while len(thinned) > MAX_POINTS:
         thinned = approximate_polygon(curve, tolerance)

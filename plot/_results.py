@@ -1,0 +1,174 @@
+"""Reading a result folder for the plot scripts: every mistake is one line with its remedy."""
+
+import _root  # noqa: F401, I001
+
+import argparse
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from padim.mapped import map_features
+from padim.store import Store, StoreError, read_json
+from padim.style import class_order
+
+LEVELS = ("image", "pixel")
+ARCHITECTURES = ("resnet18", "wide_resnet50_2")  # 先后次序；其余按名称排在后面
+ARRAYS = {
+    "files", "labels", "masks", "image_scores", "threshold", "threshold_raw", "image_threshold_raw", "score_min",
+    "score_max", "patches", "image_roc", "pixel_roc", "pixel_pr",
+}  # fmt: skip
+PROVENANCE = {"arch", "dimensions", "layers", "n_train"}
+LAYER = {"name", "channels", "height", "width", "stride", "receptive_field"}
+
+
+@dataclass(frozen=True)
+class Results:
+    """One architecture's results below one folder.
+
+    Attributes
+    ----------
+    store : Store
+    content : dict
+        The results file.
+    """
+
+    store: Store
+    content: dict[str, Any]
+
+    @cached_property
+    def command(self) -> str:
+        """What makes these results."""
+        default = f"python main.py --arch {self.store.arch} --save_path {self.store.root}"
+        return self.content["run"].get("command", default)
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The classes that were scored, in the order of every figure."""
+        return [n for n in class_order(self.content["classes"]) if self.store.arrays(n).exists()]
+
+    def row(self, name: str) -> dict[str, Any]:
+        """A class's row of the results file."""
+        return self.content["classes"][name]
+
+    def arrays(self, name: str) -> dict[str, Any]:
+        """A class's small arrays."""
+        path = self.store.arrays(name)
+        try:
+            arrays = self.store.read_arrays(name)
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            arrays = {}
+        if arrays is None or not arrays.keys() >= ARRAYS:
+            raise self._unusable(path)
+        return arrays
+
+    def pixels(self, name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Raw maps (N, H, W) and pictures (N, H, W, 3), mapped; N must be ``count``."""
+        loaded = []
+        for path in (self.store.maps(name), self.store.images(name)):
+            try:
+                loaded.append(np.load(path, mmap_mode="r"))
+            except (FileNotFoundError, ValueError, EOFError):
+                raise self._unusable(path) from None
+            if len(loaded[-1]) != count:
+                raise self._unusable(path)
+        return loaded[0], loaded[1]
+
+    def provenance(self, name: str) -> dict[str, Any]:
+        """What a class's features were made from."""
+        path = self.store.features(name).with_suffix(".json")
+        record = read_json(path)
+        if record is None or not record.keys() >= PROVENANCE or not all(la.keys() >= LAYER for la in record["layers"]):
+            raise self._unusable(path)
+        return record
+
+    def features(self, name: str) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+        """A class's mean (P, d), covariance (P, d, d), both mapped, and grid (H, W)."""
+        record = self.provenance(name)
+        grid = record["layers"][0]["height"], record["layers"][0]["width"]
+        path = self.store.features(name)
+        if not path.exists():
+            raise self._unusable(path)
+        try:
+            return *map_features(path, grid[0] * grid[1], len(record["dimensions"])), grid
+        except StoreError as problem:
+            raise StoreError(f"{problem}; make it again with: {self.command}") from problem
+
+    def _unusable(self, path: Path) -> StoreError:
+        state = "is not what main.py writes, or is damaged" if path.exists() else "is not there"
+        return StoreError(f"{str(path)!r} {state}; make it with: {self.command}")
+
+
+def architectures(root: Path) -> list[str]:
+    """The architectures with results below ``root``."""
+    found = [p.stem.removeprefix("results_") for p in sorted(root.glob("results_*.json"))]
+    return [a for a in ARCHITECTURES if a in found] + [a for a in found if a not in ARCHITECTURES]
+
+
+def open_results(root: Path, arch: str | None) -> list[Results]:
+    """The results of ``arch``, or of every architecture that has some.
+
+    Raises
+    ------
+    StoreError
+        If there are none, or the file is foreign; the message names the command that makes them.
+    """
+    found = architectures(root)
+    if arch is None and found:
+        return [_open(root, each) for each in found]
+    if arch in found:
+        return [_open(root, arch)]
+    wanted = arch or "wide_resnet50_2"
+    what = f"no results of {arch}" if arch else "no results"
+    demo = f"; results of the sample data are in {str(root / 'demo')!r}" if architectures(root / "demo") else ""
+    raise StoreError(
+        f"{what} in {str(root)!r} (--result); make them with: "
+        f"python main.py --arch {wanted} --data_path FOLDER_OF_MVTEC_AD --save_path {root}{demo}"
+    )
+
+
+def _open(root: Path, arch: str) -> Results:
+    store = Store(root, arch)
+    content = store.read_results()
+    rows = content["classes"]
+    means, keys = content["averages"], {f"{level}_rocauc" for level in LEVELS}
+    sound = all(isinstance(part, dict) for part in (rows, means, content["run"])) and all(
+        isinstance(row, dict) and row.keys() >= keys for row in [*rows.values(), *filter(None, means.values())]
+    )
+    if not sound:
+        raise StoreError(f"{str(store.results)!r} is no results file of this program; move it away")
+    results = Results(store, content)
+    if not results.classes:
+        raise StoreError(f"{str(store.results)!r} has no scored class yet; make some with: {results.command}")
+    return results
+
+
+def chosen_classes(results: Results, args: argparse.Namespace) -> list[str]:
+    """The class of ``--class``, with ``--all`` every class, else the first."""
+    if args.all:
+        return results.classes
+    if args.name is None:
+        return results.classes[:1]
+    if args.name not in results.classes:
+        raise StoreError(
+            f"no class {args.name!r} in {str(results.store.results)!r}; there are {', '.join(results.classes)}"
+        )
+    return [args.name]
+
+
+def class_options(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add ``--class`` and ``--all``."""
+    which = made.add_mutually_exclusive_group()
+    which.add_argument("--class", dest="name", metavar="NAME", help="default: the first class")
+    which.add_argument("--all", action="store_true", help="every class")
+    return made
+
+
+def normalised_threshold(arrays: dict[str, Any]) -> float | None:
+    """The image threshold on the scale of ``image_scores``, which is the class's min–max."""
+    raw, low, high = (arrays[k] for k in ("image_threshold_raw", "score_min", "score_max"))
+    return None if raw is None or not high > low else float((raw - low) / (high - low))

@@ -1,0 +1,121 @@
+"""The fitted Gaussians: the mean's norm, one position's covariance, correlation and eigenvalues."""
+
+import _root  # noqa: F401, I001
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from _options import Parser, parser, run, save
+from _results import Results, chosen_classes, class_options, open_results
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from padim import style
+from padim.store import StoreError
+from padim.style import Say
+
+FLOOR = 0.01  # 公式 1 的正则项 εI：特征值不会更小
+
+
+def options() -> Parser:
+    """The command line."""
+    made = class_options(parser(__doc__))
+    made.add_argument("--position", type=int, nargs=2, metavar=("ROW", "COLUMN"), help="default: the centre")
+    made.add_argument(
+        "--condition", action="store_true", help="add the map of condition numbers (reads the whole file)"
+    )
+    return made
+
+
+def correlation(covariance: np.ndarray) -> np.ndarray:
+    """Correlation matrix (d, d) of a covariance (d, d)."""
+    deviations = np.sqrt(np.diag(covariance))
+    return covariance / np.outer(deviations, deviations)
+
+
+def condition_numbers(covariance: np.ndarray) -> np.ndarray:
+    """Largest over smallest eigenvalue at every position: (P,) from (P, d, d), one position at a time."""
+    numbers = np.empty(len(covariance))
+    for i, matrix in enumerate(covariance):
+        values = np.linalg.eigvalsh(matrix.astype(np.float64))
+        numbers[i] = values[-1] / values[0]
+    return numbers
+
+
+def plain(value: float, _: int | None = None) -> str:
+    """A tick label without superscripts, which would be too small in print."""
+    return f"{value:g}" if 1e-4 <= value < 1e5 else f"{value:.0e}".replace("e+0", "e").replace("e-0", "e−")
+
+
+def matrix(axes: Axes, values: np.ndarray, title: str, colours: str, limit: float | None = None) -> None:
+    """A matrix or a map over the grid, with its colour bar; ``limit`` makes the scale symmetric."""
+    axes.grid(False)
+    axes.spines[:].set_visible(True)
+    low = None if limit is None else -limit
+    shown = axes.imshow(values, cmap=colours, vmin=low, vmax=limit, interpolation="none")
+    bar = axes.figure.colorbar(shown, ax=axes, shrink=0.86, pad=0.03, aspect=16)
+    bar.locator.set_params(nbins=5)
+    bar.ax.grid(False)
+    axes.set_title(title)
+    axes.locator_params(nbins=5, integer=True)
+
+
+def spectrum(axes: Axes, values: np.ndarray, n_train: int, say: Say) -> None:
+    """Eigenvalues (d,) in descending order, and the floor that regularisation puts under them."""
+    axes.semilogy(np.arange(1, len(values) + 1), values[::-1], color=style.NORMAL_COLOUR, lw=1.4)
+    axes.axhline(FLOOR, color=style.DEFECT_COLOUR, ls="--", lw=0.9, label=say("floor ε = 0.01", "下限 ε = 0.01"))
+    if n_train <= len(values):
+        label = say(f"rank n − 1 = {n_train - 1}", f"秩 n − 1 = {n_train - 1}")
+        axes.axvline(n_train - 1, color="0.45", ls=":", lw=0.9, label=label)
+    axes.set(title=say("Eigenvalues", "特征值"), xlabel=say("index, in descending order", "序号（降序）"))
+    axes.yaxis.set_major_formatter(FuncFormatter(plain))
+    axes.yaxis.set_minor_formatter("")
+    axes.margins(x=0.02)
+    axes.legend(loc="upper right", frameon=True, framealpha=1, edgecolor="none")
+
+
+def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> Figure:
+    """Four panels, six with ``--condition``."""
+    mean, covariance, (height, width) = results.features(name)
+    row, column = args.position or (height // 2, width // 2)
+    if not (0 <= row < height and 0 <= column < width):
+        raise StoreError(f"--position {row} {column}: the grid has {height} × {width} positions, counted from 0")
+    here = np.array(covariance[row * width + column], np.float64)
+    limit = np.quantile(np.abs(here), 0.995)
+    norms = np.linalg.norm(mean, axis=1).reshape(height, width)
+    drawing = Figure((style.DOUBLE, 4.1), layout="constrained")
+    panels = drawing.subplot_mosaic("abc;def" if args.condition else "abc;ddd")
+    matrix(panels["a"], norms, say("Norm of the mean", "均值的范数"), style.MAGNITUDE)
+    panels["a"].plot(column, row, "s", ms=4, mfc="none", mec="white", mew=1)
+    matrix(panels["b"], here, say("Covariance", "协方差"), style.SIGNED, limit)
+    matrix(panels["c"], correlation(here), say("Correlation", "相关系数"), style.SIGNED, 1)
+    spectrum(panels["d"], np.linalg.eigvalsh(here), results.provenance(name)["n_train"], say)
+    if args.condition:
+        numbers, label = condition_numbers(covariance), say("Condition number (log10)", "条件数（以 10 为底的对数）")
+        matrix(panels["e"], np.log10(numbers).reshape(height, width), label, style.MAGNITUDE)
+        panels["f"].hist(np.log10(numbers), 30, color=style.NORMAL_COLOUR)
+        panels["f"].set(title=label, ylabel=say("positions", "位置数"))
+    where = say(f"position ({row}, {column})", f"位置（{row}, {column}）")
+    drawing.suptitle(f"{name}, {style.arch_label(results.store.arch)}, {where}", size=style.TEXT_SIZE)
+    return drawing
+
+
+def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
+    """Write ``gaussian_parameters_{class}_{arch}``."""
+    for results in open_results(args.result, args.arch):
+        for name in chosen_classes(results, args):
+            stem = f"gaussian_parameters_{name}_{style.arch_short(results.store.arch)}"
+            yield from save(figure(results, name, args, say), args, stem)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run(draw, options().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""The model's parameters at a glance: layers, kept dimensions, receptive fields, memory."""
+
+import _root  # noqa: F401, I001
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _options import Parser, parser, run, save
+from _results import open_results
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from padim import style
+from padim.style import Say
+
+
+def options() -> Parser:
+    """The command line."""
+    return parser(__doc__)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a fitted class consists of.
+
+    Attributes
+    ----------
+    kept : list of int
+        How many of the random dimensions fall in each layer.
+    positions, dimensions : int
+        P and d.
+    mean_values, covariance_values : int
+        Numbers stored: P·d and P·d·d, float32.
+    """
+
+    kept: list[int]
+    positions: int
+    dimensions: int
+
+    @property
+    def mean_values(self) -> int:
+        return self.positions * self.dimensions
+
+    @property
+    def covariance_values(self) -> int:
+        return self.positions * self.dimensions**2
+
+
+def count(record: dict[str, Any]) -> Parameters:
+    """The parameters of a class from its provenance."""
+    edges = np.cumsum([0] + [layer["channels"] for layer in record["layers"]])
+    kept = np.histogram(record["dimensions"], edges)[0].tolist()
+    first = record["layers"][0]
+    return Parameters(kept, first["height"] * first["width"], len(record["dimensions"]))
+
+
+def size(values: int) -> str:
+    """Memory of float32 numbers."""
+    amount = 4 * values / 1e6
+    return f"{amount:.1f} MB" if amount < 1000 else f"{amount / 1000:.2f} GB"
+
+
+def barcode(axes: Axes, record: dict[str, Any], say: Say) -> None:
+    """All channels in a row, the kept ones marked in their layer's colour."""
+    start = 0
+    for layer, colour in zip(record["layers"], style.LAYER_COLOURS, strict=False):
+        end = start + layer["channels"]
+        axes.add_patch(Rectangle((start, 0), end - start, 1, fc=colour, ec="none", alpha=0.22))
+        inside = [c for c in record["dimensions"] if start <= c < end]
+        axes.vlines(np.add(inside, 0.5), 0, 1, color=colour, lw=min(1.2, 400 / record_total(record)))
+        axes.text((start + end) / 2, 1.12, layer["name"], ha="center", va="bottom")
+        start = end
+    axes.set(
+        xlim=(0, start),
+        ylim=(0, 1),
+        yticks=[],
+        xlabel=say("channel of the concatenated layers", "各层拼接后的通道序号"),
+    )
+    axes.spines["left"].set_visible(False)
+    axes.grid(False)
+
+
+def record_total(record: dict[str, Any]) -> int:
+    """t_d, the channels of all layers together."""
+    return sum(layer["channels"] for layer in record["layers"])
+
+
+def receptive_fields(axes: Axes, record: dict[str, Any], say: Say) -> None:
+    """What one value of each layer sees, to scale in the input picture."""
+    side = record["layers"][0]["height"] * record["layers"][0]["stride"]
+    axes.add_patch(Rectangle((0, 0), side, side, fc="0.95", ec="0.4"))
+    for layer, colour in reversed(list(zip(record["layers"], style.LAYER_COLOURS, strict=False))):
+        field = layer["receptive_field"]
+        corner = (side - field) / 2
+        axes.add_patch(Rectangle((corner, corner), field, field, fc=colour, ec="none", alpha=0.45))
+        axes.add_patch(Rectangle((corner, corner), field, field, fc="none", ec=colour, lw=1.2))
+        axes.text(side / 2, corner + field - 4, str(field), ha="center", va="top", size=style.SMALL_SIZE)
+    margin = max(0, max(layer["receptive_field"] for layer in record["layers"]) - side) / 2 + 4
+    axes.set(xlim=(-margin, side + margin), ylim=(-margin, side + margin), aspect="equal")
+    axes.set_title(
+        say(f"Receptive fields (px)\nin the {side} × {side} picture", f"{side} × {side} 图像中的\n感受野（像素）")
+    )
+    axes.axis("off")
+
+
+def table(axes: Axes, lines: list[list[str]], places: list[float], rule: int | None = None) -> None:
+    """Rows of text; the first is the heading, with a rule below it and one before row ``rule``."""
+    axes.axis("off")
+    axes.set(xlim=(0, 1), ylim=(len(lines) - 0.35, -0.65))
+    for y, line in enumerate(lines):
+        for x, (place, words) in enumerate(zip(places, line, strict=True)):
+            axes.text(place, y, words, ha="left" if x == 0 else "right", va="center", size=style.SMALL_SIZE)
+    for y in (-0.6, 0.5, len(lines) - 0.4, *([] if rule is None else [rule - 0.5])):
+        axes.plot([0, 1], [y, y], color="0.2", lw=0.6, clip_on=False)
+
+
+def layer_lines(record: dict[str, Any], parameters: Parameters, say: Say) -> list[list[str]]:
+    """The table of the layers."""
+    heading = say("layer output channels kept stride", "层 输出 通道 保留 步长").split()
+    lines = [[*heading, say("receptive field", "感受野")]]
+    for layer, kept in zip(record["layers"], parameters.kept, strict=True):
+        output = f"{layer['height']} × {layer['width']}"
+        numbers = layer["channels"], kept, layer["stride"], layer["receptive_field"]
+        lines.append([layer["name"], output, *map(str, numbers)])
+    return [*lines, [say("together", "合计"), "", str(record_total(record)), str(parameters.dimensions), "", ""]]
+
+
+def gaussian_lines(parameters: Parameters, classes: int, say: Say) -> list[list[str]]:
+    """The table of the Gaussians."""
+    shape = f"{parameters.positions} × {parameters.dimensions}"
+    mean, covariance = parameters.mean_values, parameters.covariance_values
+    rows = [
+        (say("means", "均值"), shape, mean),
+        (say("covariances", "协方差"), f"{shape} × {parameters.dimensions}", covariance),
+        (say("one class", "每类"), "", mean + covariance),
+        (say(f"classes at hand: {classes}", f"现有 {classes} 类"), "", classes * (mean + covariance)),
+    ]
+    heading = [say("Gaussian parameters", "高斯参数"), say("shape", "形状"), say("numbers", "个数"), "float32"]
+    return [heading, *([name, form, f"{values:,}", size(values)] for name, form, values in rows)]
+
+
+def figure(arch: str, record: dict[str, Any], classes: int, say: Say) -> Figure:
+    """Above the channels, below two tables and the receptive fields."""
+    parameters = count(record)
+    layers, gaussians = layer_lines(record, parameters, say), gaussian_lines(parameters, classes, say)
+    drawing = Figure((style.DOUBLE, 3.6), layout="constrained")
+    panels = drawing.subplot_mosaic("aaa;bbd;ccd", height_ratios=(0.5, 1, 1), gridspec_kw={"hspace": 0.12})
+    barcode(panels["a"], record, say)
+    table(panels["b"], layers, [0, 0.32, 0.48, 0.62, 0.76, 1], rule=len(layers) - 1)
+    table(panels["c"], gaussians, [0, 0.56, 0.8, 1], rule=3)
+    receptive_fields(panels["d"], record, say)
+    drawing.suptitle(say(
+        f"{style.arch_label(arch)}: {parameters.dimensions} of {record_total(record)} channels kept",
+        f"{style.arch_label(arch)}：{record_total(record)} 个通道中保留 {parameters.dimensions} 个",
+    ), size=style.TEXT_SIZE)  # fmt: skip
+    return drawing
+
+
+def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
+    """Write ``model_parameters_{arch}``."""
+    for results in open_results(args.result, args.arch):
+        arch, record = results.store.arch, results.provenance(results.classes[0])
+        drawing = figure(arch, record, len(results.classes), say)
+        yield from save(drawing, args, f"model_parameters_{style.arch_short(arch)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run(draw, options().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

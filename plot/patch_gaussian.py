@@ -1,0 +1,115 @@
+"""The Gaussian of the centre position in its two leading directions, with the test patches over it."""
+
+import _root  # noqa: F401, I001
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from _options import Parser, parser, run, save
+from _results import Results, chosen_classes, class_options, open_results
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
+
+from padim import style
+from padim.store import StoreError
+from padim.style import Say
+
+RADII = (1, 2, 3)
+
+
+def options() -> Parser:
+    """The command line."""
+    return class_options(parser(__doc__))
+
+
+def leading_directions(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The two largest eigenvalues (2,) of a covariance (d, d) and their unit vectors (d, 2)."""
+    values, vectors = np.linalg.eigh(covariance)
+    return values[:-3:-1], vectors[:, :-3:-1]
+
+
+def mahalanobis(patches: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Distances (N,) of patches (N, d) in all d dimensions."""
+    deviations = patches - mean
+    return np.sqrt(np.einsum("nd,nd->n", deviations, np.linalg.solve(covariance, deviations.T).T))
+
+
+def patch_kinds(arrays: dict, grid: tuple[int, int]) -> np.ndarray:
+    """0 for patches of normal images, 1 of defective images beside the defect, 2 with defect pixels: (N,)."""
+    kinds = (arrays["labels"] != 0).astype(int)
+    if arrays["masks"] is not None:
+        (height, width), (h, w) = arrays["masks"].shape[1:], grid
+        rows = slice(h // 2 * height // h, -(-(h // 2 + 1) * height // h))
+        columns = slice(w // 2 * width // w, -(-(w // 2 + 1) * width // w))
+        kinds[arrays["masks"][:, rows, columns].any(axis=(1, 2))] = 2
+    return kinds
+
+
+def contours(axes: Axes, variances: np.ndarray, say: Say) -> None:
+    """Ellipses of equal Mahalanobis distance in this plane, filled by density."""
+    for radius in reversed(RADII):
+        size = 2 * radius * np.sqrt(variances)
+        axes.add_patch(Ellipse((0, 0), *size, fc="0.5", ec="none", alpha=0.12))
+        label = say("Mahalanobis distance 1, 2, 3", "马氏距离 1、2、3") if radius == 1 else None
+        axes.add_patch(Ellipse((0, 0), *size, fc="none", ec="0.35", lw=0.7, label=label))
+
+
+def figure(results: Results, name: str, say: Say) -> Figure:
+    """Left the plane of the two leading directions, right the distances in all dimensions."""
+    arrays = results.arrays(name)
+    means, covariances, grid = results.features(name)
+    centre = grid[0] // 2 * grid[1] + grid[1] // 2
+    mean, covariance = np.array(means[centre], np.float64), np.array(covariances[centre], np.float64)
+    if arrays["patches"].shape[1:] != mean.shape or len(mean) < 2:
+        path = str(results.store.arrays(name))
+        raise StoreError(f"{path!r} does not belong to the stored features; make it again with: {results.command}")
+    variances, directions = leading_directions(covariance)
+    plane = (arrays["patches"] - mean) @ directions  # (N, 2)
+    distances, kinds = mahalanobis(arrays["patches"], mean, covariance), patch_kinds(arrays, grid)
+
+    drawing = Figure((style.DOUBLE, 3.1), layout="constrained")
+    left, right = drawing.subplots(1, 2, width_ratios=(3, 2))
+    contours(left, variances, say)
+    names = [
+        say("normal image", "正常图像"),
+        say("defective image, off the defect", "缺陷图像，缺陷之外"),
+        say("defective image, on the defect", "缺陷图像，缺陷之上"),
+    ]
+    ticks = say("normal", "正常"), say("off the\ndefect", "缺陷之外"), say("on the\ndefect", "缺陷之上")
+    colours, markers = (style.NORMAL_COLOUR, style.PALETTE[4], style.DEFECT_COLOUR), "o^D"
+    shown = [k for k in range(3) if (kinds == k).any()]
+    for k in shown:
+        here, count = kinds == k, int((kinds == k).sum())
+        look = {"s": 14, "lw": 0.4, "ec": "white", "color": colours[k], "marker": markers[k]}
+        left.scatter(*plane[here].T, zorder=3, label=names[k], **look)
+        right.scatter(shown.index(k) + (np.arange(count) / count - 0.5) * 0.4, distances[here], **look)
+    reach = np.maximum(np.abs(plane).max(axis=0), RADII[-1] * np.sqrt(variances)) * 1.08
+    left.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]))
+    left.set(xlabel=say("first leading direction", "第一主方向"), ylabel=say("second leading direction", "第二主方向"))
+    left.set_title(f"{name}, {style.arch_label(results.store.arch)}")
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, borderaxespad=0)
+    right.set_xticks(range(len(shown)), [ticks[k] for k in shown])
+    right.set(xlim=(-0.5, len(shown) - 0.5), ylim=(0, None), ylabel=say("Mahalanobis distance", "马氏距离"))
+    right.set_title(say(f"All {len(mean)} dimensions", f"全部 {len(mean)} 维"))
+    return drawing
+
+
+def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
+    """Write ``patch_gaussian_{class}_{arch}``."""
+    for results in open_results(args.result, args.arch):
+        for name in chosen_classes(results, args):
+            stem = f"patch_gaussian_{name}_{style.arch_short(results.store.arch)}"
+            yield from save(figure(results, name, say), args, stem)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run(draw, options().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

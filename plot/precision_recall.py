@@ -1,0 +1,81 @@
+"""Pixel-level precision–recall curves of all classes, with the point of the best F1."""
+
+import _root  # noqa: F401, I001
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from _options import Parser, parser, run, save
+from _results import Results, open_results
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from padim import style
+from padim.store import StoreError
+from padim.style import Say
+
+
+def options() -> Parser:
+    """The command line."""
+    return parser(__doc__)
+
+
+def best_f1(curve: np.ndarray) -> tuple[float, int]:
+    """The largest F1 on a curve (K, 2) of recall and precision, and where it is."""
+    recall, precision = curve.T
+    f1 = 2 * recall * precision / np.maximum(recall + precision, np.finfo(float).tiny)
+    return float(f1.max()), int(f1.argmax())
+
+
+def equal_f1_lines(axes: Axes) -> None:
+    """Grey lines on which F1 is 0.2, 0.4, 0.6 and 0.8, labelled at the right edge."""
+    for f1 in (0.2, 0.4, 0.6, 0.8):
+        recall = np.linspace(f1 / (2 - f1), 1, 100)
+        axes.plot(recall, f1 * recall / (2 * recall - f1), color="0.8", lw=0.6)
+        axes.text(1.02, f1 / (2 - f1), f"F1 {f1}", size=style.SMALL_SIZE, color="0.45", va="center")
+
+
+def figure(results: Results, say: Say) -> Figure:
+    """One panel, its legend beside it."""
+    curves = {name: results.arrays(name) for name in results.classes}
+    curves = {name: arrays for name, arrays in curves.items() if arrays["pixel_pr"] is not None}
+    if not curves:
+        raise StoreError(f"no class in {str(results.store.results)!r} has both masks and defects: no pixel-level curve")
+    lines = style.class_lines(results.classes)
+    drawing = Figure((style.DOUBLE, 3.4), layout="constrained")
+    axes = drawing.subplots()
+    equal_f1_lines(axes)
+    for name, arrays in curves.items():
+        f1, best = best_f1(arrays["pixel_pr"])
+        label = say(
+            f"{name}: F1 {f1:.3f} at {arrays['threshold']:.3f}", f"{name}：F1 {f1:.3f}，阈值 {arrays['threshold']:.3f}"
+        )
+        axes.plot(*arrays["pixel_pr"].T, label=label, **lines[name])
+        axes.plot(*arrays["pixel_pr"][best], "o", ms=4, color=lines[name]["color"], mec="white", mew=0.6, zorder=3)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axes.set(xlabel=say("Recall", "召回率"), ylabel=say("Precision", "精确率"))
+    axes.set_title(say("Pixel level; dots: best F1", "像素级，圆点为最佳 F1"))
+    legend = axes.legend(
+        loc="center left", bbox_to_anchor=(1.17, 0.5), handlelength=2.4,
+        title=say("Best F1 and its threshold", "最佳 F1 及其阈值"), alignment="left",
+    )  # fmt: skip
+    legend.get_title().set_size(style.TEXT_SIZE)
+    return drawing
+
+
+def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
+    """Write ``precision_recall_{arch}``."""
+    for results in open_results(args.result, args.arch):
+        yield from save(figure(results, say), args, f"precision_recall_{style.arch_short(results.store.arch)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run(draw, options().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

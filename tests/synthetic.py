@@ -1,0 +1,75 @@
+"""A tiny result folder, written through padim.store as main.py writes it, without a model."""
+
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from padim.metrics import evaluate_maps
+from padim.results import Reference, averages, compare
+from padim.store import Store, write_features
+from padim.style import OBJECTS, TEXTURES
+
+FIFTEEN = tuple(sorted(TEXTURES + OBJECTS))
+KINDS = ("good", "broken_large", "contamination", "manipulated_front")
+SIDE, GRID, DIMENSIONS = 48, 12, 6
+
+
+def write_results(root: Path, arch: str, classes: tuple[str, ...] = FIFTEEN, seed: int = 0, masks: bool = True) -> dict:
+    """Random scores of 12 pictures a class with a square defect on most; returns the results."""
+    store, rng = Store(root, arch), np.random.default_rng(seed)
+    published = {n: {f"{arch}_image": 0.9, f"{arch}_pixel": 0.95} for n in FIFTEEN}
+    published |= {n: {f"{arch}_image": 0.91, f"{arch}_pixel": 0.96} for n in ("all", "all_textures", "all_objects")}
+    reference = Reference({"textures": TEXTURES, "objects": OBJECTS, "all": FIFTEEN}, published)
+    rows = {}
+    for name in classes:
+        kinds = [KINDS[i % len(KINDS)] for i in range(12)]
+        labels = np.array([int(kind != "good") for kind in kinds])
+        truth = np.zeros((12, SIDE, SIDE), np.uint8)
+        for i in np.flatnonzero(labels):
+            y, x = rng.integers(8, 28, 2)
+            truth[i, y : y + 14, x : x + 14] = 1
+        with store.score_files(name, truth.shape) as (maps, images):
+            noise = rng.standard_normal(truth.shape) + 2 * truth * rng.uniform(0.2, 1, (12, 1, 1))
+            maps[:] = 10 + gaussian_filter(noise, (0, 2, 2))
+            images[:] = rng.integers(0, 256, images.shape)
+            arrays, row = evaluate_maps(maps, labels, truth if masks else None)
+        files = [f"test/{kind}/{i:03d}.png" for i, kind in enumerate(kinds)]
+        patches = rng.standard_normal((12, DIMENSIONS)).astype(np.float32)
+        store.write_arrays(name, arrays | {"files": np.array(files), "patches": patches})
+        seconds = {"fit": 3.0, "save": 0.5, "score": 2.0, "evaluate": 1.0, "total": 7.0}
+        rows[name] = compare(row | {"n_train": 30, "n_test": 12, "seconds": seconds}, reference.of(name, arch))
+        write_model(store.features(name), arch, rng)
+    results = {
+        "classes": rows,
+        "averages": averages(rows, reference, arch),
+        "run": {
+            "command": f"python main.py --arch {arch} --seed {seed}",
+            "configuration": {"weights_sha256": "0", "dimensions": list(range(DIMENSIONS)), "seed": seed},
+            "peak_memory_bytes": 1_500_000_000,
+            "finished": list(rows),
+        },
+        "complete": True,
+    }
+    store.write_results(results)
+    return results
+
+
+def write_model(
+    path: Path, arch: str, rng: np.random.Generator, dimensions: int = DIMENSIONS, grid: int = GRID
+) -> None:
+    """Random Gaussians and their provenance."""
+    positions = grid * grid
+    factors = rng.standard_normal((positions, dimensions, dimensions)).astype(np.float32)
+    covariance = factors @ factors.transpose(0, 2, 1) / dimensions + 0.01 * np.eye(dimensions, dtype=np.float32)
+    channels = (64, 128, 256) if arch == "resnet18" else (256, 512, 1024)
+    layers = [
+        {"name": f"layer{k + 1}", "channels": c, "height": grid >> k, "width": grid >> k, "stride": 4 << k,
+         "receptive_field": (43, 99, 211)[k]}
+        for k, c in enumerate(channels)
+    ]  # fmt: skip
+    record = {"arch": arch, "weights_sha256": "0", "layers": layers, "n_train": 30}
+    chosen = rng.permutation(sum(channels))[:dimensions].tolist()
+    write_features(
+        path, rng.random((positions, dimensions)).astype(np.float32), covariance, record | {"dimensions": chosen}
+    )

@@ -1,0 +1,225 @@
+"""Every script draws, in both languages and formats, nothing clipped, overlapping or too small."""
+
+import importlib
+import re
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+from synthetic import write_results
+
+import main as experiment
+
+ROOT = Path(__file__).resolve().parent.parent
+PLOT = ROOT / "plot"
+SCRIPTS = sorted(p.stem for p in PLOT.glob("[!_]*.py"))
+sys.path.insert(0, str(PLOT))
+
+# 每个脚本画的图，不带后缀；{arch} 为短名
+FIGURES = {
+    "roc_curve": ["roc_curve_r18"],
+    "localization": ["flange"],
+    "auroc_table": ["auroc_table"],
+    "score_distribution": ["score_distribution_r18"],
+    "precision_recall": ["precision_recall_r18"],
+    "gaussian_parameters": ["gaussian_parameters_flange_r18"],
+    "patch_gaussian": ["patch_gaussian_flange_r18"],
+    "model_parameters": ["model_parameters_r18"],
+    "framework": ["framework"],
+    "complexity": ["complexity"],
+}
+
+
+@pytest.fixture(scope="session")
+def small(sample, tmp_path_factory) -> Path:
+    """What main.py itself writes for the two sample classes, with few dimensions."""
+    root = tmp_path_factory.mktemp("small") / "result"
+    options = ["--arch", "resnet18", "--weights", "random", "--rd", "8", "--figures", "none", "--num_workers", "0"]
+    assert experiment.main([*options, "--data_path", str(sample), "--save_path", str(root)]) == 0
+    return root
+
+
+@pytest.fixture(scope="session")
+def fifteen(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("fifteen")
+    write_results(root, "resnet18")
+    write_results(root, "wide_resnet50_2", seed=1)
+    return root
+
+
+def run(script: str, *options: object) -> int:
+    return importlib.import_module(script).main([str(o) for o in options])
+
+
+def shown_texts(figure: Figure) -> list[Text]:
+    """Every text that is printed; tick labels outside the axis are not."""
+    axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis) if ax.axison]
+    ticks = {
+        text
+        for axis in figure.findobj(Axis)
+        for tick in axis.majorTicks + axis.minorTicks
+        for text in tick.findobj(Text)
+    }
+    drawn = [tick.label1 for axis in axes if axis.get_visible() for tick in axis._update_ticks()]
+    texts = [t for t in figure.findobj(Text) if t not in ticks] + drawn
+    return [t for t in texts if t.get_visible() and t.get_text().strip()]
+
+
+def problems(figure: Figure) -> list[str]:
+    """What is too small, clipped or overlapping at print size."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer, found = canvas.get_renderer(), []
+    texts = [(t, t.get_window_extent(renderer)) for t in shown_texts(figure)]
+    width, height = figure.bbox.size
+    for text, box in texts:
+        words = text.get_text()
+        if text.get_size() * (0.7 if "$" in words else 1) < 6.99:
+            found.append(f"{words!r} has {text.get_size()} pt")
+        if box.x0 < -1 or box.y0 < -1 or box.x1 > width + 1 or box.y1 > height + 1:
+            found.append(f"{words!r} is clipped: {box}")
+    upright = [(t, box) for t, box in texts if t.get_rotation() % 90 == 0]
+    for (one, a), (other, b) in combinations(upright, 2):
+        across, up = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        if across > 1 and up > 0.25 * min(a.height, b.height):
+            found.append(f"{one.get_text()!r} and {other.get_text()!r} overlap")
+    return found
+
+
+@pytest.fixture
+def checked(monkeypatch) -> list[Figure]:
+    """The figures that are written; each is checked on its way."""
+    figures, write = [], Figure.savefig
+
+    def savefig(figure: Figure, *args, **kwargs):
+        if figure not in figures:
+            figures.append(figure)
+            assert problems(figure) == []
+        write(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return figures
+
+
+@pytest.fixture
+def checked_only(monkeypatch, checked) -> list[Figure]:
+    """The same, but the files stay empty: drawing once is enough to check a layout."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: check(figure, path, checked))
+    return checked
+
+
+def check(figure: Figure, path: Path, figures: list[Figure]) -> None:
+    assert problems(figure) == []
+    figures.append(figure)
+    path.touch()
+
+
+def test_the_list_of_scripts():
+    assert {*FIGURES, "all"} == set(SCRIPTS)
+
+
+@pytest.mark.filterwarnings("error:.*(Glyph|layout|font)", "error::RuntimeWarning")
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("script", FIGURES)
+def test_a_run_of_two_classes(script, language, small, tmp_path, checked):
+    assert run(script, "--result", small, "--out", tmp_path, "--lang", language, "--dpi", 100) == 0
+    assert checked
+    suffix = "_zh" if language == "zh" else ""
+    stems = [f"{stem}{suffix}" for stem in FIGURES[script]]
+    assert {p.stem for p in tmp_path.iterdir()} == set(stems)
+    for stem in stems:
+        with Image.open(tmp_path / f"{stem}.png") as picture:
+            assert 300 < picture.width <= 730 and picture.height <= 930
+        check_pdf(tmp_path / f"{stem}.pdf", has_images=script == "localization")
+
+
+def check_pdf(path: Path, has_images: bool) -> None:
+    content = path.read_bytes()
+    assert content.startswith(b"%PDF") and (has_images or len(content) < 1_000_000)
+    kinds = re.findall(rb"/Subtype /(Type0|Type1|Type3|TrueType|CIDFontType\w+)", content)
+    assert kinds and b"Type1" not in kinds
+    outlined = [k for k in kinds if k in (b"TrueType", b"CIDFontType2")]
+    assert len(re.findall(rb"/FontFile2", content)) >= len(outlined)
+    assert not re.search(rb"/CreationDate", content)
+
+
+@pytest.mark.filterwarnings("error:.*(Glyph|layout|font)", "error::RuntimeWarning")
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("script", [s for s in FIGURES if s != "framework"])
+def test_fifteen_classes(script, language, fifteen, tmp_path, checked_only):
+    options = ["--result", fifteen, "--out", tmp_path, "--lang", language, "--format", "png"]
+    both = script in ("auroc_table", "complexity")  # 两个架构画在一图里
+    assert run(script, *options, *([] if both else ["--arch", "wide_resnet50_2"])) == 0
+    assert len(checked_only) == 1
+
+
+def test_each_architecture_has_its_own_figure(fifteen, tmp_path, checked_only):
+    assert run("model_parameters", "--result", fifteen, "--out", tmp_path, "--format", "png") == 0
+    assert sorted(p.stem for p in tmp_path.iterdir()) == ["model_parameters_r18", "model_parameters_wr50"]
+
+
+def test_condition_numbers(fifteen, tmp_path, checked):
+    options = ["--result", fifteen, "--out", tmp_path, "--dpi", 50, "--arch", "resnet18", "--condition"]
+    assert run("gaussian_parameters", *options, "--class", "screw", "--position", 3, 4) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"gaussian_parameters_screw_r18.{s}" for s in ("pdf", "png")]
+
+
+def test_ten_rows_fit_a_page(fifteen, tmp_path, checked):
+    options = ["--result", fifteen, "--out", tmp_path, "--dpi", 50, "--format", "png", "--class", "pill"]
+    assert run("localization", *options, "--index", *range(10)) == 0
+    assert checked[0].get_figheight() < 9.5
+
+
+def test_everything(small, tmp_path, capsys):
+    options = ["--result", small, "--out", tmp_path, "--lang", "en,zh", "--dpi", 50, "--format", "png"]
+    assert run("all", *options) == 0
+    drawn = {
+        stem.replace("flange", name) for stems in FIGURES.values() for stem in stems for name in ("flange", "linen")
+    }
+    wanted = {f"{stem}{suffix}.png" for stem in drawn for suffix in ("", "_zh")}
+    written = {p.name for p in tmp_path.iterdir()}
+    assert {n for n in written if n.endswith(".png")} == wanted
+    output = capsys.readouterr().out
+    assert all(f"wrote {tmp_path / name}\n" in output for name in written)
+    assert "skipped" not in output
+
+
+def test_everything_of_nothing(tmp_path, capsys):
+    assert run("all", "--result", tmp_path / "none", "--out", tmp_path / "out", "--format", "png") == 0
+    output = capsys.readouterr().out
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["framework.png"]
+    for script in set(FIGURES) - {"framework"}:
+        assert re.search(rf"^skipped {script}: no results .* python main.py ", output, re.M)
+
+
+def test_as_processes_from_another_folder(small, tmp_path):
+    def start(script):
+        (tmp_path / script).mkdir()
+        options = ["--help"] if script == "all" else ["--result", small, "--format", "pdf"]
+        command = [sys.executable, PLOT / f"{script}.py", *options]
+        return subprocess.Popen(
+            command, cwd=tmp_path / script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    for script, process in [(s, start(s)) for s in SCRIPTS]:
+        output, errors = process.communicate()
+        assert process.returncode == 0 and errors == ""
+        if script != "all":
+            name = FIGURES[script][0]
+            assert f"wrote {Path('imgs') / name}.pdf\n" in output
+            assert (tmp_path / script / "imgs" / f"{name}.pdf").exists()
+
+
+def test_no_model_and_no_data_set_is_imported():
+    code = (
+        f"import sys; sys.path.insert(0, {str(PLOT)!r}); import {', '.join(SCRIPTS)}; "
+        "print({'torch', 'sklearn', 'datasets', 'matplotlib.pyplot'} & set(sys.modules))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

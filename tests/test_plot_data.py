@@ -1,0 +1,252 @@
+"""What the figures show is what the results say."""
+
+import csv
+import importlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from synthetic import DIMENSIONS, GRID, write_results
+
+from padim.figures import panel_images
+from padim.metrics import normalise
+from padim.store import Store, read_features, read_json
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plot"))
+CLASSES = ("bottle", "tile")
+CENTRE = GRID // 2 * GRID + GRID // 2
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("plotted")
+    write_results(root, "resnet18", CLASSES)
+    return root
+
+
+@pytest.fixture(scope="module")
+def store(root) -> Store:
+    return Store(root, "resnet18")
+
+
+@pytest.fixture
+def figures(monkeypatch) -> list[Figure]:
+    """The figures that would be written."""
+    found = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (found.append(figure), path.touch()))
+    return found
+
+
+def run(script: str, *options: object) -> None:
+    assert importlib.import_module(script).main([str(o) for o in [*options, "--format", "png"]]) == 0
+
+
+def test_roc_curves(root, store, figures, tmp_path):
+    run("roc_curve", "--result", root, "--out", tmp_path)
+    rows, averages = (store.read_results()[key] for key in ("classes", "averages"))
+    for axes, level in zip(figures[0].axes, ("image", "pixel"), strict=True):
+        lines = {line.get_label().split()[0]: line for line in axes.lines if not line.get_label().startswith("_")}
+        assert list(lines) == ["tile", "bottle"]  # 先纹理，后物体
+        for name, line in lines.items():
+            np.testing.assert_array_equal(line.get_xydata(), store.read_arrays(name)[f"{level}_roc"])
+            assert line.get_label().split()[1] == f"{rows[name][f'{level}_rocauc']:.3f}"
+        assert f"{averages['all'][f'{level}_rocauc']:.3f}" in axes.get_title()
+
+
+def test_precision_recall(root, store, figures, tmp_path):
+    run("precision_recall", "--result", root, "--out", tmp_path)
+    axes = figures[0].axes[0]
+    for name in CLASSES:
+        arrays = store.read_arrays(name)
+        line = next(line for line in axes.lines if line.get_label().startswith(name))
+        np.testing.assert_array_equal(line.get_xydata(), arrays["pixel_pr"])
+        assert line.get_label().endswith(f"{store.read_results()['classes'][name]['threshold']:.3f}")
+        predicted = np.load(store.maps(name)) >= arrays["threshold_raw"]
+        truth = arrays["masks"] > 0
+        f1 = 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum())
+        assert float(re.search(r"F1 (\d\.\d+)", line.get_label())[1]) == pytest.approx(f1, abs=1.1e-3)
+
+
+def test_score_distribution(root, store, figures, tmp_path):
+    run("score_distribution", "--result", root, "--out", tmp_path)
+    for axes in figures[0].axes:
+        arrays = store.read_arrays(axes.get_title())
+        (threshold,) = (line.get_xdata()[0] for line in axes.lines)
+        raw = np.load(store.maps(axes.get_title())).max(axis=(1, 2))
+        assert threshold == pytest.approx(
+            normalise(arrays["image_threshold_raw"], arrays["score_min"], arrays["score_max"])
+        )
+        assert ((raw >= arrays["image_threshold_raw"]) == (arrays["image_scores"] >= threshold - 1e-6)).all()
+        tops = [patch.get_xy()[:, 1].max() for patch in axes.patches]
+        counts = [np.histogram(arrays["image_scores"][arrays["labels"] == k], 20, (0, 1))[0].max() for k in (0, 1)]
+        assert tops == [counts[0], counts[0], counts[1], counts[1]]
+
+
+def test_localization_shows_the_median_of_every_kind(root, store, figures, tmp_path):
+    run("localization", "--result", root, "--out", tmp_path, "--class", "bottle")
+    arrays, figure = store.read_arrays("bottle"), figures[0]
+    maps, images = np.load(store.maps("bottle")), np.load(store.images("bottle"))
+    kinds = np.array([file.split("/")[1] for file in arrays["files"]])
+    labels = [text.get_text() for text in figure.texts]
+    assert labels == ["good", "broken_large", "contamination", "manipulated_front"]
+    for row, kind in enumerate(labels):
+        members = np.flatnonzero(kinds == kind)
+        i = members[np.argsort(arrays["image_scores"][members])[(len(members) - 1) // 2]]
+        scores = normalise(maps[i], arrays["score_min"], arrays["score_max"])
+        wanted = panel_images(images[i], arrays["masks"][i], scores, arrays["threshold"])
+        for axes, panel in zip(figure.axes[5 * row : 5 * row + 5], wanted, strict=True):
+            np.testing.assert_array_equal(axes.images[0].get_array(), panel)
+
+
+def test_localization_of_chosen_images(root, store, figures, tmp_path):
+    run("localization", "--result", root, "--out", tmp_path, "--class", "tile", "--index", 5, 2)
+    images = np.load(store.images("tile"))
+    for row, i in enumerate((5, 2)):
+        np.testing.assert_array_equal(figures[0].axes[5 * row].images[0].get_array(), images[i])
+
+
+def test_without_masks(figures, tmp_path, capsys):
+    write_results(tmp_path / "result", "resnet18", ("bottle",), masks=False)
+    options = ["--result", tmp_path / "result", "--out", tmp_path]
+    for script in ("localization", "roc_curve", "score_distribution", "patch_gaussian", "auroc_table"):
+        run(script, *options)
+    words = {text.get_text() for axes in figures[0].axes for text in axes.texts}
+    assert words == {"not\navailable"}
+    assert importlib.import_module("precision_recall").main([str(o) for o in options]) == 2
+    assert capsys.readouterr().err.startswith("error: no class in")
+
+
+def test_gaussian_parameters(root, store, figures, tmp_path):
+    run("gaussian_parameters", "--result", root, "--out", tmp_path, "--class", "tile", "--condition")
+    mean, covariance = read_features(store.features("tile"), GRID * GRID, DIMENSIONS)
+    panels = {axes.get_title(): axes for axes in figures[0].axes}
+    here = covariance[CENTRE].astype(np.float64)
+
+    def shown(title):
+        return panels[title].images[0].get_array()
+
+    np.testing.assert_allclose(shown("Norm of the mean").ravel(), np.linalg.norm(mean, axis=1))
+    np.testing.assert_allclose(shown("Covariance"), here)
+    deviations = np.sqrt(np.diag(here))
+    np.testing.assert_allclose(shown("Correlation"), here / deviations / deviations[:, None], rtol=1e-6)
+    values = panels["Eigenvalues"].lines[0].get_ydata()
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(here)[::-1])
+    numbers = figures[0].axes[4].images[0].get_array()
+    np.testing.assert_allclose(10 ** numbers.ravel(), np.linalg.cond(covariance.astype(np.float64)), rtol=1e-4)
+
+
+def test_patch_gaussian(root, store, figures, tmp_path):
+    from scipy.spatial.distance import mahalanobis
+
+    run("patch_gaussian", "--result", root, "--out", tmp_path, "--class", "tile")
+    mean, covariance = read_features(store.features("tile"), GRID * GRID, DIMENSIONS)
+    mean, covariance = mean[CENTRE].astype(np.float64), covariance[CENTRE].astype(np.float64)
+    arrays, (left, right) = store.read_arrays("tile"), figures[0].axes
+    inverse = np.linalg.inv(covariance)
+    wanted = [mahalanobis(patch, mean, inverse) for patch in arrays["patches"]]
+    drawn = np.concatenate([points.get_offsets() for points in right.collections])
+    np.testing.assert_allclose(sorted(drawn[:, 1]), sorted(wanted), rtol=1e-6)
+    outer = max(left.patches, key=lambda ellipse: ellipse.width)
+    largest = np.sqrt(np.linalg.eigvalsh(covariance)[::-1][:2])
+    np.testing.assert_allclose([outer.width, outer.height], 6 * largest)
+    # 平面里的距离不超过全部维里的距离
+    plane = np.concatenate([points.get_offsets() for points in left.collections])
+    assert (
+        len(plane) == len(wanted) and (np.sort(np.linalg.norm(plane / largest, axis=1)) <= np.sort(wanted) + 1e-9).all()
+    )
+
+
+def test_model_parameters(root, store):
+    record = read_json(store.features("tile").with_suffix(".json"))
+    parameters = importlib.import_module("model_parameters").count(record)
+    edges = (0, 64, 192, 448)
+    wanted = [sum(a <= c < b for c in record["dimensions"]) for a, b in pairwise(edges)]
+    assert parameters.kept == wanted and sum(wanted) == DIMENSIONS
+    assert (parameters.mean_values, parameters.covariance_values) == (144 * 6, 144 * 36)
+    assert store.features("tile").stat().st_size == pytest.approx(4 * 144 * 42, abs=500)
+
+
+def test_auroc_table(root, store, tmp_path, figures):
+    run("auroc_table", "--result", root, "--out", tmp_path)
+    results = store.read_results()
+    with open(tmp_path / "auroc_table.csv", encoding="utf-8") as file:
+        lines = {line["class"]: line for line in csv.DictReader(file)}
+    assert list(lines) == ["tile", "bottle", "all_textures", "all_objects", "all"]
+    rows = results["classes"] | {k if k == "all" else f"all_{k}": row for k, row in results["averages"].items()}
+    for name, line in lines.items():
+        for level in ("image", "pixel"):
+            assert float(line[f"resnet18_{level}"]) == pytest.approx(rows[name][f"{level}_rocauc"], abs=1e-6)
+            published = (rows[name]["published"] or {}).get(level)
+            assert line[f"resnet18_{level}_published"] == ("" if published is None else f"{published:.3f}")
+    heights = [patch.get_height() for patch in figures[0].axes[0].patches]
+    assert heights == [rows[name]["image_rocauc"] for name in lines]
+    text = (tmp_path / "auroc_table.md").read_text(encoding="utf-8")
+    assert f"| tile | {rows['tile']['image_rocauc']:.3f} | 0.900 |" in text
+    assert len({line.count("|") for line in text.splitlines()}) == 1
+
+
+def test_several_seeds(tmp_path, figures, capsys):
+    roots = [tmp_path / f"seed{k}" for k in range(3)]
+    values = [write_results(r, "resnet18", CLASSES, k)["classes"]["tile"]["image_rocauc"] for k, r in enumerate(roots)]
+    run("auroc_table", "--result", *roots, "--out", tmp_path)
+    text = (tmp_path / "auroc_table.md").read_text(encoding="utf-8")
+    assert f"| tile | {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f} |" in text and "(n = 3)" in text
+    write_results(roots[2], "resnet18", ("tile",), 2)
+    module = importlib.import_module("auroc_table")
+    assert module.main(["--result", *map(str, roots), "--out", str(tmp_path)]) == 2
+    assert "different classes" in capsys.readouterr().err
+
+
+def test_the_latex_table_compiles(tmp_path, figures):
+    write_results(tmp_path / "result", "resnet18", ("metal_nut", "tile"))
+    run("auroc_table", "--result", tmp_path / "result", "--out", tmp_path)
+    text = (tmp_path / "auroc_table.tex").read_text(encoding="utf-8")
+    columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
+    body = [line for line in text.splitlines() if line.endswith(r"\\")]
+    assert all(line.count("&") == len(columns) - 1 for line in body[1:])
+    assert r"metal\_nut" in text and not re.search(r"(?<!\\)_", text.split("\n", 1)[1])
+    for rule in ("toprule", "bottomrule"):
+        assert text.count(rf"\{rule}") == 1
+    assert text.count("{") == text.count("}")
+    if shutil.which("pdflatex"):
+        document = rf"\documentclass{{article}}\usepackage{{booktabs}}\begin{{document}}{text}\end{{document}}"
+        (tmp_path / "document.tex").write_text(document, encoding="utf-8")
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "document.tex"]
+        assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+
+
+def benchmark(path: Path) -> Path:
+    part = {"stages": {"fit": 5.0, "score": 4.0, "total": 9.5}, "end_to_end": 12.0, "peak_memory_bytes": 1_200_000_000}
+    stages = {"network": 1.0, "train features": 10.0, "covariances": 20.0, "distances": 9.0, "maps": 3.0}
+    floor = {"forward": 3.0, "decode": 2.5, "fit and score": 4.0, "ratio": 1.3}
+    textbook = {"stages": stages, "end_to_end": 46.0, "peak_memory_bytes": None}
+    record = {"textbook": textbook, "padim": part, "floor": floor}
+    content = {"machine": "", "date": "", "architectures": {"resnet18": record | {"ratios": {}}}}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_complexity(given, root, figures, tmp_path):
+    run("complexity", "--result", root, "--out", tmp_path)
+    times, memories = figures[0].axes
+    assert [bar.get_width() for bar in times.patches] == [3, 0.5, 2, 1, 0.5]  # 最后是未计入各阶段的时间
+    assert [bar.get_width() for bar in memories.patches] == [1.5]
+    if given:
+        options = ["--result", root, "--benchmark", benchmark(tmp_path / "b.json")]
+    else:
+        shutil.copytree(root, tmp_path / "copy")
+        benchmark(tmp_path / "copy" / "benchmark.json")
+        options = ["--result", tmp_path / "copy"]
+    run("complexity", *options, "--out", tmp_path)
+    _, _, times, memories = figures[1].axes
+    assert [bar.get_width() for bar in times.patches] == [30, 12, 4, 5, 4, 3]
+    assert [line.get_xdata()[0] for line in times.lines if len(line.get_xdata())] == [5.5]
+    assert [bar.get_width() for bar in memories.patches] == [1.2]
