@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets.mvtec import MVTecDataset
+    from padim.figures import FigurePool
     from padim.model import PaDiM
     from padim.store import Store
 
@@ -105,8 +106,11 @@ class Stopwatch:
             self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - start, 3)
 
 
-def experiment(args: argparse.Namespace) -> None:
-    """The whole experiment, class by class; the user's mistakes are raised as the modules' own errors."""
+def experiment(args: argparse.Namespace, pool: "FigurePool") -> None:
+    """The whole experiment, class by class; the user's mistakes are raised as the modules' own errors.
+
+    Localization figures are drawn by ``pool`` while the next class is computed.
+    """
     from tqdm import tqdm
 
     from datasets.mvtec import PREPROCESSING, MVTecDataset, check_class, find_classes
@@ -114,7 +118,7 @@ def experiment(args: argparse.Namespace) -> None:
     from padim import memory
     from padim import results as report
     from padim.device import pick_device
-    from padim.figures import FigurePool, chosen_figures, roc_figure
+    from padim.figures import chosen_figures, roc_figure
     from padim.model import PaDiM
     from padim.store import CONFIGURATION, Store, stored_features
 
@@ -143,27 +147,26 @@ def experiment(args: argparse.Namespace) -> None:
         print(f"going on with the interrupted run; finished already: {', '.join(finished)}")
     store.write_results(results)
 
-    with FigurePool() as pool:
-        drawing = None  # 上一类的图，与本类的计算同时画
-        try:
-            for name in [name for name in classes if name not in finished]:
-                watch = Stopwatch()
-                train, test = (MVTecDataset(args.data_path, name, split) for split in (True, False))
-                memory.check(model, name, args.batch_size, len(train), len(test))
-                with watch.stage("total"):
-                    fit_or_load(model, train, name, store, args, watch)
-                    row = score_and_evaluate(model, test, name, store, args, watch)
-                row |= {"n_train": len(train), "n_test": len(test), "seconds": watch.seconds}
-                results["classes"][name] = report.compare(row, reference.of(name, args.arch))
-                results["averages"] = report.averages(results["classes"], reference, args.arch)
-                store.write_results(results)
-                print(report.line(name, row), flush=True)
-                last, drawing = drawing, (name, pool.draw(store, name, chosen_figures(len(test), args.figures)))
-                finish_figures(last, results, store)
-        except Exception:
-            finish_figures(drawing, results, store)  # 已算完的类不因下一类的错误而作废
-            raise
-        finish_figures(drawing, results, store)
+    drawing = None  # 上一类的图，与本类的计算同时画
+    try:
+        for name in [name for name in classes if name not in finished]:
+            watch = Stopwatch()
+            train, test = (MVTecDataset(args.data_path, name, split) for split in (True, False))
+            memory.check(model, name, args.batch_size, len(train), len(test))
+            with watch.stage("total"):
+                fit_or_load(model, train, name, store, args, watch)
+                row = score_and_evaluate(model, test, name, store, args, watch)
+            row |= {"n_train": len(train), "n_test": len(test), "seconds": watch.seconds}
+            results["classes"][name] = report.compare(row, reference.of(name, args.arch))
+            results["averages"] = report.averages(results["classes"], reference, args.arch)
+            store.write_results(results)
+            print(report.line(name, row), flush=True)
+            last, drawing = drawing, (name, pool.draw(store, name, chosen_figures(len(test), args.figures)))
+            finish_figures(last, results, store)
+    except Exception:
+        finish_figures(drawing, results, store)  # 已算完的类不因下一类的错误而作废
+        raise
+    finish_figures(drawing, results, store)
 
     roc_figure(report.curves(results, store), store.roc_curve)
     results["run"] |= {"seconds": round(time.perf_counter() - start, 1), "peak_memory_bytes": report.peak_memory()}
@@ -298,6 +301,23 @@ def describe_run(model: "PaDiM") -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     args = parse(argv)
+    # 等在栅栏前的 OpenMP 线程让出核，给解码线程用；须在装入 torch 之前
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from padim.figures import FigurePool
+
+    try:
+        with FigurePool() as pool:
+            if args.figures not in ("none", 0):
+                pool.warm_up()  # 绘图进程与主进程同时装入各自的库
+            return attempt(args, pool)
+    except KeyboardInterrupt:
+        sys.unraisablehook = lambda _: None  # 构造到一半的进度条，其析构的抱怨不值得一提
+        print("interrupted; the same command goes on from the last finished class", file=sys.stderr)
+        return 130
+
+
+def attempt(args: argparse.Namespace, pool: "FigurePool") -> int:
+    """The experiment, with the user's mistakes as one line on stderr; returns the exit status."""
     from datasets.images import DataError
     from padim.backbone import WeightsError
     from padim.device import DeviceError
@@ -308,7 +328,8 @@ def main(argv: list[str] | None = None) -> int:
     from padim.store import StoreError
 
     try:
-        experiment(args)
+        experiment(args, pool)
+        return 0
     except (DataError, WeightsError, StoreError, DeviceError, TooLargeError) as problem:
         message = str(problem)
     except DimensionError as problem:
@@ -318,12 +339,6 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as problem:
         where = f"{problem.filename!r}: " if problem.filename else ""
         message = f"{where}{problem.strerror or problem}; see --save_path and --data_path"
-    except KeyboardInterrupt:
-        sys.unraisablehook = lambda _: None  # 构造到一半的进度条，其析构的抱怨不值得一提
-        print("interrupted; the same command goes on from the last finished class", file=sys.stderr)
-        return 130
-    else:
-        return 0
     print(f"error: {message}", file=sys.stderr)
     return 2
 

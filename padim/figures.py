@@ -145,18 +145,29 @@ def chosen_figures(count: int, wanted: str | int) -> list[int]:
     return [i * count // number for i in range(number)]
 
 
+def _rehearse() -> None:
+    """Draw an empty figure of the usual size: all libraries are loaded, and the canvas is ready."""
+    _canvas(224, 224).draw(np.zeros((224, 224, 3), np.uint8), None, np.zeros((224, 224)), 0.5)
+
+
 class FigurePool:
     """Processes that draw localization figures while the experiment goes on; started when needed."""
 
     def __init__(self) -> None:
         # spawn：不复制主进程的内存，各平台行为一致；子进程只装入本文件所需
-        self._pool = ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"))
+        self._size = max(1, (os.cpu_count() or 1) - 1)  # 给主进程留一个核
+        self._pool = ProcessPoolExecutor(self._size, multiprocessing.get_context("spawn"))
 
     def __enter__(self) -> "FigurePool":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+    def warm_up(self) -> None:
+        """Start all processes now, so that they load their libraries while others load theirs."""
+        for _ in range(self._size):
+            self._pool.submit(_rehearse)
 
     def draw(self, store: Store, name: str, indices: list[int]) -> list[Future]:
         """Hand in these test pictures of a class, a few to a task."""

@@ -153,14 +153,14 @@ def thin(curve: np.ndarray) -> np.ndarray:
     """Leave out points of a curve (K, 2) that lie within `TOLERANCE` of the lines that remain.
 
     Never more than `MAX_POINTS` remain: where that many do not suffice (the first, noisy stretch of
-    a precision–recall curve), the tolerance grows until they do.
+    a precision–recall curve), the tolerance doubles until they do.
     """
     from skimage.measure import approximate_polygon  # 装入要半秒多，只有计算曲线时才用；绘图脚本用不到
 
     tolerance, thinned = TOLERANCE / 2, curve
     while len(thinned) > MAX_POINTS:
         thinned = approximate_polygon(curve, tolerance)
-        tolerance *= 1.4
+        tolerance *= 2
     return thinned
 
 

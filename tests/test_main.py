@@ -240,7 +240,7 @@ def test_an_interrupted_run_goes_on(data, tmp_path, done, capsys):
 def test_bad_options(sample, tmp_path, capsys, options, words):
     out = tmp_path / "out"
     try:
-        status = run(sample, out, *options)
+        status = run(sample, out, "--figures", "none", *options)
     except SystemExit as exit_:  # argparse 自己退出
         status = exit_.code
     assert status == 2
@@ -251,15 +251,15 @@ def test_bad_options(sample, tmp_path, capsys, options, words):
 def test_bad_data(data, tmp_path, capsys):
     out = tmp_path / "out"
     (data / "linen/ground_truth/hole/000_mask.png").unlink()
-    assert run(data, out) == 2
+    assert run(data, out, "--figures", "none") == 2
     assert "no mask for" in error(capsys)
     shutil.rmtree(data / "linen/test")
     for path in sorted((data / "linen/train/good").iterdir())[1:]:
         path.unlink()
-    assert run(data, out) == 2
+    assert run(data, out, "--figures", "none") == 2
     assert "at least two" in error(capsys)
     (tmp_path / "file").touch()
-    assert run(data, tmp_path / "file" / "out", "--classes", "flange") == 2
+    assert run(data, tmp_path / "file" / "out", "--classes", "flange", "--figures", "none") == 2
     assert "file" in error(capsys)
     assert not out.exists()
 
