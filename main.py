@@ -9,7 +9,6 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from datasets.mvtec import MVTecDataset
     from padim.figures import FigurePool
     from padim.model import PaDiM
+    from padim.results import Stopwatch
     from padim.store import Store
 
 
@@ -41,42 +41,23 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         return text if text in ("all", "none") else at_least(0)(text)
 
     figures.__name__ = "choice ('all', 'none' or a number)"
-    cores = os.cpu_count() or 1
+    workers = max(1, min(8, (os.cpu_count() or 1) - 1))
     parser = Parser(prog="main.py", description=__doc__)
     add = parser.add_argument
     add("--arch", choices=["resnet18", "wide_resnet50_2"], help="backbone (default wide_resnet50_2)")
-    add(
-        "--data_path",
-        type=Path,
-        help="root with one folder a class (default $MVTEC_PATH, else data/mvtec_anomaly_detection)",
-    )
+    add("--data_path", type=Path, help="one folder a class (default $MVTEC_PATH, else data/mvtec_anomaly_detection)")
     add("--save_path", type=Path, help="where results go (default mvtec_result)")
     add("--classes", nargs="+", metavar="NAME", help="default: the MVTec AD classes that are there, else all found")
     add("--weights", help="imagenet (default), random, or the path of a state dict")
     add("--seed", type=int, default=1024, help="of the random choice of channels (default 1024)")
     add("--rd", type=at_least(1), help="channels kept (default 100 for resnet18, 550 for wide_resnet50_2)")
     add("--batch_size", type=at_least(1), default=32, help="images a forward pass (default 32)")
-    add(
-        "--num_workers",
-        type=at_least(0),
-        default=max(1, min(8, cores - 1)),
-        help="decoding threads (default %(default)s)",
-    )
+    add("--num_workers", type=at_least(0), default=workers, help="decoding threads (default %(default)s)")
     add("--device", default="auto", help="auto (default: CUDA if there is one), cpu, cuda or cuda:N")
-    add(
-        "--precision",
-        choices=["float32", "tf32", "bf16"],
-        default="float32",
-        help="of the network: float32 (default), tf32 (GPU), bf16",
-    )
+    precisions = ["float32", "tf32", "bf16"]
+    add("--precision", choices=precisions, default="float32", help="float32 (default), tf32 (GPU), bf16")
+    add("--figures", type=figures, default="all", metavar="N", help="a class: all (default), none, a number")
     add("--no_features", action="store_true", help="neither read nor write the pickled training features")
-    add(
-        "--figures",
-        type=figures,
-        default="all",
-        metavar="N",
-        help="localization figures a class: all (default), none, a number",
-    )
     add("--refit", action="store_true", help="replace what is stored, whatever made it")
     add("--demo", action="store_true", help="run on procedural sample data with random weights; needs no network")
     args = parser.parse_args(argv)
@@ -89,21 +70,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     default_data = "data/sample" if demo else os.environ.get("MVTEC_PATH") or "data/mvtec_anomaly_detection"
     args.data_path = args.data_path or Path(default_data)
     return args
-
-
-class Stopwatch:
-    """Seconds a stage; a stage entered again goes on."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - start, 3)
 
 
 def experiment(args: argparse.Namespace, pool: "FigurePool") -> None:
@@ -129,11 +95,12 @@ def experiment(args: argparse.Namespace, pool: "FigurePool") -> None:
     # 先查后做：能预先发现的错误都在第一次拟合之前报出，此前不写任何结果
     device = pick_device(args.device)
     classes = find_classes(args.data_path, args.classes)
-    for name in tqdm(classes, desc="checking the data", unit="class"):
-        check_class(args.data_path, name)
+    sizes = {name: check_class(args.data_path, name) for name in tqdm(classes, desc="checking", unit="class")}
     store = Store(args.save_path, args.arch)
     store.check_writable()
     model = PaDiM(args.arch, args.weights, args.rd, args.seed, device, precision=args.precision)
+    for name in classes:
+        memory.check(model, name, args.batch_size, *sizes[name])
     made_from = model.provenance() | {"preprocessing": PREPROCESSING}
     for name in [] if args.refit or args.no_features else classes:
         stored_features(store.features(name), made_from)
@@ -150,9 +117,8 @@ def experiment(args: argparse.Namespace, pool: "FigurePool") -> None:
     drawing = None  # 上一类的图，与本类的计算同时画
     try:
         for name in [name for name in classes if name not in finished]:
-            watch = Stopwatch()
+            watch = report.Stopwatch()
             train, test = (MVTecDataset(args.data_path, name, split) for split in (True, False))
-            memory.check(model, name, args.batch_size, len(train), len(test))
             with watch.stage("total"):
                 fit_or_load(model, train, name, store, args, watch)
                 row = score_and_evaluate(model, test, name, store, args, watch)
@@ -181,7 +147,7 @@ def experiment(args: argparse.Namespace, pool: "FigurePool") -> None:
 
 
 def fit_or_load(
-    model: "PaDiM", train: "MVTecDataset", name: str, store: "Store", args: argparse.Namespace, watch: Stopwatch
+    model: "PaDiM", train: "MVTecDataset", name: str, store: "Store", args: argparse.Namespace, watch: "Stopwatch"
 ) -> None:
     """Leave the class's Gaussians in the model: the stored ones if they are this run's, else fitted."""
     from datasets.mvtec import PREPROCESSING
@@ -212,7 +178,7 @@ def fit_or_load(
 
 
 def score_and_evaluate(
-    model: "PaDiM", test: "MVTecDataset", name: str, store: "Store", args: argparse.Namespace, watch: Stopwatch
+    model: "PaDiM", test: "MVTecDataset", name: str, store: "Store", args: argparse.Namespace, watch: "Stopwatch"
 ) -> dict[str, Any]:
     """Score a class's test set, write its maps, pictures and arrays, and return its results."""
     import numpy as np

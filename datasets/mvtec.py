@@ -184,8 +184,8 @@ def _find_masks(files: list[Path], folder: Path) -> list[Path]:
     return masks
 
 
-def check_class(root: Path, name: str) -> None:
-    """Everything about one class that can be known without decoding a picture.
+def check_class(root: Path, name: str) -> tuple[int, int]:
+    """Check what can be known of a class without decoding a picture; its training and test pictures are counted.
 
     Raises
     ------
@@ -210,6 +210,7 @@ def check_class(root: Path, name: str) -> None:
     with ThreadPoolExecutor() as pool:
         for _ in pool.map(check, files, masks):
             pass
+    return len(train), len(test)
 
 
 def to_pictures(images: torch.Tensor) -> np.ndarray:

@@ -4,6 +4,9 @@ Imports no torch and no data set; what is published, and which classes are textu
 """
 
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +14,21 @@ from padim.store import Store, StoreError, difference
 
 LEVELS = ("image", "pixel")
 Row = dict[str, Any]
+
+
+class Stopwatch:
+    """Seconds a stage; a stage entered again goes on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - start, 3)
 
 
 @dataclass(frozen=True)
