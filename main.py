@@ -129,8 +129,9 @@ def experiment(args: argparse.Namespace, pool: "FigurePool") -> None:
             print(report.line(name, row), flush=True)
             last, drawing = drawing, (name, pool.draw(store, name, chosen_figures(len(test), args.figures)))
             finish_figures(last, results, store)
-    except Exception:
-        finish_figures(drawing, results, store)  # 已算完的类不因下一类的错误而作废
+    except Exception:  # 已算完的类、已拟合的特征，不因后来的错误而作废
+        model.finish_saving()
+        finish_figures(drawing, results, store)
         raise
     finish_figures(drawing, results, store)
 

@@ -30,11 +30,11 @@ def test_the_terms(model):
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read as on Linux")
 def test_the_estimate_is_what_a_fit_takes():
     code = (
-        "import resource, torch; from padim.model import PaDiM; from padim.memory import estimate\n"
-        "model = PaDiM('resnet18', 'random', dimensions=200)\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
-        "before = peak(); model.fit(torch.randn(32, 3, 224, 224) for _ in range(4))\n"
-        "print(peak() - before, estimate(model, 32, 128, 0).device)"
+        "import torch; from padim.memory import estimate; from padim.model import PaDiM\n"
+        "from padim.results import peak_memory\n"
+        "model = PaDiM('resnet18', 'random', dimensions=200); before = peak_memory()\n"
+        "model.fit(torch.randn(32, 3, 224, 224) for _ in range(4))\n"
+        "print(peak_memory() - before, estimate(model, 32, 128, 0).device)"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     taken, estimated = map(int, run.stdout.split())
