@@ -130,8 +130,10 @@ def experiment(args: argparse.Namespace, pool: "FigurePool") -> None:
             last, drawing = drawing, (name, pool.draw(store, name, chosen_figures(len(test), args.figures)))
             finish_figures(last, results, store)
     except Exception:  # 已算完的类、已拟合的特征，不因后来的错误而作废
-        model.finish_saving()
-        finish_figures(drawing, results, store)
+        try:
+            model.finish_saving()
+        finally:
+            finish_figures(drawing, results, store)
         raise
     finish_figures(drawing, results, store)
 
@@ -267,6 +269,9 @@ def describe_run(model: "PaDiM") -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):  # 控制台的编码写不出的字，不值得中断实验
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     args = parse(argv)
     # 等在栅栏前的 OpenMP 线程让出核，给解码线程用；须在装入 torch 之前
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -285,6 +290,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def attempt(args: argparse.Namespace, pool: "FigurePool") -> int:
     """The experiment, with the user's mistakes as one line on stderr; returns the exit status."""
+    from torch import OutOfMemoryError
+
     from datasets.images import DataError
     from padim.backbone import WeightsError
     from padim.device import DeviceError
@@ -303,6 +310,8 @@ def attempt(args: argparse.Namespace, pool: "FigurePool") -> int:
         message = f"{problem}; give a smaller --rd"
     except (NotPositiveDefiniteError, NotFiniteError) as problem:
         message = f"{problem}: the features are not finite or far out of scale; try other --weights"
+    except (MemoryError, OutOfMemoryError):
+        message = "out of memory; a smaller --batch_size or --rd needs less"
     except OSError as problem:
         where = f"{problem.filename!r}: " if problem.filename else ""
         message = f"{where}{problem.strerror or problem}; see --save_path and --data_path"

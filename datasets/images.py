@@ -1,6 +1,8 @@
 """Reading picture files as a person sees them, and masks as what is not zero."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,12 +24,17 @@ def _problem(path: Path, problem: Exception) -> DataError:
     return DataError(f"cannot read picture {str(path)!r} ({reason}); replace it or remove it")
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey as a viewer shows it: the high byte (Pillow's own conversion would clip at 255)."""
+def _to_8_bit(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Deep grey as a viewer shows it: the high byte (Pillow's own conversion would clip at 255).
+
+    ``tags`` are a TIFF's: 258 is the number of bits, 262 is 0 where zero means white.
+    """
+    bits = tags.get(258, (16,))[0]
     values = np.asarray(image)
-    if values.dtype.kind == "f" or values.min() < 0 or values.max() > 0xFFFF:
+    if values.dtype.kind == "f" or bits > 16 or values.min() < 0 or values.max() >= 1 << bits:
         raise ValueError(f"pixel type {image.mode}: convert it to 8 or 16 bits a channel")
-    return Image.fromarray((values >> 8).astype(np.uint8))
+    grey = (values >> (bits - 8)).astype(np.uint8)
+    return Image.fromarray(255 - grey if tags.get(262) == 0 else grey)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -43,10 +50,11 @@ def read_image(path: Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
+            tags = dict(getattr(image, "tag_v2", {}))
             image.load()  # TIFF 在解码时已按方向标签转好，标签随之消失，故先解码再查方向
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I") or image.mode == "F":
-                image = _to_8_bit(image)
+                image = _to_8_bit(image, tags)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -91,7 +99,10 @@ def read_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             # PNG 的 getexif 会触发解码；TIFF 的 size 已按方向转好
-            stored = image.info.get("exif") if image.format == "PNG" else image.format == "JPEG"
+            if image.format == "PNG":
+                stored = not {"exif", "xmp", "XML:com.adobe.xmp"}.isdisjoint(image.info)
+            else:
+                stored = image.format != "TIFF"
             turned = stored and image.getexif().get(0x0112, 1) >= 5
             return image.size[::-1] if turned else image.size
     except Exception as problem:

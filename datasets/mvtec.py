@@ -58,7 +58,7 @@ def find_classes(root: Path, names: Sequence[str] | None = None) -> list[str]:
     """
     if not root.is_dir():
         raise DataError(f"no data folder {str(root)!r}; give the folder that holds the classes with --data_path")
-    found = sorted(p.parent.parent.name for p in root.glob("*/train/good") if p.is_dir())
+    found = sorted(p.parent.parent.name for p in root.glob("[!.]*/train/good") if p.is_dir())
     for name in names or ():
         if name not in found:
             known = ", ".join(found) or "none"
@@ -114,7 +114,7 @@ class MVTecDataset(Dataset):
         truth = self.folder / "ground_truth"
         self.has_masks = truth.is_dir()
         split = self.folder / ("train" if train else "test")
-        types = ["good"] if train else sorted(p.name for p in split.glob("*") if p.is_dir())
+        types = ["good"] if train else sorted(p.name for p in split.glob("[!.]*") if p.is_dir())
         self.files, labels, self.masks = [], [], []
         for kind in types:
             files = _pictures(split / kind)

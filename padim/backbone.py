@@ -8,7 +8,6 @@ Defard et al., arXiv 2011.08785, section III.A and IV.C (backbones).
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
@@ -87,13 +86,13 @@ def _download(arch: str) -> dict[str, Tensor]:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[1]
     try:
         return entry.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
-    except (URLError, TimeoutError, ConnectionError) as problem:
-        raise WeightsError(
-            f"cannot download the ImageNet weights ({problem}); fetch {entry.url} elsewhere, then give the file "
-            f"with --weights PATH or put it at {str(cached)!r}"
-        ) from problem
-    except Exception as problem:  # 缓存里的坏文件，反序列化时抛什么都有可能
+    except Exception as problem:  # 断网、断流、写不进缓存、缓存里的坏文件：抛什么都有可能
         reason = " ".join(str(problem).split())[:120]
+        if not cached.exists():
+            raise WeightsError(
+                f"cannot download the ImageNet weights ({reason}); fetch {entry.url} elsewhere, then give the file "
+                f"with --weights PATH or put it at {str(cached)!r}"
+            ) from problem
         raise WeightsError(f"cannot use {str(cached)!r} ({reason}); delete it and run again") from problem
 
 

@@ -21,7 +21,10 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError(f"a {device.type} device")
+        return device
     except Exception as problem:  # 没有 CUDA、序号越界、名字不认识：各抛各的
         raise DeviceError(f"--device {name} cannot be used here; --device cpu can") from problem
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -155,8 +156,10 @@ class FigurePool:
 
     def __init__(self) -> None:
         # spawn：不复制主进程的内存，各平台行为一致；子进程只装入本文件所需
-        self._size = max(1, (os.cpu_count() or 1) - 1)  # 给主进程留一个核
-        self._pool = ProcessPoolExecutor(self._size, multiprocessing.get_context("spawn"))
+        self._size = max(1, min(8, (os.cpu_count() or 1) - 1))  # 给主进程留一个核
+        # 终端的 Ctrl-C 送给整个进程组；子进程由主进程来收
+        spawn, ignored = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+        self._pool = ProcessPoolExecutor(self._size, spawn, initializer=signal.signal, initargs=ignored)
 
     def __enter__(self) -> "FigurePool":
         return self

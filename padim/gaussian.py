@@ -97,7 +97,7 @@ class GaussianStream:
                         deviations[..., rows].mT, deviations[..., columns], beta=int(n > 0)
                     )
             except torch.OutOfMemoryError as problem:  # 加了一半，不可重来
-                raise RuntimeError("out of GPU memory within an update") from problem
+                raise MemoryError("out of GPU memory within an update") from problem
             self.mean[here] += shift * (m / (n + m))
 
         _by_chunks(merge, positions, block.device)

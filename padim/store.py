@@ -11,6 +11,8 @@ import os
 import pickle
 import re
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -88,9 +90,10 @@ def write_features(path: Path, mean: np.ndarray, covariance: np.ndarray, provena
         What the features were made from.
     """
     record = path.with_suffix(".json")
-    record.unlink(missing_ok=True)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        pickle.dump([np.ascontiguousarray(mean.T), covariance.T], file, protocol=5)
+    with replacing(path) as temporary:
+        with open(temporary, "wb") as file:
+            pickle.dump([np.ascontiguousarray(mean.T), covariance.T], file, protocol=5)
+        record.unlink(missing_ok=True)  # 新 pickle 写完才作废旧记录：写到一半失败，旧的一对仍在
     write_json(record, provenance | {"pickle_bytes": path.stat().st_size})
 
 
@@ -252,12 +255,20 @@ class Store:
             np.savez_compressed(file, **{k: np.empty(0) if v is None else v for k, v in arrays.items()})
 
     def read_arrays(self, name: str) -> dict[str, Any] | None:
-        """The small arrays as written, or None where the class has none."""
+        """The small arrays as written, or None where the class has none.
+
+        Raises
+        ------
+        StoreError
+            If the file is damaged.
+        """
         try:
             with np.load(self.arrays(name), allow_pickle=False) as file:
                 loaded = {key: file[key] for key in file.files}
         except FileNotFoundError:
             return None
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as problem:
+            raise StoreError(f"{str(self.arrays(name))!r} is damaged; delete it and score the class again") from problem
         return {k: None if v.shape == (0,) else v[()] for k, v in loaded.items()}
 
     def read_results(self) -> dict | None:
@@ -271,7 +282,9 @@ class Store:
         results = read_json(self.results)
         if results is None and not self.results.exists():
             return None
-        if results is None or not {"classes", "averages", "run", "complete"} <= results.keys():
+        run = results.get("run") if results else None
+        whole = isinstance(run, dict) and {"options", "configuration", "finished"} <= run.keys()
+        if not whole or not {"classes", "averages", "complete"} <= results.keys():
             raise StoreError(f"{str(self.results)!r} is no results file of this program; move it away")
         return results
 

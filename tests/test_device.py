@@ -19,7 +19,7 @@ def maps(model: PaDiM) -> torch.Tensor:
 def test_devices():
     assert pick_device("cpu").type == "cpu" and "threads" in describe_device(pick_device("cpu"))
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    for name in ("cuda:99", "nonsense"):
+    for name in ("cuda:99", "nonsense", "meta"):
         with pytest.raises(DeviceError, match=f"--device {name}"):
             pick_device(name)
     with pytest.raises(DeviceError, match="--precision tf32"):

@@ -105,6 +105,24 @@ def test_broken_files_are_named(tmp_path):
         read_image(tmp_path / "float.tif")
 
 
+def test_deep_tiffs_look_as_they_should(tmp_path):
+    path = tmp_path / "x.tif"
+    values = np.full((8, 8), 60000, np.uint16)
+    save(values, path, tiffinfo={262: 0})
+    assert np.asarray(read_image(path)).max() == 255 - 60000 // 256
+    save(np.full((8, 8), 200, np.int32), path)
+    with pytest.raises(DataError, match="convert it to 8 or 16 bits"):
+        read_image(path)
+
+
+def test_a_jpeg_with_two_pictures_is_rotated_too(tmp_path):
+    picture, exif = Image.fromarray(RGB), Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=[picture], exif=exif)
+    assert Image.open(tmp_path / "x.jpg").format == "MPO"
+    assert read_size(tmp_path / "x.jpg") == read_image(tmp_path / "x.jpg").size == (40, 60)
+
+
 def test_which_files_count(tmp_path):
     assert is_picture(tmp_path / "a.JPeG")
     assert not any(is_picture(tmp_path / n) for n in ("a.txt", "a", "._a.png", "Thumbs.db", "a.png.part"))

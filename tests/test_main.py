@@ -301,13 +301,12 @@ def test_help_and_bad_options_do_not_wait_for_torch():
 def test_ctrl_c(tmp_path):
     write_sample(tmp_path / "data", 60, 30, 64)
     command = [sys.executable, str(ROOT / "main.py"), *FAST, "--batch_size", "1", "--data_path", "data"]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, encoding="utf-8", bufsize=1
-    )
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True, "encoding": "utf-8", "bufsize": 1}
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes)
     seen = ""
     while "feature extraction | test" not in seen:
         seen += process.stderr.read(20)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # 像终端那样：整个进程组都收到
     rest = process.communicate(timeout=20)[1]
     assert process.returncode == 130
     assert "interrupted" in rest and "Traceback" not in rest, rest

@@ -38,6 +38,8 @@ def own(tmp_path):
     picture(folder / "ground_truth/dent/two.bmp", value=255)
     (folder / "test/dent/notes.txt").write_text("not a picture")
     (folder / "test/readme.md").write_text("not a folder")
+    picture(folder / "test/.ipynb_checkpoints/one.png")
+    picture(tmp_path / ".trash/train/good/a.png")
     return tmp_path
 
 

@@ -102,6 +102,30 @@ def test_a_pickle_cannot_execute(features, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_failed_refit_leaves_the_old_pair(features, monkeypatch):
+    path, mean, covariance = features
+    before = path.read_bytes(), path.with_suffix(".json").read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pickle, "dump", full)
+    with pytest.raises(OSError, match="No space"):
+        write_features(path, mean, covariance, WANTED | {"training_files": "new"})
+    assert (path.read_bytes(), path.with_suffix(".json").read_bytes()) == before
+    assert len(list(path.parent.iterdir())) == 2
+
+
+def test_damaged_arrays_are_named(tmp_path):
+    store = Store(tmp_path, "resnet18")
+    store.write_arrays("x", {"a": 1})
+    content = store.arrays("x").read_bytes()
+    for broken in (content[:-30], b"", b"hello"):
+        store.arrays("x").write_bytes(broken)
+        with pytest.raises(StoreError, match=r"x\.npz"):
+            store.read_arrays("x")
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "sub" / "x.json"
     with replacing(path) as temporary:
@@ -151,7 +175,8 @@ def test_writable_check_leaves_nothing(tmp_path):
 def test_foreign_results(tmp_path):
     store = Store(tmp_path, "resnet18")
     assert store.read_results() is None
-    for content in ("[]", "{}", "oops"):
+    shell = '{"classes": {}, "averages": {}, "run": {}, "complete": false}'
+    for content in ("[]", "{}", "oops", shell):
         store.results.write_text(content)
         with pytest.raises(StoreError, match="no results file"):
             store.read_results()
