@@ -2,6 +2,7 @@
 
 # torch 等在函数里装入：--help 与参数错误立刻回答，绘图子进程重新导入本文件时也不必装入它
 
+import _thread
 import argparse
 import os
 import platform
@@ -277,15 +278,25 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from padim.figures import FigurePool
 
+    def again(unraisable: Any) -> None:
+        # 落在析构函数里的 Ctrl-C 会被解释器吞掉：再发一次
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            _thread.interrupt_main()
+        else:
+            before(unraisable)
+
+    before, sys.unraisablehook = sys.unraisablehook, again
     try:
         with FigurePool() as pool:
             if args.figures not in ("none", 0):
                 pool.warm_up()  # 绘图进程与主进程同时装入各自的库
-            return attempt(args, pool)
+            status = attempt(args, pool)
     except KeyboardInterrupt:
         sys.unraisablehook = lambda _: None  # 构造到一半的进度条，其析构的抱怨不值得一提
         print("interrupted; the same command goes on from the last finished class", file=sys.stderr)
         return 130
+    sys.unraisablehook = before
+    return status
 
 
 def attempt(args: argparse.Namespace, pool: "FigurePool") -> int:

@@ -48,6 +48,7 @@ def write_results(root: Path, arch: str, classes: tuple[str, ...] = FIFTEEN, see
             "configuration": {"weights_sha256": "0", "dimensions": list(range(DIMENSIONS)), "seed": seed},
             "peak_memory_bytes": 1_500_000_000,
             "finished": list(rows),
+            "options": {},
         },
         "complete": True,
     }

@@ -306,8 +306,9 @@ def test_ctrl_c(tmp_path):
     seen = ""
     while "feature extraction | test" not in seen:
         seen += process.stderr.read(20)
+    time.sleep(0.3)
     os.killpg(process.pid, signal.SIGINT)  # 像终端那样：整个进程组都收到
     rest = process.communicate(timeout=20)[1]
-    assert process.returncode == 130
+    assert process.returncode == 130, rest
     assert "interrupted" in rest and "Traceback" not in rest, rest
     assert not list(tmp_path.rglob("*.tmp"))
