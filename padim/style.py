@@ -70,12 +70,13 @@ def class_line(index: int) -> dict[str, str]:
 
 def arch_label(arch: str) -> str:
     """The backbone's name as it is printed."""
-    return {"resnet18": "ResNet18", "wide_resnet50_2": "WideResNet50"}.get(arch, arch)
+    labels = {"resnet18": "ResNet18", "wide_resnet50_2": "WideResNet50", "efficientnet_b5": "EfficientNet-B5"}
+    return labels.get(arch, arch)
 
 
 def arch_short(arch: str) -> str:
     """The backbone's name in file names."""
-    return {"resnet18": "r18", "wide_resnet50_2": "wr50"}.get(arch, arch)
+    return {"resnet18": "r18", "wide_resnet50_2": "wr50", "efficientnet_b5": "enb5"}.get(arch, arch)
 
 
 @lru_cache(maxsize=1)

@@ -93,7 +93,7 @@ def test_evaluate_maps_without_masks_or_with_one_label():
     assert row["pixel_rocauc"] is row["threshold"] is arrays["pixel_roc"] is None
     assert row["image_rocauc"] is not None
     _, row = evaluate_maps(maps, np.zeros(4), np.zeros((4, 8, 8)))
-    assert row == {"image_rocauc": None, "pixel_rocauc": None, "threshold": None}
+    assert row == {"image_rocauc": None, "pixel_rocauc": None, "pixel_aupro": None, "threshold": None}
 
 
 def test_constant_and_infinite_maps():
