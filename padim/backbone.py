@@ -5,29 +5,48 @@ References
 Defard et al., arXiv 2011.08785, section III.A and IV.C (backbones).
 """
 
+import difflib
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torchvision
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import WeightsEnum, get_model, get_model_weights
-from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+from padim.graph import Watched, fold_batch_norm, open_sequences, receptive_fields
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a backbone needs: the layers that are read, and how many random dimensions are kept."""
+    """What a backbone needs.
+
+    Attributes
+    ----------
+    layers : tuple of str
+        The modules whose outputs are read, by torchvision's names.
+    dimensions : int or None
+        How many random channels are kept; None keeps all, in their natural order.
+    """
 
     layers: tuple[str, ...]
-    dimensions: int
+    dimensions: int | None
 
 
+# 在此登记一行，一个骨干网络就有了默认值；未登记的 torchvision 网络用 --layers 指明各层
 ARCHITECTURES = {
     "resnet18": Architecture(("layer1", "layer2", "layer3"), 100),
     "wide_resnet50_2": Architecture(("layer1", "layer2", "layer3"), 550),
+    "efficientnet_b5": Architecture(("features.2", "features.4", "features.5"), None),  # 第 2、4、5 阶段之末
 }
+
+
+class ArchitectureError(ValueError):
+    """A network or a layer that is not there, or gives no feature maps; the message is one line with the remedy."""
 
 
 class WeightsError(ValueError):
@@ -46,9 +65,54 @@ class Layer:
     receptive_field: int
 
 
+def find_architecture(arch: str, layers: Sequence[str] | None = None) -> Architecture:
+    """The entry of `ARCHITECTURES`, or one made for other layers: then all their channels are kept.
+
+    Parameters
+    ----------
+    arch : str
+        Any of torchvision's classification networks.
+    layers : sequence of str, optional
+        Needed where ``arch`` has no entry.
+
+    Raises
+    ------
+    ArchitectureError
+        If there is no such network, or no ``layers`` where they are needed.
+    """
+    known = list_models(module=torchvision.models)
+    if arch not in known:
+        close = difflib.get_close_matches(arch.lower(), known, 4, 0.5) or list(ARCHITECTURES)
+        raise ArchitectureError(f"torchvision has no network {arch!r}; --arch takes {', '.join(close)} and others")
+    entry = ARCHITECTURES.get(arch)
+    if entry and (not layers or set(layers) == set(entry.layers)):
+        return entry
+    if not layers:
+        names = ", ".join(_layer_names(get_model(arch, weights=None))[:8])
+        raise ArchitectureError(f"which layers of {arch} to read is not known; give some with --layers ({names}, …)")
+    return Architecture(tuple(dict.fromkeys(layers)), None)
+
+
+def _layer_names(network: nn.Module) -> list[str]:
+    """Modules in the order of the calculation, the outer ones first."""
+    parts = [name.split(".") for name in get_graph_node_names(network, suppress_diff_warning=True)[1]]
+    modules = {name for name, _ in network.named_modules()}
+    names = dict.fromkeys(".".join(part[:depth]) for depth in (1, 2, 3, 4) for part in parts if len(part) >= depth)
+    return [name for name in names if name in modules]
+
+
 def imagenet_weights(arch: str) -> WeightsEnum:
-    """Torchvision's IMAGENET1K_V1 entry, the weights of the published figures (never ``DEFAULT``)."""
-    return get_model_weights(arch).IMAGENET1K_V1
+    """Torchvision's IMAGENET1K_V1 entry, the weights of the published figures (never ``DEFAULT``).
+
+    Raises
+    ------
+    WeightsError
+        If torchvision has no such weights for this network.
+    """
+    weights = get_model_weights(arch)
+    if "IMAGENET1K_V1" not in weights.__members__:
+        raise WeightsError(f"torchvision has no IMAGENET1K_V1 weights for {arch}; give a file with --weights PATH")
+    return weights.IMAGENET1K_V1
 
 
 def load_network(arch: str, weights: str) -> tuple[nn.Module, bool]:
@@ -57,7 +121,7 @@ def load_network(arch: str, weights: str) -> tuple[nn.Module, bool]:
     Parameters
     ----------
     arch : str
-        A key of `ARCHITECTURES`.
+        Any of torchvision's classification networks.
     weights : str
         ``imagenet`` (downloaded once), ``random`` (seed 0), or the path of a state dict.
 
@@ -78,6 +142,8 @@ def load_network(arch: str, weights: str) -> tuple[nn.Module, bool]:
         state, is_imagenet = _read(Path(weights), arch)
     _check_fit(state, network.state_dict(), arch, weights)
     network.load_state_dict(state)
+    if is_imagenet and hasattr(network, "transform_input"):
+        network.transform_input = True  # Inception 的官方权重要求另一种归一化，网络自己换算
     return network, is_imagenet
 
 
@@ -111,7 +177,8 @@ def _read(path: Path, arch: str) -> tuple[dict[str, Tensor], bool]:
     # torchvision 的文件名里带着内容哈希的前八位：借此认出官方权重
     with open(path, "rb") as file:
         digest = hashlib.sha256(file.read()).hexdigest()
-    return state, digest.startswith(imagenet_weights(arch).url.rsplit("-", 1)[1].removesuffix(".pth"))
+    official = get_model_weights(arch).__members__.get("IMAGENET1K_V1")
+    return state, bool(official) and digest.startswith(official.url.rsplit("-", 1)[1].removesuffix(".pth"))
 
 
 def _check_fit(state: dict[str, Tensor], wanted: dict[str, Tensor], arch: str, source: str) -> None:
@@ -142,7 +209,17 @@ class Backbone(nn.Module):
     network : nn.Module
         A torchvision classification network.
     layers : sequence of str
-        The modules whose outputs are the features, shallowest first.
+        The modules whose outputs are the features.
+
+    Attributes
+    ----------
+    layers : tuple of str
+        In the order of the calculation, shallowest first.
+
+    Raises
+    ------
+    ArchitectureError
+        If there is no such layer.
 
     Notes
     -----
@@ -150,12 +227,25 @@ class Backbone(nn.Module):
     which the convolutions are faster and a position's channels lie side by side.
     """
 
-    def __init__(self, network: nn.Module, layers: tuple[str, ...]):
+    def __init__(self, network: nn.Module, layers: Sequence[str]):
         super().__init__()
-        self.layers = tuple(layers)
-        # 只留下到最后一层为止的计算图：之后的部分不存在，也就不会被计算
-        self.graph = create_feature_extractor(network.eval(), {name: name for name in layers})
-        _fold_batch_norm(self.graph)
+        names = {name: name for name in layers}
+        try:
+            # 只留下到最后一层为止的计算图：之后的部分不存在，也就不会被计算
+            self.graph = create_feature_extractor(network.eval(), names, suppress_diff_warning=True)
+        except ValueError as problem:
+            there = _layer_names(network)
+            absent = next((n for n in layers if n not in there), None)
+            if absent is None:
+                raise
+            close = difflib.get_close_matches(absent, there, 4, 0.5) or there[:8]
+            message = f"the network has no layer {absent!r}; --layers takes {', '.join(close)}, …"
+            raise ArchitectureError(message) from problem
+        nodes = list(self.graph.graph.nodes)
+        returned = nodes[-1].args[0]  # 最后一个节点是输出：层名 → 节点
+        self.layers = tuple(sorted(layers, key=lambda name: nodes.index(returned[name])))
+        open_sequences(self.graph)
+        fold_batch_norm(self.graph)
         self.graph.requires_grad_(False).to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -164,46 +254,43 @@ class Backbone(nn.Module):
         return [features[name] for name in self.layers]
 
     def describe(self, height: int, width: int) -> list[Layer]:
-        """Every layer's output for images of this size."""
+        """Every layer's output for images of this size.
+
+        Raises
+        ------
+        ArchitectureError
+            If a layer's output is no feature map, or the network does not take images of this size.
+        """
         device = next(self.parameters()).device
+        try:
+            with torch.inference_mode():
+                features = self(torch.zeros(1, 3, height, width, device=device))
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AssertionError) as problem:
+            reason = " ".join(str(problem).split())[:120]
+            raise ArchitectureError(
+                f"the network takes no images of {height}x{width} ({reason}); "
+                "give a larger --resize and --crop, or another --arch"
+            ) from problem
+        fields = receptive_fields(self.graph)
+        layers = []
+        for name, feature in zip(self.layers, features, strict=True):
+            shape, (field, stride) = tuple(feature.shape[1:]), fields[name]
+            # 没有行列的（ViT）、通道排在最后的（Swin）都不是 (C, H, W)：行列之比须与图像相同，各差不过一格
+            if len(shape) != 3 or abs(shape[2] * height - shape[1] * width) > height + width:
+                size = " × ".join(map(str, shape))
+                raise ArchitectureError(
+                    f"layer {name!r} gives {size} values, no map of channels × height × width; see --layers"
+                )
+            field = max(height, width) if math.isinf(field) else field
+            layers.append(Layer(name, *shape, stride, field))
+        return layers
+
+    def activation_bytes(self, height: int, width: int) -> int:
+        """The most that the values within one image's forward pass take at one time, float32."""
+        device = next(self.parameters()).device
+        watched = Watched(self.graph)
         with torch.inference_mode():
-            features = self(torch.zeros(1, 3, height, width, device=device))
-        fields = _receptive_fields(self.graph)
-        return [
-            Layer(name, *feature.shape[1:], height // feature.shape[2], fields[name])
-            for name, feature in zip(self.layers, features, strict=True)
-        ]
-
-
-def _fold_batch_norm(graph: torch.fx.GraphModule) -> None:
-    modules = dict(graph.named_modules())
-    for node in list(graph.graph.nodes):
-        if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
-            continue
-        source = node.args[0]
-        if source.op == "call_module" and isinstance(modules[source.target], nn.Conv2d) and len(source.users) == 1:
-            folded = fuse_conv_bn_eval(modules[source.target], modules[node.target])
-            graph.set_submodule(source.target, folded)
-            node.replace_all_uses_with(source)
-            graph.graph.erase_node(node)
-    graph.delete_all_unused_submodules()
-    graph.recompile()
-
-
-def _receptive_fields(graph: torch.fx.GraphModule) -> dict[str, int]:
-    """Side in pixels of what each returned feature sees, by the usual recursion over the graph."""
-    modules, seen = dict(graph.named_modules()), {}  # node → (感受野, 步长的累积)
-    for node in graph.graph.nodes:
-        inputs = [seen[n] for n in node.all_input_nodes if n in seen] or [(1, 1)]
-        field, jump = max(f for f, _ in inputs), max(j for _, j in inputs)
-        module = modules.get(node.target) if node.op == "call_module" else None
-        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
-            kernel, stride, dilation = (
-                v if isinstance(v, int) else v[0]
-                for v in (module.kernel_size, module.stride, getattr(module, "dilation", 1))
-            )
-            field, jump = field + (kernel - 1) * dilation * jump, jump * stride
-        seen[node] = field, jump
-        if node.op == "output":
-            return {name: seen[source][0] for name, source in node.args[0].items()}
-    raise AssertionError("a graph has an output")
+            watched.run(torch.zeros(1, 3, height, width, device=device))
+        return watched.most

@@ -31,6 +31,12 @@ def choose_dimensions(total: int, kept: int, seed: int = 1024) -> list[int]:
     return random.Random(seed).sample(range(total), kept)
 
 
+def covering_cells(size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """For every position of ``grid``, row by row, the cell of a map of ``size`` that covers it: (P,) int64."""
+    cells = torch.arange(size[0] * size[1], dtype=torch.float32).view(1, 1, *size)
+    return interpolate(cells, grid).long().flatten()
+
+
 class Embedding:
     """Gathers the chosen channels of all layers at every position of the first layer.
 
@@ -60,8 +66,7 @@ class Embedding:
         self.layers, start = [], 0  # 每层：选中的通道、它们在结果里的列、每个位置取自该层何处
         for channels, height, width in shapes:
             columns = ((chosen >= start) & (chosen < start + channels)).nonzero()[:, 0]
-            cells = torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width)
-            sources = interpolate(cells, grid).long().flatten()  # (P,)
+            sources = covering_cells((height, width), grid)  # (P,)
             self.layers.append([t.to(device) for t in (chosen[columns] - start, columns, sources)])
             start += channels
 

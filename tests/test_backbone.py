@@ -19,6 +19,7 @@ def test_the_published_weights_are_version_1(arch):
         == {
             "resnet18": "resnet18-f37072fd.pth",
             "wide_resnet50_2": "wide_resnet50_2-95faca4d.pth",
+            "efficientnet_b5": "efficientnet_b5_lukemelas-1a07897c.pth",
         }[arch]
     )
 
@@ -35,7 +36,7 @@ def test_features_are_the_whole_networks(arch):
     backbone = Backbone(network, ARCHITECTURES[arch].layers)
     wanted = {}
     for name in ARCHITECTURES[arch].layers:
-        getattr(network, name).register_forward_hook(lambda m, i, o, name=name: wanted.__setitem__(name, o))
+        network.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: wanted.__setitem__(name, o))
     images = torch.randn(2, 3, 96, 96, generator=generator)
     with torch.no_grad():
         network(images)

@@ -1,0 +1,75 @@
+"""Work on a traced network: what is read off its graph, and what makes it faster."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+class Watched(torch.fx.Interpreter):
+    """Runs a graph node by node and keeps the size of what was alive."""
+
+    most = 0
+
+    def run_node(self, node: torch.fx.Node) -> object:
+        result = super().run_node(node)
+        # 就地运算的结果与输入是同一块内存：按存储计，不按张量计
+        alive = {v.untyped_storage().data_ptr(): v for v in [*self.env.values(), result] if isinstance(v, Tensor)}
+        self.most = max(self.most, sum(v.untyped_storage().nbytes() for v in alive.values()))
+        return result
+
+
+def open_sequences(graph: torch.fx.GraphModule) -> None:
+    """Replace the call of a sequence (torchvision's Conv2dNormActivation is one) by calls of its modules."""
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        if node.op == "call_module" and isinstance(modules[node.target], nn.Sequential):
+            value = node.args[0]
+            with graph.graph.inserting_before(node):
+                for name, _ in modules[node.target].named_children():
+                    value = graph.graph.call_module(f"{node.target}.{name}", (value,))
+            node.replace_all_uses_with(value)
+            graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def fold_batch_norm(graph: torch.fx.GraphModule) -> None:
+    """Fold every batch norm that follows a convolution into it."""
+    modules = dict(graph.named_modules())
+    for node in list(graph.graph.nodes):
+        if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
+            continue
+        source = node.args[0]
+        if source.op == "call_module" and isinstance(modules[source.target], nn.Conv2d) and len(source.users) == 1:
+            folded = fuse_conv_bn_eval(modules[source.target], modules[node.target])
+            graph.set_submodule(source.target, folded)
+            node.replace_all_uses_with(source)
+            graph.graph.erase_node(node)
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+
+
+def receptive_fields(graph: torch.fx.GraphModule) -> dict[str, tuple[float, int]]:
+    """Side in pixels of what each returned feature sees, and its stride, by the usual recursion over the graph.
+
+    Convolutions and poolings count, a pooling of the whole map as infinite. Squeeze-and-excitation
+    does not: its gate weighs a channel by the whole picture, the same everywhere.
+    """
+    modules, seen = dict(graph.named_modules()), {}  # node → (感受野, 步长的累积)
+    for node in graph.graph.nodes:
+        inputs = [seen[n] for n in node.all_input_nodes if n in seen] or [(1, 1)]
+        field, jump = max(f for f, _ in inputs), max(j for _, j in inputs)
+        module = modules.get(node.target) if node.op == "call_module" else None
+        if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+            kernel, stride, dilation = (
+                v if isinstance(v, int) else v[0]
+                for v in (module.kernel_size, module.stride, getattr(module, "dilation", 1))
+            )
+            field, jump = field + (kernel - 1) * dilation * jump, jump * stride
+        elif isinstance(module, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
+            field = math.inf
+        seen[node] = field, jump
+        if node.op == "output":
+            return {name: seen[source] for name, source in node.args[0].items()}
+    raise AssertionError("a graph has an output")
