@@ -1,0 +1,165 @@
+"""The studies of layers, dimensions and seeds: image and pixel ROC AUC of every variant."""
+
+import _root  # noqa: F401, I001
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _options import Parser, parser, run, save
+from _results import LEVELS
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from padim import style
+from padim.store import Store, StoreError, read_json
+from padim.style import Say
+
+COLOURS = dict(zip(LEVELS, (style.IMAGE_COLOUR, style.PIXEL_COLOUR), strict=True))
+MARKERS = {"image": "o", "pixel": "s"}
+VARIANT = {"label", "layers", "reduction", "dimensions", "seed"}
+
+
+def options() -> Parser:
+    """The command line."""
+    return parser(__doc__)
+
+
+def read(root: Path, arch: str | None) -> list[tuple[str, dict[str, Any]]]:
+    """The studies of every architecture that has some: its name, and ``{study: content}``.
+
+    Raises
+    ------
+    StoreError
+        If there are none, or a file holds something else; the message names the command that makes them.
+    """
+    archs = [arch] if arch else sorted(p.stem.removeprefix("ablation_") for p in root.glob("ablation_*.json"))
+    command = f"python -m padim.ablation --arch {arch or 'resnet18'} --save_path {root}"
+    found = []
+    for each in archs:
+        path = Store(root, each).ablation
+        if not path.exists():
+            break
+        content = read_json(path) or {}
+        try:
+            studies = content["studies"]
+            sound = bool(studies) and all(
+                s["variants"] and s["classes"] and s["spread"].keys() >= set(LEVELS)
+                and all(v.keys() >= VARIANT and s["averages"][v["label"]].keys() >= set(LEVELS) for v in s["variants"])
+                for s in studies.values()
+            )  # fmt: skip
+        except (KeyError, TypeError, AttributeError):
+            sound = False
+        if not sound:
+            raise StoreError(f"{str(path)!r} is no file of padim.ablation, or is damaged; make it with: {command}")
+        found.append((each, studies))
+    if not found:
+        raise StoreError(f"no studies in {str(root)!r} (--result); make some with: {command}")
+    return found
+
+
+def values(study: dict[str, Any], level: str, variants: list[dict[str, Any]]) -> np.ndarray:
+    """Averages over the classes, NaN where there are none."""
+    figures = (study["averages"][v["label"]][level] for v in variants)
+    return np.array([np.nan if f is None else f for f in figures])
+
+
+def name_of(variant: dict[str, Any], say: Say) -> str:
+    """What a row of the study of layers is called."""
+    if variant["reduction"] == "sum":
+        return say("sum of the layers' maps", "各层异常图之和")
+    words = " + ".join(variant["layers"])
+    if variant["reduction"] == "random":
+        words = say("all layers, random", "全部各层，随机")
+    return f"{words} (d = {variant['dimensions']})"
+
+
+def layers(axes: Axes, study: dict[str, Any], say: Say) -> None:
+    """A row a choice of layers, a mark a level."""
+    variants = study["variants"]
+    places = np.arange(len(variants))
+    for level in LEVELS:
+        axes.plot(values(study, level, variants), places, MARKERS[level], ms=4, color=COLOURS[level])
+    axes.set_yticks(places, [name_of(v, say) for v in variants])
+    axes.set(ylim=(len(variants) - 0.5, -0.5), xlabel="ROC AUC", title=say("Layers", "所用的层"))
+
+
+def dimensions(axes: Axes, study: dict[str, Any], say: Say) -> None:
+    """ROC AUC against d, random and principal components; all channels as a horizontal line."""
+    for level in LEVELS:
+        for reduction, line in (("random", "-"), ("pca", "--")):
+            rows = [v for v in study["variants"] if v["reduction"] == reduction]
+            shown = values(study, level, rows)
+            axes.plot([v["dimensions"] for v in rows], shown, line, marker=MARKERS[level], ms=3.5, color=COLOURS[level])
+        whole = [v for v in study["variants"] if v["reduction"] == "none"]
+        for height in values(study, level, whole):
+            axes.axhline(height, color=COLOURS[level], ls=":", lw=0.9)
+    axes.plot([], [], "-", color="0.3", label=say("random channels", "随机通道"))
+    axes.plot([], [], "--", color="0.3", label=say("principal components", "主成分"))
+    count = next((v["dimensions"] for v in study["variants"] if v["reduction"] == "none"), 0)
+    axes.plot([], [], ":", color="0.3", label=say(f"all {count} channels", f"全部 {count} 个通道"))
+    axes.set(xlabel=say("dimensions d", "维数 d"), ylabel="ROC AUC", title=say("Dimensions", "维数"))
+    axes.legend(loc="best")
+
+
+def seeds(axes: Axes, study: dict[str, Any], say: Say) -> None:
+    """A mark a seed, and mean ± standard deviation."""
+    for place, level in enumerate(LEVELS):
+        shown, spread = values(study, level, study["variants"]), study["spread"][level]
+        across = place + np.linspace(-0.22, 0.22, len(shown))
+        axes.plot(across, shown, MARKERS[level], ms=3.5, color=COLOURS[level], alpha=0.75)
+        if spread:
+            axes.errorbar(place + 0.34, spread["mean"], spread["std"], fmt="_", color="black", capsize=3, lw=1)
+    ticks = []
+    for level, word in zip(LEVELS, say("image pixel", "图像级 像素级").split(), strict=True):
+        spread = study["spread"][level]
+        ticks.append(f"{word}\n{spread['mean']:.4f} ± {spread['std']:.4f}" if spread else word)
+    count = len(study["variants"])
+    axes.set_xticks(range(len(LEVELS)), ticks)
+    axes.set(xlim=(-0.5, len(LEVELS) - 0.5), ylabel="ROC AUC")
+    axes.set_title(say(f"{count} seeds", f"{count} 个种子"))
+
+
+PANELS = {"layers": layers, "dimensions": dimensions, "seeds": seeds}
+
+
+def figure(arch: str, studies: dict[str, Any], say: Say) -> Figure:
+    """The study of layers above, dimensions and seeds below; what is not there is left out."""
+    there = [name for name in PANELS if name in studies]
+    below = [name for name in there if name != "layers"]
+    mosaic = [["layers"] * max(1, len(below))] * ("layers" in there) + [below] * bool(below)
+    rows = len(studies["layers"]["variants"]) if "layers" in there else 0
+    heights = [0.6 + 0.19 * rows] * bool(rows) + [2.5] * bool(below)
+    drawing = Figure((style.DOUBLE, 0.6 + sum(heights)), layout="constrained")
+    panels = drawing.subplot_mosaic(mosaic, height_ratios=heights)
+    for name in there:
+        PANELS[name](panels[name], studies[name], say)
+        panels[name].grid(True)
+    words = say("image level", "图像级"), say("pixel level", "像素级")
+    keys = [
+        panels[there[0]].plot([], [], MARKERS[level], ms=4, color=COLOURS[level], label=word)[0]
+        for level, word in zip(LEVELS, words, strict=True)
+    ]
+    drawing.legend(handles=keys, loc="outside lower center", ncols=2)
+    classes = sorted({name for study in studies.values() for name in study["classes"]})
+    scope = classes[0] if len(classes) == 1 else say(f"mean of {len(classes)} classes", f"{len(classes)} 类的平均")
+    drawing.suptitle(f"{style.arch_label(arch)}, {scope}", size=style.TEXT_SIZE)
+    return drawing
+
+
+def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
+    """Write ``ablation_{arch}``."""
+    for arch, studies in read(args.result, args.arch):
+        yield from save(figure(arch, studies, say), args, f"ablation_{style.arch_short(arch)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run(draw, options().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Studies from one pass of the backbone give what separate runs give."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import main
+from padim import ablation, memory
+
+sys.path.insert(0, str(ROOT / "plot"))
+FAST = ["--arch", "resnet18", "--weights", "random", "--classes", "flange", "--num_workers", "0"]
+TWO = ["--layers", "layer2,layer3"]  # 28×28 个位置，四分之一的工夫；方法不变
+
+
+def run(sample, out, *options) -> int:
+    return ablation.main([*FAST, "--data_path", str(sample), "--save_path", str(out), *map(str, options)])
+
+
+def separate(sample, out, *options) -> dict:
+    """The row of a run of the whole experiment."""
+    words = [*FAST, "--data_path", str(sample), "--save_path", str(out), "--figures", "none", "--no_features"]
+    assert main.main([*words, *map(str, options)]) == 0
+    row = json.loads((out / "results_resnet18.json").read_text(encoding="utf-8"))["classes"]["flange"]
+    return {"image": row["image_rocauc"], "pixel": row["pixel_rocauc"]}
+
+
+@pytest.fixture(scope="module")
+def studies(sample, tmp_path_factory) -> dict:
+    out = tmp_path_factory.mktemp("ablation")
+    assert run(sample, out, *TWO, "--dimensions", 40) == 0
+    return json.loads((out / "ablation_resnet18.json").read_text(encoding="utf-8"))["studies"]
+
+
+@pytest.mark.parametrize(
+    ("study", "label", "options"),
+    [
+        ("layers", "random 100", [*TWO, "--rd", 100]),
+        ("seeds", "seed 1025", [*TWO, "--rd", 100, "--seed", 1025]),
+        ("layers", "layer2 + layer3", TWO),
+        ("dimensions", "pca 40", [*TWO, "--rd", 40, "--reduction", "pca"]),
+    ],
+)
+def test_the_same_as_separate_runs(studies, sample, tmp_path, study, label, options):
+    wanted = separate(sample, tmp_path, *options)
+    assert studies[study]["classes"]["flange"][label] == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_paper_s_layers_and_dimensions(sample, tmp_path):
+    assert run(sample, tmp_path / "studies", "--study", "layers") == 0
+    content = json.loads((tmp_path / "studies" / "ablation_resnet18.json").read_text(encoding="utf-8"))
+    figures = content["studies"]["layers"]["classes"]["flange"]
+    assert figures["random 100"] == pytest.approx(separate(sample, tmp_path / "a"), abs=1e-4)
+    assert figures["layer1"] == pytest.approx(separate(sample, tmp_path / "b", "--layers", "layer1"), abs=1e-4)
+
+
+def test_the_rows_of_the_studies(studies):
+    assert [v["label"] for v in studies["layers"]["variants"]] == [
+        "layer2", "layer3", "layer2 + layer3", "sum of the maps", "random 100",
+    ]  # fmt: skip
+    assert [v["label"] for v in studies["dimensions"]["variants"]] == ["random 40", "pca 40", "all"]
+    seeds = studies["seeds"]
+    assert [v["seed"] for v in seeds["variants"]] == list(range(1024, 1034))
+    pixel = [row["pixel"] for row in seeds["classes"]["flange"].values()]
+    assert seeds["spread"]["pixel"] == pytest.approx(
+        {"mean": np.mean(pixel), "std": np.std(pixel, ddof=1), "min": min(pixel), "max": max(pixel)}
+    )
+
+
+def test_studies_are_merged_and_not_mixed(sample, tmp_path, capsys):
+    path = tmp_path / "ablation_resnet18.json"
+    assert run(sample, tmp_path, *TWO, "--study", "layers") == 0
+    assert run(sample, tmp_path, *TWO, "--study", "dimensions", "--dimensions", 20, "--classes", "linen") == 0
+    output = capsys.readouterr().out
+    assert "sum of the maps" not in output.split("dimensions,")[1] and str(path) in output
+    content = json.loads(path.read_text(encoding="utf-8"))["studies"]
+    assert list(content["layers"]["classes"]) == ["flange"] and list(content["dimensions"]["classes"]) == ["linen"]
+    before = path.read_bytes()
+    assert run(sample, tmp_path, "--study", "layers", "--layers", "layer3") == 2
+    assert "layers layer2, layer3, this run has layers layer3" in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_what_does_not_fit_is_refused(sample, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(memory, "free", lambda device: 2_000_000_000)
+    assert run(sample, tmp_path / "out") == 2
+    assert "all 448 channels" in (line := capsys.readouterr().err) and "fewer --layers" in line
+    monkeypatch.undo()
+    assert run(sample, tmp_path / "out", *TWO, "--rd", 385) == 2
+    assert "385 dimensions" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_figure_needs_a_file_of_studies(tmp_path, capsys):
+    import ablation as script  # plot/ablation.py
+
+    words = ["--result", str(tmp_path), "--out", str(tmp_path / "out"), "--format", "png"]
+    assert script.main(words) == 2
+    assert "python -m padim.ablation" in capsys.readouterr().err
+    (tmp_path / "ablation_resnet18.json").write_text('{"studies": {"layers": {"variants": []}}}', encoding="utf-8")
+    assert script.main(words) == 2
+    assert "ablation_resnet18.json" in capsys.readouterr().err
