@@ -1,6 +1,7 @@
 """Reading picture files as a person sees them, and masks as what is not zero."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+# 扩展名之下可能是别的格式；只认像素格式：Pillow 遇到 EPS 会去运行 Ghostscript
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP", "PPM")
 
 
 class DataError(ValueError):
@@ -17,6 +20,24 @@ class DataError(ValueError):
 def is_picture(path: Path) -> bool:
     """Whether ``path`` has a picture's suffix; hidden files (``._x.png`` of macOS) have not."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The picture, not yet decoded; whatever goes wrong with it here or in the block is a `DataError`."""
+    try:
+        if not path.is_file():  # 命名管道会让 open 永远等下去
+            raise ValueError(_no_file(path))
+        with Image.open(path, formats=_FORMATS) as image:
+            yield image
+    except Exception as problem:  # 损坏的文件能让 Pillow 抛出任何类型
+        raise _problem(path, problem) from problem
+
+
+def _no_file(path: Path) -> str:
+    if path.is_symlink():
+        return "a symbolic link that is circular or leads nowhere"
+    return "not a regular file" if path.exists() else "no such file"
 
 
 def _problem(path: Path, problem: Exception) -> DataError:
@@ -46,21 +67,19 @@ def read_image(path: Path) -> Image.Image:
     Raises
     ------
     DataError
-        If the file cannot be decoded; the message names it.
+        If the file cannot be decoded, or has more than 179 million pixels (twice Pillow's
+        ``MAX_IMAGE_PIXELS``: a decompression bomb); the message names it.
     """
-    try:
-        with Image.open(path) as image:
-            tags = dict(getattr(image, "tag_v2", {}))
-            image.load()  # TIFF 在解码时已按方向标签转好，标签随之消失，故先解码再查方向
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I") or image.mode == "F":
-                image = _to_8_bit(image, tags)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
-    except Exception as problem:  # 损坏的文件能让 Pillow 抛出任何类型
-        raise _problem(path, problem) from problem
+    with _opened(path) as image:
+        tags = dict(getattr(image, "tag_v2", {}))
+        image.load()  # TIFF 在解码时已按方向标签转好，标签随之消失，故先解码再查方向
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I") or image.mode == "F":
+            image = _to_8_bit(image, tags)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image if image.mode == "RGB" else image.convert("RGB")  # 免去一次整图复制
 
 
 def read_mask(path: Path) -> Image.Image:
@@ -71,21 +90,18 @@ def read_mask(path: Path) -> Image.Image:
     DataError
         If the file cannot be decoded; the message names it.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            image = ImageOps.exif_transpose(image)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-            elif image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
-                image = image.convert("RGB")
-            values = np.asarray(image)  # 不经 convert("L")：1/65535 或 (0, 0, 1) 也不是零
-            if image.mode == "RGBA":
-                values = values[..., :3] * (values[..., 3:] > 0)
-            defect = values != 0
-            return Image.fromarray((defect.any(-1) if defect.ndim == 3 else defect).astype(np.uint8) * 255)
-    except Exception as problem:
-        raise _problem(path, problem) from problem
+    with _opened(path) as image:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+        elif image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
+            image = image.convert("RGB")
+        values = np.asarray(image)  # 不经 convert("L")：1/65535 或 (0, 0, 1) 也不是零
+        if image.mode == "RGBA":
+            values = values[..., :3] * (values[..., 3:] > 0)
+        defect = values != 0
+        return Image.fromarray((defect.any(-1) if defect.ndim == 3 else defect).astype(np.uint8) * 255)
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -96,14 +112,11 @@ def read_size(path: Path) -> tuple[int, int]:
     DataError
         If the file is not a picture; the message names it.
     """
-    try:
-        with Image.open(path) as image:
-            # PNG 的 getexif 会触发解码；TIFF 的 size 已按方向转好
-            if image.format == "PNG":
-                stored = not {"exif", "xmp", "XML:com.adobe.xmp"}.isdisjoint(image.info)
-            else:
-                stored = image.format != "TIFF"
-            turned = stored and image.getexif().get(0x0112, 1) >= 5
-            return image.size[::-1] if turned else image.size
-    except Exception as problem:
-        raise _problem(path, problem) from problem
+    with _opened(path) as image:
+        # PNG 的 getexif 会触发解码；TIFF 的 size 已按方向转好
+        if image.format == "PNG":
+            stored = not {"exif", "xmp", "XML:com.adobe.xmp"}.isdisjoint(image.info)
+        else:
+            stored = image.format != "TIFF"
+        turned = stored and image.getexif().get(0x0112, 1) >= 5
+        return image.size[::-1] if turned else image.size

@@ -41,17 +41,16 @@ def batches(dataset: Dataset, batch_size: int, workers: int) -> Iterator[tuple[T
         while len(ahead) < 3 * batch_size and (index := next(indices, None)) is not None:
             ahead.append((index, pool.submit(dataset.__getitem__, index) if workers else None))
 
-    def take() -> tuple[Tensor, ...]:
-        index, future = ahead.popleft()
-        # 还没轮到的图片由等待者自己解码：主线程不空等
-        if future is None or future.cancel():
-            return dataset[index]
-        return future.result()
+    def take(count: int) -> list[tuple[Tensor, ...]]:
+        items = [ahead.popleft() for _ in range(count)]
+        # 主线程不空等：解码线程从前往后，它从后往前，解码还没轮到的图片
+        own = {i: dataset[i] for i, future in reversed(items) if future is None or future.cancel()}
+        return [own[i] if i in own else future.result() for i, future in items]
 
     try:
         refill()
         while ahead:
-            items = [take() for _ in range(min(batch_size, len(ahead)))]
+            items = take(min(batch_size, len(ahead)))
             refill()
             yield tuple(torch.stack(column) for column in zip(*items, strict=True))
     finally:

@@ -7,6 +7,8 @@ A class is a folder::
     CLASS/test/TYPE/NAME.png            pictures with a defect of that type
     CLASS/ground_truth/TYPE/NAME_mask.png   their masks (NAME.png is taken too)
 
+``python -m datasets.mvtec --download DIR`` fetches MVTec AD (see `datasets.download`).
+
 References
 ----------
 Bergmann et al., "MVTec AD: A Comprehensive Real-World Dataset for Unsupervised Anomaly
@@ -15,27 +17,24 @@ Detection", CVPR 2019.
 
 import csv
 import hashlib
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from torchvision import transforms
-from torchvision.transforms import InterpolationMode
 
 from datasets.images import DataError, is_picture, read_image, read_mask, read_size
+from datasets.preprocessing import Preprocessing, words
 
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
 OBJECTS = (
     "bottle", "cable", "capsule", "hazelnut", "metal_nut", "pill", "screw", "toothbrush", "transistor", "zipper",
 )  # fmt: skip
 CLASSES = tuple(sorted(TEXTURES + OBJECTS))
-
-RESIZE, CROP = 256, 224
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PREPROCESSING = {"resize": RESIZE, "crop": CROP, "interpolation": "lanczos", "mean": list(MEAN), "std": list(STD)}
 
 
 def published() -> dict[str, dict[str, float]]:
@@ -48,6 +47,28 @@ def published() -> dict[str, dict[str, float]]:
         return {row.pop("class"): {k: float(v) for k, v in row.items()} for row in csv.DictReader(file)}
 
 
+def locate(path: Path, names: Sequence[str] | None = None) -> tuple[Path, Sequence[str] | None]:
+    """The folder that holds the classes, and the classes wanted, for a folder that may itself be a class.
+
+    A folder with ``train/good`` in which no class is found is a class; its name is the folder's.
+
+    Raises
+    ------
+    DataError
+        If another class than that one is named.
+    """
+    if not _has_training(path) or any(map(_has_training, path.glob("[!.]*"))):
+        return path, names
+    path = path.resolve()  # "." 也有名字
+    if set(names or ()) - {path.name}:
+        raise DataError(f"{str(path)!r} is the class {path.name!r}; leave out --classes, or give its parent folder")
+    return path.parent, [path.name]
+
+
+def _has_training(folder: Path) -> bool:
+    return (folder / "train" / "good").is_dir()
+
+
 def find_classes(root: Path, names: Sequence[str] | None = None) -> list[str]:
     """The classes to run: those named, else the MVTec AD classes that are there, else all found.
 
@@ -57,7 +78,10 @@ def find_classes(root: Path, names: Sequence[str] | None = None) -> list[str]:
         If ``root`` is no folder, holds no class, or lacks a named one.
     """
     if not root.is_dir():
-        raise DataError(f"no data folder {str(root)!r}; give the folder that holds the classes with --data_path")
+        raise DataError(
+            f"no data folder {str(root)!r}; give the folder that holds the classes with --data_path, "
+            f"or fetch MVTec AD with: python -m datasets.mvtec --download {root}"
+        )
     found = sorted(p.parent.parent.name for p in root.glob("[!.]*/train/good") if p.is_dir())
     for name in names or ():
         if name not in found:
@@ -68,8 +92,7 @@ def find_classes(root: Path, names: Sequence[str] | None = None) -> list[str]:
     if names:
         return list(dict.fromkeys(names))
     if not found:
-        inside = "; it is itself a class: give its parent folder" if (root / "train" / "good").is_dir() else ""
-        raise DataError(f"no class (a folder with train/good) in {str(root)!r}{inside}; see --data_path")
+        raise DataError(f"no class (a folder with train/good) in {str(root)!r}; see --data_path")
     return [name for name in CLASSES if name in found] or found
 
 
@@ -82,7 +105,8 @@ class MVTecDataset(Dataset):
 
     An item is ``(image, label, mask)``: float32 ``(3, 224, 224)``, normalised with ImageNet's mean
     and deviation; int64 ``()``, 1 for a defect; uint8 ``(1, 224, 224)``, 1 where the defect is,
-    all zero for normal pictures and in a class without ``ground_truth``.
+    all zero for normal pictures and in a class without ``ground_truth``. Another ``preprocessing``
+    gives other sizes.
 
     Parameters
     ----------
@@ -92,6 +116,8 @@ class MVTecDataset(Dataset):
         The class.
     train : bool
         ``train/good`` if true, else everything under ``test``.
+    preprocessing : Preprocessing
+        By default the published one.
 
     Attributes
     ----------
@@ -109,8 +135,8 @@ class MVTecDataset(Dataset):
         If a defect picture has no mask although the class has a ``ground_truth`` folder.
     """
 
-    def __init__(self, root: Path, name: str, train: bool):
-        self.folder = Path(root) / name
+    def __init__(self, root: Path, name: str, train: bool, preprocessing: Preprocessing | None = None):
+        self.folder, self.preprocessing = Path(root) / name, preprocessing or Preprocessing()
         truth = self.folder / "ground_truth"
         self.has_masks = truth.is_dir()
         split = self.folder / ("train" if train else "test")
@@ -126,48 +152,40 @@ class MVTecDataset(Dataset):
                 self.masks += _find_masks(files, truth / kind)
         self.labels = np.array(labels, np.uint8)
 
-        # 预处理：短边缩放到 256（LANCZOS），中心裁剪 224，按 ImageNet 归一化
-        self.transform = transforms.Compose(
-            [
-                transforms.Resize(RESIZE, InterpolationMode.LANCZOS),
-                transforms.CenterCrop(CROP),
-                transforms.ToTensor(),
-                transforms.Normalize(MEAN, STD),
-            ]
-        )
-        self.transform_mask = transforms.Compose(
-            [
-                transforms.Resize(RESIZE, InterpolationMode.NEAREST),
-                transforms.CenterCrop(CROP),
-                transforms.PILToTensor(),
-            ]
-        )
-
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        image = self.transform(read_image(self.files[index]))  # (3, 224, 224)
+        # 数据集内的路径，含类别名：同一张图在哪台机器上都有同样的随机旋转与裁剪
+        key = f"{self.folder.name}/{self.files[index].relative_to(self.folder).as_posix()}"
+        image = self.preprocessing.image(read_image(self.files[index]), key)  # (3, 224, 224)
         path = self.masks[index]
         if path is None:
             mask = torch.zeros(1, *image.shape[1:], dtype=torch.uint8)
         else:
-            mask = (self.transform_mask(read_mask(path)) > 0).to(torch.uint8)  # (1, 224, 224)
+            mask = self.preprocessing.mask(read_mask(path), key)  # (1, 224, 224)
         return image, torch.tensor(int(self.labels[index])), mask
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether there are both normal and defective pictures: without either no threshold can be found."""
+        return 0 < int(self.labels.sum()) < len(self)
 
     def names(self) -> list[str]:
         """The pictures' POSIX paths below the class folder."""
         return [p.relative_to(self.folder).as_posix() for p in self.files]
 
     def fingerprint(self) -> str:
-        """SHA-256 over the pictures' names and contents, in order (a hex string)."""
+        """SHA-256 over the pictures' and masks' names and contents, in order (a hex string)."""
 
         def digest(path: Path) -> bytes:
             return hashlib.sha256(path.read_bytes()).digest()
 
+        files = self.files + [mask for mask in self.masks if mask]
         total = hashlib.sha256()
         with ThreadPoolExecutor() as pool:  # 哈希与读盘都不占解释器锁
-            for name, content in zip(self.names(), pool.map(digest, self.files), strict=True):
+            for path, content in zip(files, pool.map(digest, files), strict=True):
+                name = path.relative_to(self.folder).as_posix()
                 total.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
         return total.hexdigest()
 
@@ -184,37 +202,70 @@ def _find_masks(files: list[Path], folder: Path) -> list[Path]:
     return masks
 
 
-def check_class(root: Path, name: str) -> tuple[int, int]:
-    """Check what can be known of a class without decoding a picture; its training and test pictures are counted.
+class CheckedClass(NamedTuple):
+    """What is known of a class beforehand: its numbers of pictures, and height and width as prepared."""
+
+    n_train: int
+    n_test: int
+    size: tuple[int, int]
+
+
+def check_class(root: Path, name: str, preprocessing: Preprocessing | None = None) -> CheckedClass:
+    """Check what can be known of a class without decoding a picture.
 
     Raises
     ------
     DataError
         For fewer than two training pictures, a file that is no picture, a defect picture without
-        mask, or a mask of another size; the message names the file and the remedy.
+        mask, a mask of another size, or pictures that are not of one size once they are prepared;
+        the message names the file and the remedy.
     """
-    train, test = (MVTecDataset(root, name, split) for split in (True, False))
+    preprocessing = preprocessing or Preprocessing()
+    train, test = (MVTecDataset(root, name, split, preprocessing) for split in (True, False))
     folder = str(train.folder / "train" / "good")
     if not train.files:
         raise DataError(f"no training pictures in {folder!r}; put normal pictures there")
     if len(train.files) == 1:
         raise DataError(f"a single training picture in {folder!r}; a covariance needs at least two")
 
-    def check(file: Path, mask: Path | None) -> None:
+    def check(file: Path, mask: Path | None) -> tuple[int, int]:
         size = read_size(file)
         if mask is not None and read_size(mask) != size:
             (w, h), (mw, mh) = size, read_size(mask)
             raise DataError(f"mask {str(mask)!r} is {mw}x{mh}, its picture {w}x{h}; they must be of one size")
+        return preprocessing.output_size(size, file)
 
-    files, masks = train.files + test.files, [None] * len(train) + test.masks
+    files, masks, first = train.files + test.files, [None] * len(train) + test.masks, None
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(check, files, masks):
-            pass
-    return len(train), len(test)
+        for file, size in zip(files, pool.map(check, files, masks), strict=True):
+            first = first or size
+            if size != first:
+                raise DataError(
+                    f"{str(file)!r} comes out at {words(*size)}, {str(files[0])!r} at {words(*first)} (height x "
+                    "width); a class has one size: give --resize HEIGHTxWIDTH, or a --crop"
+                )
+    return CheckedClass(len(train), len(test), first)
 
 
-def to_pictures(images: torch.Tensor) -> np.ndarray:
-    """Undo the normalisation, exactly: float32 (B, 3, H, W) → uint8 (B, H, W, 3)."""
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
-    pictures = (images.cpu() * std + mean).mul_(255).round_().clamp_(0, 255)
-    return pictures.to(torch.uint8).permute(0, 2, 3, 1).numpy()  # (B, H, W, 3)
+def common_size(checked: dict[str, CheckedClass]) -> tuple[int, int]:
+    """The height and width that all classes of a run share.
+
+    Raises
+    ------
+    DataError
+        If there is more than one.
+    """
+    (name, first), *others = checked.items()
+    for other, found in others:
+        if found.size != first.size:
+            raise DataError(
+                f"class {name!r} comes out at {words(*first.size)}, class {other!r} at {words(*found.size)} (height x "
+                "width); a run has one size: give --resize HEIGHTxWIDTH, a --crop, or one of them with --classes"
+            )
+    return first.size
+
+
+if __name__ == "__main__":
+    from datasets.download import main
+
+    sys.exit(main(CLASSES))

@@ -62,6 +62,7 @@ def write_sample(out: Path, n_train: int = 40, n_test: int = 18, size: int = 256
     """
     if out.exists():
         raise FileExistsError(f"{out} is there already")
+    _remove_abandoned(out)
     partial = out.with_name(f"{out.name}.tmp{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -78,6 +79,17 @@ def write_sample(out: Path, n_train: int = 40, n_test: int = 18, size: int = 256
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Delete what a killed process left of its attempt at ``out``."""
+    for partial in out.parent.glob(f"{out.name}.tmp[0-9]*") if os.name == "posix" else ():
+        try:
+            os.kill(int(partial.name.rpartition("tmp")[2]), 0)  # 信号 0：只问进程在不在
+        except ProcessLookupError:
+            shutil.rmtree(partial, ignore_errors=True)
+        except (ValueError, OSError):
+            pass
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,13 +1,15 @@
 """A tiny result folder, written through padim.store as main.py writes it, without a model."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from padim.ablation import Variant, summarise
 from padim.metrics import evaluate_maps
 from padim.results import Reference, averages, compare
-from padim.store import Store, write_features
+from padim.store import Store, write_features, write_json
 from padim.style import OBJECTS, TEXTURES
 
 FIFTEEN = tuple(sorted(TEXTURES + OBJECTS))
@@ -54,6 +56,24 @@ def write_results(root: Path, arch: str, classes: tuple[str, ...] = FIFTEEN, see
     }
     store.write_results(results)
     return results
+
+
+def write_ablation(root: Path, arch: str, classes: tuple[str, ...] = FIFTEEN) -> None:
+    """The three studies with random figures; a class without normal test pictures among them."""
+    rng, names = np.random.default_rng(0), ["layer1", "layer2", "layer3"]
+    studies = {
+        "layers": [Variant(n, [n], "none", 64) for n in names]
+        + [Variant("sum", names, "sum", 448), Variant("random", names, "random", 100, 1024)],
+        "dimensions": [Variant(f"{r} {d}", names, r, d) for d in (50, 100) for r in ("random", "pca")]
+        + [Variant("all", names, "none", 448)],
+        "seeds": [Variant(f"seed {s}", names, "random", 100, s) for s in range(10)],
+    }
+    content = {}
+    for study, variants in studies.items():
+        figures = {n: {v.label: dict(zip(("image", "pixel"), rng.uniform(0.8, 1, 2).tolist(), strict=True))
+                       for v in variants} for n in classes}  # fmt: skip
+        content[study] = summarise({"variants": [asdict(v) for v in variants], "classes": figures})
+    write_json(Store(root, arch).ablation, {"configuration": {}, "studies": content})
 
 
 def write_model(

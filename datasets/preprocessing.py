@@ -1,0 +1,164 @@
+"""How pictures and their masks are prepared for the network.
+
+References
+----------
+Defard et al., arXiv 2011.08785, section IV.A: resize and centre crop, and the random rotation and
+crop of Rd-MVTec AD, the non-aligned protocol.
+"""
+
+import hashlib
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F  # noqa: N812
+
+from datasets.images import DataError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+ROTATION = 10  # 度：Rd-MVTec AD 的旋转在 ±10° 之内
+PROTOCOLS = ("aligned", "rd")
+
+Extent = int | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, on request rotate, crop, normalise; the defaults are the published ones.
+
+    Attributes
+    ----------
+    resize : int or (int, int)
+        Pixels of the shorter side, or height and width exactly.
+    crop : int or (int, int)
+        Side, or height and width; 0 for no crop.
+    protocol : str
+        ``aligned`` crops at the centre. ``rd`` (Rd-MVTec AD) first turns by a random angle within
+        ±`ROTATION` degrees, then crops at a random place.
+    seed : int
+        Of the random angles and places; without effect on ``aligned``.
+    """
+
+    resize: Extent = 256
+    crop: Extent = 224
+    protocol: str = "aligned"
+    seed: int = 1024
+
+    def record(self) -> dict[str, Any]:
+        """What is stored with the features; `from_record` is its inverse."""
+        resize, crop = (v if isinstance(v, int) else list(v) for v in (self.resize, self.crop))
+        record = {"resize": resize, "crop": crop, "interpolation": "lanczos", "mean": list(MEAN), "std": list(STD)}
+        return record if self.protocol == "aligned" else record | {"protocol": self.protocol, "seed": self.seed}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Preprocessing":
+        """The preprocessing that a record describes.
+
+        Raises
+        ------
+        DataError
+            If it is none of this program's.
+        """
+        try:
+            resize, crop = (v if isinstance(v, int) else (v[0], v[1]) for v in (record["resize"], record["crop"]))
+            made = cls(resize, crop, record.get("protocol", cls.protocol), record.get("seed", cls.seed))
+        except (AttributeError, TypeError, LookupError):
+            made = None
+        if made is None or made.protocol not in PROTOCOLS or made.record() != record:
+            raise DataError(f"no preprocessing of this program: {record}; fit again")
+        return made
+
+    @property
+    def is_published(self) -> bool:
+        """Whether this is what the published figures were computed with."""
+        return self.record() == Preprocessing().record()
+
+    def output_size(self, size: tuple[int, int], file: Path) -> tuple[int, int]:
+        """Height and width of what a picture becomes.
+
+        Parameters
+        ----------
+        size : (int, int)
+            Width and height of the picture, as Pillow and `datasets.images.read_size` give them.
+        file : Path
+            Its name, for the error.
+
+        Raises
+        ------
+        DataError
+            If the crop is larger than the resized picture.
+        """
+        height, width = self._resized(size)
+        if not self.crop:
+            return height, width
+        crop = _pair(self.crop)
+        if crop[0] > height or crop[1] > width:
+            raise DataError(
+                f"{str(file)!r} is {words(height, width)} after --resize {words(self.resize)}, smaller than "
+                f"--crop {words(self.crop)}; give a larger --resize, a smaller --crop, or --crop 0"
+            )
+        return crop
+
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        if not isinstance(self.resize, int):
+            return self.resize
+        short, long = min(size), max(size)
+        other = int(self.resize * long / short)  # 与 torchvision 的取整一致
+        return (other, self.resize) if size[0] <= size[1] else (self.resize, other)
+
+    def image(self, picture: Image.Image, key: str | None = None) -> torch.Tensor:
+        """An RGB picture as the network takes it: float32 (3, H, W), normalised.
+
+        Parameters
+        ----------
+        picture : PIL.Image.Image
+        key : str, optional
+            The picture's path within its data set: what the draws of ``rd`` depend on, beside the
+            seed. Without one, as for new pictures, the picture is not turned, and cropped at the
+            centre.
+        """
+        framed = self._frame(picture, InterpolationMode.LANCZOS, InterpolationMode.BILINEAR, key)
+        return F.normalize(F.to_tensor(framed), MEAN, STD)
+
+    def mask(self, mask: Image.Image, key: str | None = None) -> torch.Tensor:
+        """A mask, framed as its picture with the same ``key`` is: uint8 (1, H, W), 1 where not zero."""
+        framed = self._frame(mask, InterpolationMode.NEAREST, InterpolationMode.NEAREST, key)
+        return (F.pil_to_tensor(framed) > 0).to(torch.uint8)
+
+    def _frame(
+        self, picture: Image.Image, scaling: InterpolationMode, turning: InterpolationMode, key: str | None
+    ) -> Image.Image:
+        height, width = self._resized(picture.size)
+        picture = F.resize(picture, [height, width], scaling)
+        if self.protocol == "aligned" or key is None:
+            return F.center_crop(picture, list(_pair(self.crop))) if self.crop else picture
+        # 随机数只取决于种子与路径：与次序、线程、批大小无关，图与掩码相同
+        digest = hashlib.sha256(f"{self.seed}/{key}".encode("utf-8", "surrogateescape")).digest()
+        draws = random.Random(int.from_bytes(digest, "big"))
+        picture = F.rotate(picture, draws.uniform(-ROTATION, ROTATION), turning, fill=0)
+        if not self.crop:
+            return picture
+        h, w = _pair(self.crop)
+        return F.crop(picture, draws.randint(0, height - h), draws.randint(0, width - w), h, w)
+
+
+def _pair(extent: Extent) -> tuple[int, int]:
+    return (extent, extent) if isinstance(extent, int) else extent
+
+
+def words(*extent: Any) -> str:
+    """``256``, or ``256x512``, height first, as the options are written."""
+    extent = extent[0] if len(extent) == 1 else extent
+    return str(extent) if isinstance(extent, int) else "x".join(map(str, extent))
+
+
+def to_pictures(images: torch.Tensor) -> np.ndarray:
+    """Undo the normalisation, exactly: float32 (B, 3, H, W) → uint8 (B, H, W, 3)."""
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    pictures = (images.cpu() * std + mean).mul_(255).round_().clamp_(0, 255)
+    return pictures.to(torch.uint8).permute(0, 2, 3, 1).numpy()  # (B, H, W, 3)

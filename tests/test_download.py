@@ -1,0 +1,391 @@
+"""Fetching the data set from a server on this machine: broken off, gone on with, wrong, hostile."""
+
+import hashlib
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import main as experiment
+from datasets import download
+from datasets.download import ARCHIVE, get_mvtec, main
+from datasets.images import DataError
+from datasets.mvtec import CLASSES
+
+
+def pack(members: dict[str, object]) -> bytes:
+    """A tar.xz of files (bytes), folders (None) and other things (a type and a target)."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:xz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            if isinstance(content, bytes):
+                info.size = len(content)
+            elif content is None:
+                info.type, info.mode = tarfile.DIRTYPE, 0o555  # 只读的文件夹里也要放得进文件
+            else:
+                info.type, info.linkname = content
+            tar.addfile(info, io.BytesIO(content) if isinstance(content, bytes) else None)
+    return buffer.getvalue()
+
+
+def data_set() -> dict[str, object]:
+    rng, members = np.random.default_rng(0), {"readme.txt": b"read me"}
+    for name in CLASSES:
+        members |= {name: None, f"{name}/train": None, f"{name}/train/good": None}
+        for i in range(2):
+            picture = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(picture, "png")
+            members[f"{name}/train/good/{i:03d}.png"] = picture.getvalue()
+    return members
+
+
+WHOLE = pack(data_set())
+
+
+class Server(ThreadingHTTPServer):
+    """Serves ``content``; ``ranges``: honoured, ignored, wrong; ``limit``: bytes after which it hangs up."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.ranges, self.limit, self.tells_size, self.asked = WHOLE, "honoured", None, True, []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/mvtec.tar.xz"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server, wanted, total = self.server, self.headers["Range"], len(self.server.content)
+        server.asked.append(wanted)
+        start = int(wanted[len("bytes=") : -1]) if wanted else 0
+        if self.path != "/mvtec.tar.xz":
+            return self.send_error(404)
+        if server.ranges == "ignored":
+            start = 0
+        elif wanted and start >= total:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{total}")
+            return self.end_headers()
+        elif wanted and server.ranges == "wrong":
+            start -= 1
+        self.send_response(206 if wanted and server.ranges != "ignored" else 200)
+        if wanted and server.ranges != "ignored":
+            self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+        if server.tells_size:
+            self.send_header("Content-Length", str(total - start))
+        self.end_headers()
+        end = total if server.limit is None else min(total, start + server.limit)
+        self.wfile.write(server.content[start:end])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def get(server: Server, folder, content: bytes | None = None) -> list[str]:
+    return get_mvtec(folder, CLASSES, server.url, hashlib.sha256(content or server.content).hexdigest())
+
+
+def files(folder) -> dict[str, bytes]:
+    """Everything there but the archive."""
+    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {name: content for name, content in found.items() if name != ARCHIVE}
+
+
+def unpacked() -> dict[str, bytes]:
+    return {name: content for name, content in data_set().items() if content is not None}
+
+
+def test_download_and_use(server, tmp_path, capsys):
+    folder = tmp_path / "a b" / "data"
+    assert get(server, folder) == []
+    assert files(folder) == unpacked() and (folder / ARCHIVE).read_bytes() == WHOLE
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*CLASSES, "readme.txt", ARCHIVE])
+    bars = capsys.readouterr().err
+    assert all(word in bars for word in ("downloading: 100%", "checking: 100%", "unpacking: "))
+    options = ["--arch", "resnet18", "--weights", "random", "--rd", "4", "--classes", "wood", "--no_features"]
+    assert experiment.main([*options, "--data_path", str(folder), "--save_path", str(tmp_path / "out")]) == 0
+
+
+def test_what_is_there_is_not_fetched_again(server, tmp_path):
+    get(server, tmp_path)
+    server.asked.clear()
+    for path in (tmp_path / "bottle").rglob("*.png"):
+        path.unlink()
+    (tmp_path / "bottle" / "train" / "good").rmdir()
+    (tmp_path / "bottle" / "train").rmdir()
+    (tmp_path / "bottle" / "mine.txt").write_bytes(b"mine")
+    (tmp_path / "wood" / "train" / "good" / "000.png").write_bytes(b"changed")
+    (tmp_path / ".unpacking" / "left").mkdir(parents=True)  # 被杀死的一次留下的
+    assert set(get(server, tmp_path)) == {*CLASSES, "readme.txt"}  # 人动过的一概不碰
+    assert (tmp_path / "wood" / "train" / "good" / "000.png").read_bytes() == b"changed"
+    (tmp_path / "bottle" / "mine.txt").unlink()
+    (tmp_path / "bottle").rmdir()
+    assert "bottle" not in get(server, tmp_path)
+    (tmp_path / "wood" / "train" / "good" / "000.png").write_bytes(unpacked()["wood/train/good/000.png"])
+    assert files(tmp_path) == unpacked()
+    (tmp_path / ARCHIVE).unlink()
+    get(server, tmp_path)
+    assert server.asked == [] and not (tmp_path / ARCHIVE).exists()
+
+
+@pytest.mark.parametrize("tells_size", [True, False])
+def test_broken_off_and_resumed(server, tmp_path, tells_size):
+    server.limit, server.tells_size = len(WHOLE) // 3, tells_size
+    part = tmp_path / f"{ARCHIVE}.part"
+    words = "broke off at .* of .*the same command goes on" if tells_size else "SHA-256"
+    with pytest.raises(DataError, match=words):
+        get(server, tmp_path)
+    if not tells_size:  # 没说大小的服务器：只有哈希看得出断了
+        assert not part.exists()
+        return
+    assert part.read_bytes() == WHOLE[: len(WHOLE) // 3] and list(tmp_path.iterdir()) == [part]
+    with pytest.raises(DataError, match="broke off"):
+        get(server, tmp_path)
+    server.limit = None
+    get(server, tmp_path)
+    assert server.asked == [None, *(f"bytes={k * (len(WHOLE) // 3)}-" for k in (1, 2))]
+    assert files(tmp_path) == unpacked() and not part.exists()
+
+
+@pytest.mark.parametrize("ranges", ["ignored", "wrong"])
+def test_a_server_that_cannot_resume_starts_again(server, tmp_path, ranges):
+    server.ranges = ranges
+    part = tmp_path / f"{ARCHIVE}.part"
+    part.write_bytes(WHOLE[:1000])
+    get(server, tmp_path)
+    assert server.asked == (["bytes=1000-"] if ranges == "ignored" else ["bytes=1000-", None])
+    assert files(tmp_path) == unpacked()
+
+
+@pytest.mark.parametrize(("more", "asked"), [(b"", 1), (b"too much", 2)])
+def test_a_part_that_is_whole_or_too_long(server, tmp_path, more, asked):
+    (tmp_path / f"{ARCHIVE}.part").write_bytes(WHOLE + more)
+    get(server, tmp_path)
+    assert len(server.asked) == asked and files(tmp_path) == unpacked()
+
+
+def test_another_archive(server, tmp_path):
+    """What was sent is removed; what somebody put there is not."""
+    server.content = WHOLE[:-1] + b"?"
+    part = tmp_path / f"{ARCHIVE}.part"
+    with pytest.raises(DataError, match=rf"SHA-256 is \w+, not \w+.*{re.escape(str(part))}' is removed.*--url"):
+        get(server, tmp_path, WHOLE)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / ARCHIVE).write_bytes(b"mine")
+    with pytest.raises(DataError, match=rf"{re.escape(ARCHIVE)}' is not .* move it away"):
+        get(server, tmp_path, WHOLE)
+    assert (tmp_path / ARCHIVE).read_bytes() == b"mine"
+
+
+HOSTILE = {
+    "../evil": b"x",
+    "bottle/../../evil": b"x",
+    "/tmp/evil_of_the_archive": b"x",
+    "..\\evil": b"x",
+    "C:\\evil": b"x",
+    "C:evil": b"x",
+    "..": None,
+    "out": (tarfile.SYMTYPE, "../.."),
+    "absolute": (tarfile.SYMTYPE, "/etc"),
+    "inside": (tarfile.SYMTYPE, "bottle"),
+    "hard": (tarfile.LNKTYPE, "../secret"),
+    "character device": (tarfile.CHRTYPE, ""),
+    "block device": (tarfile.BLKTYPE, ""),
+    "pipe": (tarfile.FIFOTYPE, ""),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("last", [False, True])
+def test_hostile_members(server, tmp_path, name, last):
+    members = data_set()
+    server.content = pack(members | {name: HOSTILE[name]} if last else {name: HOSTILE[name]} | members)
+    (tmp_path / "secret").write_bytes(b"secret")
+    folder = tmp_path / "sub" / "data"
+    with pytest.raises(DataError, match=re.escape(f"holds {name!r}")):
+        get(server, folder)
+    assert [p.name for p in folder.iterdir()] == [ARCHIVE]  # 什么也没解开，也没留下半个
+    assert {p.name for p in tmp_path.rglob("*")} == {"secret", "sub", "data", ARCHIVE}
+
+
+def test_archives_that_cannot_be_unpacked(server, tmp_path):
+    some = {name: content for name, content in data_set().items() if not name.startswith("zipper")}
+    for content, words in {
+        WHOLE[: len(WHOLE) // 2]: "cannot unpack",
+        WHOLE[:-500] + bytes(500): "cannot unpack",
+        b"<html>gone</html>": "cannot unpack",
+        pack(some): "does not hold the classes",
+    }.items():
+        server.content = content
+        with pytest.raises(DataError, match=rf"{words}|{words}.*{re.escape(ARCHIVE)}"):
+            get(server, tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == [ARCHIVE]
+        (tmp_path / ARCHIVE).unlink()
+
+
+def test_a_python_without_the_filter(server, tmp_path, monkeypatch):
+    monkeypatch.delattr(tarfile, "data_filter")
+    with pytest.raises(DataError, match=r"cannot unpack archives safely; 3\.10\.12"):
+        get(server, tmp_path)
+    assert server.asked == []
+
+
+def test_a_disk_that_is_too_small(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * len(WHOLE) - 1))
+    with pytest.raises(DataError, match=r"free, .* are needed"):
+        get(server, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def command(*options: object, cwd=ROOT, **kwargs) -> subprocess.CompletedProcess:
+    words = [sys.executable, "-m", "datasets.mvtec", *map(str, options)]
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, encoding="utf-8", **kwargs)
+
+
+def error(text: str) -> str:
+    """The one line that is no progress bar."""
+    lines = [line for line in text.replace("\r", "\n").splitlines() if line and "B/s" not in line]
+    assert len(lines) == 1 and lines[0].startswith("error: "), text
+    return lines[0]
+
+
+def test_the_command_refuses_another_archive(server, tmp_path):
+    """As a process: the real hash, which the small archive does not have."""
+    done = command("--download", tmp_path / "x", "--url", server.url, "--accept-license")
+    assert done.returncode == 2 and "CC BY-NC-SA 4.0" in done.stdout
+    line = error(done.stderr)
+    assert download.SHA256 in line and "is removed" in line
+    assert list((tmp_path / "x").iterdir()) == []
+
+
+def test_nobody_to_ask(server, tmp_path):
+    done = command("--download", tmp_path / "x", "--url", server.url, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2 and "--accept-license" in error(done.stderr)
+    assert "CC BY-NC-SA 4.0" in done.stdout
+    assert server.asked == [] and not (tmp_path / "x").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="terminals and limits are POSIX's")
+@pytest.mark.parametrize(("answer", "goes_on"), [(b"y\n", True), (b"\n", False), (b"no\n", False), (b"\x04", False)])
+def test_asked_on_a_terminal(server, tmp_path, monkeypatch, capsys, answer, goes_on):
+    import pty
+
+    monkeypatch.setattr(download, "SHA256", hashlib.sha256(WHOLE).hexdigest())
+    ours, theirs = pty.openpty()
+    os.write(ours, answer)
+    with os.fdopen(theirs, encoding="utf-8") as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        status = main(CLASSES, ["--download", str(tmp_path / "x"), "--url", server.url])
+    os.close(ours)
+    printed = capsys.readouterr()
+    if goes_on:
+        assert status == 0 and files(tmp_path / "x") == unpacked()
+        assert printed.out.endswith(f"next: python main.py --data_path {tmp_path / 'x'}\n")
+    else:
+        assert status == 2 and "licen" in error(printed.err)
+        assert server.asked == [] and not (tmp_path / "x").exists()
+
+
+def test_the_command(server, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(download, "SHA256", hashlib.sha256(WHOLE).hexdigest())
+    options = ["--download", str(tmp_path), "--url", server.url, "--accept-license"]
+    (tmp_path / "readme.txt").write_bytes(b"my own")
+    assert main(CLASSES, options) == 0
+    printed = capsys.readouterr().out
+    assert f"wrote MVTec AD: {tmp_path}" in printed and "left as they were: readme.txt;" in printed
+    assert (tmp_path / "readme.txt").read_bytes() == b"my own"
+    assert main(CLASSES, ["--download", str(tmp_path)]) == 0  # 已经在了：不问，不下载
+    assert f"MVTec AD is in {tmp_path} already\nnext: python main.py" in capsys.readouterr().out
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://127.0.0.1:{port}/other", "HTTP Error 404"),
+        ("http://127.0.0.1:9/", "refused"),
+        ("http://no.such.host.invalid/", "cannot download"),
+        ("http://:::/", "cannot download"),
+        ("file:///etc/passwd", "--url"),
+        ("mvtec.tar.xz", "--url"),
+    ],
+)
+def test_bad_sources(server, tmp_path, capsys, url, words):
+    url = url.format(port=server.server_address[1])
+    assert main(CLASSES, ["--download", str(tmp_path / "x"), "--url", url, "--accept-license"]) == 2
+    line = error(capsys.readouterr().err)
+    assert words in line and url in line and "--url" in line
+    assert not (tmp_path / "x").exists()
+
+
+def test_bad_folders(server, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(CLASSES, ["--download", str(tmp_path / "file"), "--url", server.url, "--accept-license"]) == 2
+    assert repr(str(tmp_path / "file")) in error(capsys.readouterr().err)
+    with pytest.raises(SystemExit, match="2"):
+        main(CLASSES, [])
+    assert "--download" in error(capsys.readouterr().err)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="terminals and limits are POSIX's")
+@pytest.mark.parametrize("stage", ["downloading", "unpacking"])
+def test_a_full_disk(server, tmp_path, stage):
+    """The process may not write a file larger than the limit; what is downloaded is used again."""
+    import resource
+
+    picture = np.random.default_rng(1).bytes(400_000)
+    server.content = pack(data_set() | {"bottle/train/good/002.png": picture})
+    if stage == "unpacking":
+        (tmp_path / ARCHIVE).write_bytes(server.content)
+    digest = hashlib.sha256(server.content).hexdigest()
+    code = (
+        "import sys; from datasets import download;"
+        f"download.SHA256 = {digest!r}; sys.exit(download.main({CLASSES!r}, sys.argv[1:]))"
+    )
+    words = [sys.executable, "-c", code, "--download", str(tmp_path), "--url", server.url, "--accept-license"]
+
+    def limited(size: int) -> subprocess.CompletedProcess:
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", preexec_fn=limit)
+
+    done = limited(300_000)
+    assert done.returncode == 2 and "File too large" in error(done.stderr)
+    left = [p.name for p in tmp_path.iterdir()]
+    assert left == ([f"{ARCHIVE}.part"] if stage == "downloading" else [ARCHIVE])
+    done = limited(resource.RLIM_INFINITY)
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path) == unpacked() | {"bottle/train/good/002.png": picture}
+    assert server.asked == ([None, f"bytes={300_000}-"] if stage == "downloading" else [])
+
+
+def test_main_names_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MVTEC_PATH", raising=False)
+    assert experiment.main([]) == 2
+    line = error(capsys.readouterr().err)
+    assert "python -m datasets.mvtec --download data/mvtec_anomaly_detection" in line.replace("\\", "/")

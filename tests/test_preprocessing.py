@@ -1,0 +1,162 @@
+"""Resize, crop and the non-aligned protocol; a class as data folder; sizes that do not go together."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from datasets.images import DataError
+from datasets.loader import batches
+from datasets.mvtec import MVTecDataset, check_class, common_size, find_classes, locate
+from datasets.preprocessing import ROTATION, Preprocessing, to_pictures
+
+
+def disc(path, size=(120, 90), centre=(70, 40)):
+    """A picture or mask of one white disc."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("L", size)
+    ImageDraw.Draw(image).ellipse((centre[0] - 12, centre[1] - 12, centre[0] + 12, centre[1] + 12), fill=255)
+    image.save(path)
+
+
+@pytest.fixture
+def own(tmp_path):
+    for name in ("widget", "bolt"):
+        for i in range(6):
+            disc(tmp_path / name / f"train/good/{i}.png")
+            disc(tmp_path / name / f"test/dent/{i}.png", centre=(40 + 8 * i, 45))
+            disc(tmp_path / name / f"ground_truth/dent/{i}.png", centre=(40 + 8 * i, 45))
+    return tmp_path
+
+
+def test_the_stored_record():
+    """Features that were stored before there was a choice stay valid."""
+    published = {
+        "resize": 256, "crop": 224, "interpolation": "lanczos",
+        "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
+    }  # fmt: skip
+    assert Preprocessing().record() == Preprocessing(seed=7).record() == published
+    assert Preprocessing(seed=7).is_published and not Preprocessing(protocol="rd").is_published
+    for made in (Preprocessing(), Preprocessing((64, 96), 0), Preprocessing(80, (64, 32), "rd", 5)):
+        assert Preprocessing.from_record(made.record()) == made
+    for wrong in ({}, None, published | {"resize": [1]}, published | {"mean": [0]}, published | {"protocol": "x"}):
+        with pytest.raises(DataError, match="no preprocessing of this program"):
+            Preprocessing.from_record(wrong)
+
+
+@pytest.mark.parametrize("size", [(256, 256), (900, 900), (333, 500), (501, 300), (1000, 231), (224, 97)])
+def test_the_default_is_torchvisions_to_the_bit(size):
+    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    picture, mask = Image.fromarray(values), Image.fromarray((values[..., 0] > 128).astype(np.uint8) * 255)
+    resize, mask_resize = (transforms.Resize(256, m) for m in (InterpolationMode.LANCZOS, InterpolationMode.NEAREST))
+    normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    whole = transforms.Compose([resize, transforms.CenterCrop(224), transforms.ToTensor(), normalise])
+    assert torch.equal(Preprocessing().image(picture), whole(picture))
+    whole = transforms.Compose([mask_resize, transforms.CenterCrop(224), transforms.PILToTensor()])
+    assert torch.equal(Preprocessing().mask(mask), (whole(mask) > 0).to(torch.uint8))
+    assert Preprocessing(crop=0).output_size(size, None) == resize(picture).size[::-1]
+
+
+@pytest.mark.parametrize(
+    ("resize", "crop", "size"),
+    [
+        (256, 224, (224, 224)), (60, 0, (60, 80)), (61, 0, (61, 81)), (60, 60, (60, 60)), (60, (40, 80), (40, 80)),
+        ((64, 128), 0, (64, 128)), ((64, 128), (32, 100), (32, 100)), ((64, 128), 64, (64, 64)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("protocol", ["aligned", "rd"])
+def test_sizes(own, resize, crop, size, protocol):
+    preprocessing = Preprocessing(resize, crop, protocol)
+    assert check_class(own, "widget", preprocessing) == (6, 6, size)
+    image, _, mask = MVTecDataset(own, "widget", False, preprocessing)[1]
+    assert image.shape == (3, *size) and mask.shape == (1, *size)
+
+
+@pytest.mark.parametrize(("resize", "crop"), [(256, 224), ((64, 128), (48, 100)), ((64, 128), 0)])
+def test_the_random_frame_is_that_of_the_mask(own, resize, crop):
+    """White discs: the mask covers them wherever they have been turned and shifted to."""
+    dataset = MVTecDataset(own, "widget", False, Preprocessing(resize, crop, "rd"))
+    aligned = MVTecDataset(own, "widget", False, Preprocessing(resize, crop))
+    for i in range(len(dataset)):
+        image, _, mask = dataset[i]
+        bright = to_pictures(image[None])[0, ..., 0] > 127
+        assert mask.unique().tolist() == [0, 1]  # NEAREST：没有中间值
+        assert (bright != (mask[0].numpy() > 0)).sum() < 0.1 * bright.sum()
+        assert not torch.equal(image, aligned[i][0])
+
+
+def test_the_draws_depend_on_seed_and_path_alone(own):
+    def pictures(name="widget", seed=1024, size=2, workers=0):
+        dataset = MVTecDataset(own, name, True, Preprocessing(protocol="rd", seed=seed))
+        return torch.cat([images for images, _, _ in batches(dataset, size, workers)])
+
+    first = pictures()
+    assert torch.equal(pictures(size=5, workers=3), first)
+    assert not torch.equal(first[0], first[1])  # 同样的图，不同的路径
+    assert not torch.equal(pictures("bolt"), first) and not torch.equal(pictures(seed=1), first)
+    (own / "widget/train/good/0.png").unlink()
+    assert torch.equal(pictures(), first[1:])
+
+
+def test_angles_and_offsets_cover_their_ranges():
+    """The place and the angle of a line in the middle, over many paths."""
+    line = Image.new("L", (256, 256))
+    ImageDraw.Draw(line).rectangle((0, 124, 255, 131), fill=255)
+    heights, angles = [], []
+    for i in range(200):
+        mask = Preprocessing(protocol="rd").mask(line, str(i))[0].numpy()
+        y, x = np.nonzero(mask)
+        slope, middle = np.polyfit(x, y, 1)
+        angles.append(np.rad2deg(np.arctan(slope)))
+        heights.append(slope * 112 + middle)
+    assert -ROTATION - 1 < min(angles) < -ROTATION + 1 and ROTATION - 1 < max(angles) < ROTATION + 1
+    assert abs(np.mean(angles)) < 1.5
+    assert 90 < min(heights) < 104 and 120 < max(heights) < 134  # 裁剪的起点在 0 至 32
+
+
+def test_new_pictures_are_not_turned():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))
+    assert torch.equal(Preprocessing(protocol="rd").image(picture), Preprocessing().image(picture, "any"))
+
+
+@pytest.mark.parametrize(
+    ("resize", "crop", "message"),
+    [
+        (100, 128, r"'.*0\.png' is 100x133 after --resize 100, smaller than --crop 128"),
+        ((64, 128), 100, r"is 64x128 after --resize 64x128, smaller than --crop 100"),
+        (100, (90, 140), r"smaller than --crop 90x140; give a larger --resize"),
+    ],
+)
+def test_a_crop_that_is_too_large(own, resize, crop, message):
+    with pytest.raises(DataError, match=message):
+        check_class(own, "widget", Preprocessing(resize, crop))
+
+
+def test_one_size_a_class_and_a_run(own):
+    uncropped = Preprocessing(60, 0)
+    for path in (own / "bolt").rglob("*.png"):
+        disc(path, (90, 90))
+    checked = {name: check_class(own, name, uncropped) for name in ("widget", "bolt")}
+    with pytest.raises(DataError, match=r"'widget' comes out at 60x80, class 'bolt' at 60x60.*--resize.*--classes"):
+        common_size(checked)
+    assert common_size({"bolt": checked["bolt"]}) == (60, 60)
+    disc(own / "bolt/train/good/3.png", (180, 90))
+    with pytest.raises(DataError, match=r"3\.png' comes out at 60x120, .*0\.png' at 60x60.*--crop"):
+        check_class(own, "bolt", uncropped)
+    check_class(own, "bolt")
+
+
+def test_a_folder_that_is_a_class(own, monkeypatch):
+    assert locate(own) == (own, None)
+    assert locate(own / "widget") == locate(own / "widget", ["widget"]) == (own, ["widget"])
+    monkeypatch.chdir(own / "widget")
+    assert find_classes(*locate(own / ".")) == ["bolt", "widget"]
+    assert locate((own / "widget").relative_to(own / "widget")) == (own, ["widget"])
+    with pytest.raises(DataError, match=r"is the class 'widget'; leave out --classes"):
+        locate(own / "widget", ["bolt"])
+    shutil.copytree(own / "bolt", own / "widget" / "bolt")
+    assert find_classes(*locate(own / "widget")) == ["bolt"]
