@@ -1,34 +1,32 @@
 """Everything that is read from or written to a result folder; imports no torch.
 
 Every file appears under its name only when it is complete. Of files that belong together (a
-pickle and its JSON; a class's maps, pictures and small arrays) the last one written is deleted
-first, so that what is there always belongs together.
+pickle and its JSON; a class's maps, pictures and small arrays) the last one written is first deleted,
+or rewritten to say that it vouches for nothing, so that what is there always belongs together.
 """
 
 import csv
-import json
-import os
-import pickle
 import re
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# 读回特征文件只需要这几个名字：pickle 里别的任何东西都不会被执行
-_ALLOWED = {
-    ("numpy._core.numeric", "_frombuffer"),
-    ("numpy", "dtype"),
-}
+from padim import features, files
+from padim.files import read_json, replacing, write_json
+from padim.unpickle import UnpickleError
 
 # 两次运行的特征可以互换的条件，按报错时检查的次序
-CONFIGURATION = ("arch", "weights_sha256", "seed", "dimensions", "precision", "preprocessing")
+CONFIGURATION = ("arch", "weights_sha256", "layers", "reduction", "seed", "dimensions", "precision", "preprocessing")
+
+
+_ROW = {"image_rocauc", "pixel_rocauc", "threshold", "n_train", "n_test", "seconds", "published", "difference"}
 
 
 class StoreError(ValueError):
@@ -39,43 +37,19 @@ class DamagedError(StoreError):
     """A stored feature file that is truncated or holds something else: it must be made again."""
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
+def components_path(path: Path) -> Path:
+    """Where the projection that belongs to the pickle ``path`` is kept."""
+    return path.with_name(f"{path.stem}_components.npy")
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``, renamed to it at the end, deleted on an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write ``content`` as JSON; NaN is refused, since no other reader takes it."""
-    with replacing(path) as temporary:
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-        text = re.sub(r"\[\n[-+.,\deE\s]*\]", lambda m: " ".join(m[0].split()), text)  # 数列不必一数一行
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def read_json(path: Path) -> dict | None:
-    """The JSON object in ``path``, or None where there is no file or none that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def write_features(path: Path, mean: np.ndarray, covariance: np.ndarray, provenance: dict) -> None:
+def write_features(
+    path: Path,
+    mean: np.ndarray,
+    covariance: np.ndarray,
+    provenance: dict,
+    components: np.ndarray | None = None,
+    progress: features.Progress | None = None,
+) -> None:
     """Pickle ``[mean, cov]`` in the thesis's order, and its JSON beside it.
 
     Parameters
@@ -84,16 +58,27 @@ def write_features(path: Path, mean: np.ndarray, covariance: np.ndarray, provena
         ``….pkl``; the JSON gets the same name with ``.json``.
     mean : ndarray, (P, d) float32
     covariance : ndarray, (P, d, d) float32
-        Symmetric, so that its transpose is the (d, d, P) array in Fortran order: protocol 5
-        writes the memory as it stands, without a copy.
     provenance : dict
         What the features were made from.
+    components : ndarray, (d, t_d) float32, optional
+        The projection onto principal components, for ``train_{class}_components.npy``.
+    progress : padim.features.Progress, optional
+        Stopped, it ends with `padim.features.AbortedError` and changes nothing.
     """
     record = path.with_suffix(".json")
-    with replacing(path) as temporary:
-        with open(temporary, "wb") as file:
-            pickle.dump([np.ascontiguousarray(mean.T), covariance.T], file, protocol=5)
-        record.unlink(missing_ok=True)  # 新 pickle 写完才作废旧记录：写到一半失败，旧的一对仍在
+    with ExitStack() as stack:
+        temporary = stack.enter_context(replacing(path, sync=False))
+        if components is not None:
+            with open(stack.enter_context(replacing(components_path(path))), "wb") as file:
+                np.save(file, components)
+        with open(temporary, "wb+") as file:
+            progress = progress or features.Progress()
+            features.dump(mean, covariance, file, progress)
+            features.sync(file, progress)
+        # 新 pickle 写完才作废旧记录：写到一半失败，旧的一对仍在；改名前后被杀，这条记录说明没有相配的 pickle
+        write_json(record, provenance | {"pickle_bytes": None})
+        if components is None:
+            components_path(path).unlink(missing_ok=True)
     write_json(record, provenance | {"pickle_bytes": path.stat().st_size})
 
 
@@ -103,34 +88,71 @@ def read_features(path: Path, positions: int, dimensions: int) -> tuple[np.ndarr
     Raises
     ------
     DamagedError
-        If the file is truncated or does not hold arrays of this shape.
+        If the file is truncated, holds anything else than arrays of this shape, or their numbers are
+        no Gaussians'. Files of other programs are read too: protocols 2 to 5, numpy 1 and 2, float32
+        and float64, C and Fortran order.
     """
+    with reading(path):
+        return features.load(path, positions, dimensions)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what is wrong with the pickle ``path`` into a `DamagedError` that names it."""
     try:
-        with open(path, "rb") as file:
-            mean, covariance = _Unpickler(file).load()
-        shapes = mean.shape, covariance.shape, mean.dtype, covariance.dtype
-    except OSError:
-        raise
-    except Exception as problem:  # 损坏的 pickle 能让解析器抛出任何类型
-        raise DamagedError(f"{str(path)!r} is damaged ({' '.join(str(problem).split())[:100]})") from problem
-    if shapes != ((dimensions, positions), (dimensions, dimensions, positions), np.float32, np.float32):
-        raise DamagedError(
-            f"{str(path)!r} holds arrays of shape {shapes[0]} and {shapes[1]}, not ({dimensions}, {positions}) …"
-        )
-    return np.ascontiguousarray(mean.T), covariance.T
+        yield
+    except UnpickleError as problem:
+        raise DamagedError(f"{str(path)!r} is damaged or foreign ({problem})") from problem
 
 
-def _describe(key: str, value: Any) -> str:
+def read_components(path: Path, dimensions: int, channels: int) -> np.ndarray:
+    """The projection (d, t_d) float32 that belongs to the pickle ``path``.
+
+    Raises
+    ------
+    DamagedError
+        If it is not there or not of this shape.
+    """
+    beside = components_path(path)
+    try:
+        with open(beside, "rb") as file:
+            components = np.load(file, allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError) as problem:
+        raise DamagedError(f"{str(beside)!r} is missing or damaged") from problem
+    if components.shape != (dimensions, channels) or components.dtype != np.float32:
+        raise DamagedError(f"{str(beside)!r} is no projection of {channels} channels onto {dimensions}")
+    return components
+
+
+def _setting(record: dict, key: str) -> Any:
+    """A record's entry as it is compared; of the layers their names."""
+    value = record.get(key)
+    if key == "layers" and value is not None:
+        return [layer["name"] for layer in value]
+    return "random" if key == "reduction" and value is None else value
+
+
+def _describe(key: str, value: Any, other: Any) -> str:
+    if isinstance(value, dict) and isinstance(other, dict):  # 只说不同的几项
+        value, other = ({"protocol": "aligned"} | each for each in (value, other))
+        return f"{key} {', '.join(f'{k} {v}' for k, v in value.items() if k in other and v != other[k])}"
+    if key == "layers":
+        return f"layers {', '.join(value)}"
+    if key == "reduction":
+        return f"{value} reduction"
     if key == "dimensions":
-        return f"{len(value or ())} dimensions"
-    return f"{key} {value[:12] if key == 'weights_sha256' and value else value}"
+        return f"{len(value) if isinstance(value, list) else 0} dimensions"
+    return f"{key} {str(value)[:12] if key == 'weights_sha256' else value}"
 
 
 def difference(stored: dict, wanted: dict) -> str | None:
     """The first difference in configuration, in words, or None."""
     for key in CONFIGURATION:
-        if stored.get(key) != wanted[key]:
-            there, here = _describe(key, stored.get(key)), _describe(key, wanted[key])
+        there, here = _setting(stored, key), _setting(wanted, key)
+        if key == "layers" and None in (there, here):  # 记录里还没有这一项时，各层是默认的；通道仍要比
+            continue
+        if there != here:
+            there, here = _describe(key, there, here), _describe(key, here, there)
             return f"{there}, this run has {here if here != there else 'other channels'}"
     return None
 
@@ -198,6 +220,10 @@ class Store:
     def results(self) -> Path:
         return self.root / f"results_{self.arch}.json"
 
+    @property
+    def ablation(self) -> Path:
+        return self.root / f"ablation_{self.arch}.json"
+
     def written(self) -> list[tuple[str, Path]]:
         """What is there after a run, and where."""
         candidates = [
@@ -222,6 +248,37 @@ class Store:
                 with suppress(OSError):
                     folder.rmdir()
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only run that writes this architecture's files; what killed runs left behind is deleted.
+
+        Raises
+        ------
+        StoreError
+            If another run is writing them.
+        """
+        places = [(p.parent, "") for p in (self.features(""), self.arrays(""), self.picture("", 0))]
+        places.append((self.root, f"_{self.arch}."))
+        try:
+            with files.lock(self.root / f".lock_{self.arch}"), files.without_leftovers(places):
+                yield
+        except files.LockedError as problem:
+            raise StoreError(f"{problem}; wait until it has ended, or give another --save_path") from problem
+
+    def check_there(self) -> None:
+        """Raise StoreError if the folder that `locked` holds was deleted or replaced meanwhile."""
+        if not (self.root / f".lock_{self.arch}").exists():
+            raise StoreError(f"{str(self.root)!r} was deleted or replaced during the run; see --save_path")
+
+    def check_room(self, name: str, positions: int, dimensions: int) -> None:
+        """Raise StoreError unless the disk has room for a class's pickle, beside the one that it may replace."""
+        needed = 4 * positions * dimensions * (dimensions + 1)
+        if (room := files.free_room(path := self.features(name))) < needed:
+            raise StoreError(
+                f"{str(path)!r} needs {files.size(needed)}, and {files.size(room)} are free there; "
+                "make room, give another --save_path, or --no_features"
+            )
+
     def clear_pictures(self, name: str) -> None:
         """Delete a class's localization figures: they belong to scores that are being replaced."""
         folder = self.picture(name, 0).parent
@@ -240,8 +297,8 @@ class Store:
         """Maps (N, H, W) float32 and pictures (N, H, W, 3) uint8 to fill; kept if no error occurs."""
         self.arrays(name).unlink(missing_ok=True)
         with replacing(self.maps(name)) as maps_path, replacing(self.images(name)) as images_path:
-            maps = np.lib.format.open_memmap(maps_path, "w+", np.float32, shape)
-            images = np.lib.format.open_memmap(images_path, "w+", np.uint8, (*shape, 3))
+            maps = files.allocate(maps_path, np.float32, shape)
+            images = files.allocate(images_path, np.uint8, (*shape, 3))
             try:
                 yield maps, images
             finally:
@@ -282,16 +339,18 @@ class Store:
         results = read_json(self.results)
         if results is None and not self.results.exists():
             return None
-        run = results.get("run") if results else None
-        whole = isinstance(run, dict) and {"options", "configuration", "finished"} <= run.keys()
-        if not whole or not {"classes", "averages", "complete"} <= results.keys():
+        parts = {"classes": dict, "averages": dict, "run": dict, "complete": bool}
+        whole = results and all(isinstance(results.get(key), kind) for key, kind in parts.items())
+        parts = {"options": dict, "configuration": dict, "finished": list}
+        whole = whole and all(isinstance(results["run"].get(key), kind) for key, kind in parts.items())
+        if not whole or not all(isinstance(r, dict) and r.keys() >= _ROW for r in results["classes"].values()):
             raise StoreError(f"{str(self.results)!r} is no results file of this program; move it away")
         return results
 
     def write_results(self, results: dict) -> None:
         """Write the results as JSON, and their rows as CSV."""
         write_json(self.results, results)
-        columns = ("image_rocauc", "pixel_rocauc", "threshold", "n_train", "n_test")
+        columns = ("image_rocauc", "pixel_rocauc", "pixel_aupro", "threshold", "n_train", "n_test")
         nested = [(kind, level) for kind in ("published", "difference") for level in ("image", "pixel")]
         path = self.results.with_suffix(".csv")
         with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
@@ -299,4 +358,4 @@ class Store:
             writer.writerow(["class", *columns, "seconds", *map("_".join, nested)])
             for name, row in results["classes"].items():
                 figures = [(row[kind] or {}).get(level) for kind, level in nested]
-                writer.writerow([name, *(row[c] for c in columns), row["seconds"]["total"], *figures])
+                writer.writerow([name, *(row.get(c) for c in columns), row["seconds"]["total"], *figures])

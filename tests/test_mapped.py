@@ -32,7 +32,7 @@ def test_nothing_is_read_that_is_not_asked_for(tmp_path):
 def test_damaged_files(tmp_path):
     path = written(tmp_path / "x.pkl", 3136, 7)
     content = path.read_bytes()
-    with pytest.raises(DamagedError, match="other arrays"):
+    with pytest.raises(DamagedError, match="holds arrays"):
         map_features(path, 3136, 8)
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(DamagedError, match="truncated"):

@@ -66,6 +66,10 @@ def test_whose_features(features, tmp_path):
     }.items():
         with pytest.raises(StoreError, match=rf"{change}.*--save_path.*--refit"):
             stored_features(path, WANTED | words)
+    for foreign in ({"dimensions": 7}, {"weights_sha256": 7}, {"arch": [[]]}):
+        path.with_suffix(".json").write_text(json.dumps(WANTED | foreign))
+        with pytest.raises(StoreError, match="this run has"):
+            stored_features(path, WANTED)
     path.with_suffix(".json").unlink()
     with pytest.raises(StoreError, match="no record"):
         stored_features(path, WANTED)
@@ -176,7 +180,9 @@ def test_foreign_results(tmp_path):
     store = Store(tmp_path, "resnet18")
     assert store.read_results() is None
     shell = '{"classes": {}, "averages": {}, "run": {}, "complete": false}'
-    for content in ("[]", "{}", "oops", shell):
+    whole = {"classes": {"x": {}}, "averages": {}, "complete": True}
+    whole |= {"run": {"options": {}, "configuration": {}, "finished": []}}
+    for content in ("[]", "{}", "oops", shell, "[" * 100_000, json.dumps(whole), json.dumps(whole | {"classes": []})):
         store.results.write_text(content)
         with pytest.raises(StoreError, match="no results file"):
             store.read_results()
