@@ -2,6 +2,7 @@
 
 python benchmarks/run.py                    both architectures, a class of 209 + 83 pictures of 900×900
 python benchmarks/run.py --latency          one image at a time
+python benchmarks/run.py --precision        what tf32 and bf16 do to speed, maps and ROC AUC
 python benchmarks/run.py --scaling          fit time and peak memory for 100, 400 and 1600 images
 """
 
@@ -98,6 +99,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", choices=["resnet18", "wide_resnet50_2"])
     parser.add_argument("--latency", action="store_true", help="one image at a time")
+    parser.add_argument("--precision", action="store_true", help="what tf32 and bf16 do to speed, maps and ROC AUC")
     parser.add_argument("--scaling", action="store_true", help="fit time and peak memory for more and more images")
     parser.add_argument("--train", type=int, default=209, help="training pictures (default 209)")
     parser.add_argument("--test", type=int, default=83, help="test pictures (default 83)")
@@ -119,6 +121,8 @@ def main() -> int:
     for arch in args.arch or ["resnet18", "wide_resnet50_2"]:
         if args.latency:
             entry = core("latency", arch, "--rounds", 50)
+        elif args.precision:
+            entry = core("precisions", arch, "--data", data, "--name", NAME, "--rounds", args.rounds)
         elif args.scaling:
             entry = {f"N = {n}": core("scaling", arch, "--images", n) for n in SCALING}
         else:

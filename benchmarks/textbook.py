@@ -31,7 +31,8 @@ from sklearn.metrics import precision_recall_curve, roc_auc_score
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader
 
-from datasets.mvtec import MVTecDataset, to_pictures
+from datasets.mvtec import MVTecDataset
+from datasets.preprocessing import to_pictures
 
 DIMENSIONS = {"resnet18": (448, 100), "wide_resnet50_2": (1792, 550)}
 

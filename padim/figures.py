@@ -4,8 +4,10 @@ import multiprocessing
 import os
 import signal
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,13 +17,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from padim import style
+from padim.command import obey_parent
 from padim.metrics import normalise
 from padim.store import Store, replacing
 
 PANELS = ("Image", "GroundTruth", "Predicted heat map", "Predicted mask", "Segmentation result")
 OPENING_RADIUS = 4  # 像素
 HEAT_OPACITY = 0.5
-_BATCH = 8  # 一个绘图任务的图片数
+_NARROWEST, _LOWEST = 126, 120  # 像素：最长的标题、色条的标题所需
+_BATCH = 4  # 一个绘图任务的图片数
 
 
 def predicted_mask(scores: np.ndarray, threshold: float) -> np.ndarray:
@@ -59,20 +63,22 @@ def panel_images(
 class LocalizationCanvas:
     """The five-panel figure for pictures of one size; everything that never changes is drawn once.
 
-    Panels are as many pixels wide as the pictures, so no pixel is resampled.
+    Panels are as many pixels wide as the pictures, so no pixel is resampled; around small ones there
+    is room for the titles and the colour bar.
     """
 
     def __init__(self, height: int, width: int, dpi: int = 100):
         gap, left, top, bottom, right = 12, 12, 30, 12, 84
-        self.columns = [left + i * (width + gap) for i in range(len(PANELS))]
-        self.top = top
-        total = (self.columns[-1] + width + right, top + height + bottom)
+        pitch, bar_height = max(width, _NARROWEST), max(height, _LOWEST)
+        self.columns = [left + i * (pitch + gap) + (pitch - width) // 2 for i in range(len(PANELS))]
+        self.top, end = top, left + len(PANELS) * (pitch + gap) - gap
+        total = (end + right, top + bar_height + bottom)
         figure = Figure((total[0] / dpi, total[1] / dpi), dpi=dpi)
         canvas = FigureCanvasAgg(figure)
         for x, title in zip(self.columns, PANELS, strict=True):
             centre = ((x + width / 2) / total[0], 1 - (top - 8) / total[1])
             figure.text(*centre, title, ha="center", va="bottom", size=style.LABEL_SIZE)
-        bar = [(self.columns[-1] + width + 16) / total[0], bottom / total[1], 14 / total[0], height / total[1]]
+        bar = [(end + 16) / total[0], bottom / total[1], 14 / total[0], bar_height / total[1]]
         colour_bar = figure.colorbar(ScalarMappable(cmap=style.HEAT), cax=figure.add_axes(bar))
         colour_bar.ax.tick_params(labelsize=style.LABEL_SIZE - 1)
         colour_bar.set_label("Anomaly score", size=style.LABEL_SIZE)
@@ -84,7 +90,8 @@ class LocalizationCanvas:
     def _missing_panel(height: int, width: int, dpi: int) -> np.ndarray:
         figure = Figure((width / dpi, height / dpi), dpi=dpi, facecolor="0.93")
         canvas = FigureCanvasAgg(figure)
-        figure.text(0.5, 0.5, "not available", ha="center", va="center", size=style.LABEL_SIZE, color="0.35")
+        words = "not available" if width >= 2 * _NARROWEST // 3 else "not\navailable"
+        figure.text(0.5, 0.5, words, ha="center", va="center", size=style.LABEL_SIZE, color="0.35")
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -123,7 +130,7 @@ def _canvas(height: int, width: int) -> LocalizationCanvas:
     return LocalizationCanvas(height, width)
 
 
-def draw_localizations(root: Path, arch: str, name: str, indices: list[int]) -> int:
+def draw_localizations(root: Path, arch: str, name: str, indices: list[int]) -> None:
     """Draw and write the localization figures of these test pictures from the stored scores."""
     store = Store(root, arch)
     arrays = store.read_arrays(name)
@@ -135,7 +142,6 @@ def draw_localizations(root: Path, arch: str, name: str, indices: list[int]) -> 
         figure = canvas.draw(images[i], truth, scores, arrays["threshold"])
         with replacing(store.picture(name, i)) as temporary:
             Image.fromarray(figure).save(temporary, format="png", compress_level=3)
-    return len(indices)
 
 
 def chosen_figures(count: int, wanted: str | int) -> list[int]:
@@ -151,31 +157,58 @@ def _rehearse() -> None:
     _canvas(224, 224).draw(np.zeros((224, 224, 3), np.uint8), None, np.zeros((224, 224)), 0.5)
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """Some figures of a class, handed in to be drawn; arguments are those of `draw_localizations`."""
+
+    arguments: tuple[Path, str, str, list[int]]
+    future: Future
+
+    def finish(self) -> None:
+        """Wait for the figures, or draw them here if no process has begun them."""
+        if self.future.cancel():
+            draw_localizations(*self.arguments)
+        else:
+            self.future.result()
+
+
 class FigurePool:
     """Processes that draw localization figures while the experiment goes on; started when needed."""
 
     def __init__(self) -> None:
         # spawn：不复制主进程的内存，各平台行为一致；子进程只装入本文件所需
         self._size = max(1, min(8, (os.cpu_count() or 1) - 1))  # 给主进程留一个核
-        # 终端的 Ctrl-C 送给整个进程组；子进程由主进程来收
-        spawn, ignored = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
-        self._pool = ProcessPoolExecutor(self._size, spawn, initializer=signal.signal, initargs=ignored)
+        spawn = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(self._size, spawn, initializer=obey_parent)
 
     def __enter__(self) -> "FigurePool":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, Exception):  # Ctrl-C：不等正在画的
+            for child in multiprocessing.active_children():
+                child.terminate()
         self._pool.shutdown(cancel_futures=True)
+
+    def _submit(self, *task: Any) -> Future:
+        # 子进程在装好自己的处理函数之前就收到的 Ctrl-C：让它一出生就屏蔽着
+        masked = hasattr(signal, "pthread_sigmask") and signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return self._pool.submit(*task)
+        finally:
+            if masked is not False:
+                signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
     def warm_up(self) -> None:
         """Start all processes now, so that they load their libraries while others load theirs."""
         for _ in range(self._size):
-            self._pool.submit(_rehearse)
+            self._submit(_rehearse)
 
-    def draw(self, store: Store, name: str, indices: list[int]) -> list[Future]:
-        """Hand in these test pictures of a class, a few to a task."""
-        tasks = (indices[i : i + _BATCH] for i in range(0, len(indices), _BATCH))
-        return [self._pool.submit(draw_localizations, store.root, store.arch, name, task) for task in tasks]
+    def draw(self, store: Store, name: str, indices: list[int]) -> list[Drawing]:
+        """Hand in these test pictures of a class, a few at a time."""
+        parts = (indices[i : i + _BATCH] for i in range(0, len(indices), _BATCH))
+        calls = [(store.root, store.arch, name, part) for part in parts]
+        return [Drawing(call, self._submit(draw_localizations, *call)) for call in calls]
 
 
 Curves = dict[str, dict[str, tuple[np.ndarray, float] | None]]

@@ -9,19 +9,34 @@ equation 2 (Mahalanobis distance).
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from padim.features import empty
+
 EPSILON = 0.01  # 公式 1 的正则项 εI
 _STRIP = 128  # 散布矩阵一次更新的行数
+_CHUNK = 1 << 20  # CPU 上一个线程一次取的协方差元素数
+_TEMPORARY = 128  # 不动散布矩阵而求距离时，同时分解的位置数
 
 
-def _by_chunks(work: Callable[[slice], None], positions: int, device: torch.device) -> None:
-    """Call ``work`` for successive slices of positions, halved when a GPU's memory does not suffice."""
-    # CPU 上一次只取少数位置，中间结果留在缓存里；GPU 上要大到能占满它
-    size, start = 32 if device.type == "cpu" else 512, 0
+def _by_chunks(work: Callable[[slice], None], positions: int, d: int, device: torch.device) -> None:
+    """Call ``work`` for slices of positions; on a GPU in turn, halved when its memory does not suffice."""
+    if device.type == "cpu":
+        # 单个矩阵太小，不值得分给多个线程：每个线程独自做几个位置，中间结果留在缓存里
+        size = max(1, _CHUNK // d**2)
+        chunks = [slice(i, min(i + size, positions)) for i in range(0, positions, size)]
+        if len(chunks) == 1:
+            work(chunks[0])
+            return
+        # 推理模式与线程数都只对本线程有效
+        with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(torch.inference_mode()(work), chunks):
+                pass
+        return
+    size, start = 512, 0
     while start < positions:
         here = slice(start, min(start + size, positions))
         try:
@@ -36,19 +51,22 @@ def _by_chunks(work: Callable[[slice], None], positions: int, device: torch.devi
             start = here.stop
 
 
-def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Uninitialised float32; on the CPU from numpy, which asks the system for huge pages."""
-    if device.type == "cpu":
-        return torch.from_numpy(np.empty(shape, np.float32))
-    return torch.empty(shape, device=device)
-
-
 class NotPositiveDefiniteError(ValueError):
     """A covariance without Cholesky factor: its features were not finite, or far out of scale."""
 
 
+class FeatureError(ValueError):
+    """Training features that are NaN, infinite, or too large to square in float32."""
+
+
 class GaussianStream:
     """Mean and covariance of every position from blocks of embeddings, in constant memory.
+
+    Parameters
+    ----------
+    positions, dimensions : int
+        P and d.
+    device : torch.device
 
     Attributes
     ----------
@@ -69,39 +87,65 @@ class GaussianStream:
     one rank-(m + 1) product, so that an update passes over the scatter once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, positions: int, dimensions: int, device: torch.device):
         self.count = 0
-        self.mean: Tensor | None = None
-        self.scatter: Tensor | None = None
+        self.mean = torch.zeros((positions, dimensions), dtype=torch.float64, device=device)
+        shape = (positions, dimensions, dimensions)
+        if device.type == "cpu":
+            # 几 GB 内存初次写入费时，在网络处理第一批图片时就开始
+            scatter = empty(shape)
+            self.scatter: Tensor | None = torch.from_numpy(scatter)
+            self._zeroing = Thread(target=scatter.fill, args=(0,), daemon=True)
+            self._zeroing.start()
+        else:
+            self.scatter, self._zeroing = torch.zeros(shape, device=device), None
 
     def update(self, block: Tensor) -> None:
         """Merge ``block`` (P, m, d) float32, the embeddings of m images."""
         positions, m, d = block.shape
         n = self.count
-        if n == 0:
-            self.mean = block.new_zeros((positions, d), dtype=torch.float64)
-            self.scatter = _empty((positions, d, d), block.device)
+        if self._zeroing:
+            self._zeroing.join()
 
         def merge(here: slice) -> None:
             x = block[here]
-            average = x.mean(1)  # (c, d)
-            shift = average - self.mean[here]
             deviations = x.new_empty((len(x), m + 1, d))
+            average = x.mean(1)  # (c, d)
+            # 补正一次舍入：不变的特征，均值分毫不差，协方差恰为 εI
+            average += torch.sub(x, average[:, None], out=deviations[:, :m]).mean(1)
+            shift = average - self.mean[here]
             torch.sub(x, average[:, None], out=deviations[:, :m])
             deviations[:, m] = shift * (n * m / (n + m)) ** 0.5
             try:
                 for row in range(0, d, _STRIP):  # 对称：只算下三角，省去四成乘法
                     rows, columns = slice(row, row + _STRIP), slice(0, row + _STRIP)
-                    # beta = 0 时不读旧值：第一块无需先清零
-                    self.scatter[here, rows, columns].baddbmm_(
-                        deviations[..., rows].mT, deviations[..., columns], beta=int(n > 0)
-                    )
+                    self.scatter[here, rows, columns].baddbmm_(deviations[..., rows].mT, deviations[..., columns])
             except torch.OutOfMemoryError as problem:  # 加了一半，不可重来
                 raise MemoryError("out of GPU memory within an update") from problem
             self.mean[here] += shift * (m / (n + m))
 
-        _by_chunks(merge, positions, block.device)
+        _by_chunks(merge, positions, d, block.device)
         self.count += m
+
+    def distances(self, block: Tensor) -> Tensor:
+        """Mahalanobis distances (P, m) of a block (P, m, d) to the images seen so far.
+
+        Nothing is consumed: the stream goes on afterwards. Only some positions' covariances and
+        factors exist at a time, beside the scatter.
+
+        Raises
+        ------
+        NotPositiveDefiniteError
+            If the embeddings seen were not finite.
+        """
+        result = block.new_empty(block.shape[:2])
+        for start in range(0, len(block), _TEMPORARY):
+            here = slice(start, start + _TEMPORARY)
+            # 上三角从未写过；Cholesky 分解也只读下三角
+            covariance = self.scatter[here].tril().div_(self.count - 1)  # (c, d, d)
+            covariance.diagonal(dim1=1, dim2=2).add_(EPSILON)
+            result[here] = mahalanobis(block[here], self.mean[here].float(), factorise(covariance))
+        return result
 
     def finish(self) -> tuple[Tensor, Tensor]:
         """Mean (P, d) and covariance (P, d, d) float32, the latter in the scatter's memory.
@@ -110,6 +154,8 @@ class GaussianStream:
         ------
         ValueError
             For fewer than two images: the unbiased covariance divides by n − 1.
+        FeatureError
+            If a feature was not finite, or too large to square in float32; the message names the position.
         """
         if self.count < 2:
             raise ValueError(f"a covariance needs at least two images, not {self.count}")
@@ -120,9 +166,14 @@ class GaussianStream:
             for row in range(0, chunk.shape[1], _STRIP):  # 补上三角
                 rows, rest = slice(row, row + _STRIP), slice(row + _STRIP, None)
                 chunk[:, rows, rest] = chunk[:, rest, rows].mT
-            chunk.diagonal(dim1=1, dim2=2).add_(EPSILON)  # 公式 1：+ εI
+            diagonal = chunk.diagonal(dim1=1, dim2=2).add_(EPSILON)  # 公式 1：+ εI
+            # |σij|² ≤ σii·σjj：对角线有限，则整个矩阵有限
+            finite = (diagonal.isfinite() & self.mean[here].isfinite()).all(1)
+            if not finite.all():
+                position = here.start + int(finite.logical_not().nonzero()[0])
+                raise FeatureError(f"the training features at position {position} are not finite")
 
-        _by_chunks(complete, len(covariance), covariance.device)
+        _by_chunks(complete, *covariance.shape[:2], covariance.device)
         self.scatter = None
         return self.mean.float(), covariance
 
@@ -136,7 +187,6 @@ def factorise(covariance: Tensor) -> Tensor:
         The message names the first such position.
     """
 
-    @torch.inference_mode()  # 推理模式只对本线程有效
     def one(here: slice) -> None:
         factor, info = torch.linalg.cholesky_ex(covariance[here])
         if info.any():
@@ -144,14 +194,7 @@ def factorise(covariance: Tensor) -> Tensor:
             raise NotPositiveDefiniteError(f"the covariance at position {position} is not positive definite")
         covariance[here] = factor
 
-    positions, threads = len(covariance), torch.get_num_threads()
-    if covariance.device.type != "cpu":
-        _by_chunks(one, positions, covariance.device)
-        return covariance
-    # CPU 的成批分解逐个矩阵进行，矩阵太小，分不了线程：改为每个线程分解自己的一段
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for _ in pool.map(one, (slice(i, min(i + 32, positions)) for i in range(0, positions, 32))):
-            pass
+    _by_chunks(one, *covariance.shape[:2], covariance.device)
     return covariance
 
 
@@ -180,5 +223,5 @@ def mahalanobis(block: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
         whitened = torch.linalg.solve_triangular(factor[here], deviations.mT, upper=False)  # (c, d, m)
         torch.linalg.vector_norm(whitened, dim=1, out=distances[here])
 
-    _by_chunks(solve, len(block), block.device)
+    _by_chunks(solve, *mean.shape, block.device)
     return distances

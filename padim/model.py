@@ -8,7 +8,7 @@ Localization", ICPR 2020 workshops, arXiv 2011.08785.
 
 import platform
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +21,17 @@ from torch import Tensor
 
 from padim import store
 from padim.anomaly_map import AnomalyMap
-from padim.backbone import ARCHITECTURES, Backbone, load_network, weights_sha256
+from padim.backbone import Backbone, find_architecture, load_network, weights_sha256
 from padim.device import check_precision, tf32
 from padim.embedding import Embedding, choose_dimensions
+from padim.features import Progress
 from padim.gaussian import GaussianStream, factorise, mahalanobis
+from padim.projection import Projection, principal_components
 
+FORWARD = 8  # CPU 上一次前向的图片数；与批大小无关
 BLOCK = 128  # 一次并入高斯（或一次求解）的图片数；与批大小无关
+ALL = 0  # 全部通道
+POOLED = 4  # 求主成分时一次展开全部通道的图片数
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,12 @@ class PaDiM:
     Parameters
     ----------
     arch : str
-        A key of `padim.backbone.ARCHITECTURES`.
+        A key of `padim.backbone.ARCHITECTURES`, or with ``layers`` another of torchvision's networks.
     weights : str
         ``imagenet``, ``random`` or the path of a state dict.
     dimensions : int, optional
-        How many random channels are kept; by default the architecture's own, 100 or 550.
+        How many random channels are kept; by default the architecture's own, 100 or 550, and all of
+        other ``layers``. `ALL` keeps all, in their natural order.
     seed : int
         Of the random choice of channels.
     device : str or torch.device
@@ -64,21 +70,32 @@ class PaDiM:
     precision : str
         Of the backbone's forward pass: ``float32``; ``tf32`` on a GPU; ``bf16``. Everything after
         it is float32.
+    layers : sequence of str, optional
+        Names of the modules that are read; by default the architecture's own.
+    reduction : str
+        ``random``, or ``pca``: the ``dimensions`` principal components of the training embeddings
+        instead of random channels; `fit_projection` comes before `fit`.
 
     Attributes
     ----------
     layers : list of padim.backbone.Layer
     dimensions : list of int
-        The channels kept, in the order drawn.
+        The channels kept, in the order drawn; with ``pca`` the numbers of the components.
+    channels : int
+        t_d, of all layers together.
     grid : (int, int)
         H and W of the positions; P = H·W.
     count : int
         Training images.
+    held_out_scores : list of float or None
+        Scores of the training images that `fit` held out.
 
     Raises
     ------
     padim.backbone.WeightsError
         If the weights cannot be had.
+    padim.backbone.ArchitectureError
+        If there is no such network or layer, or it cannot take images of this size.
     padim.embedding.DimensionError
         If there are fewer channels than ``dimensions``.
 
@@ -98,31 +115,72 @@ class PaDiM:
         device: str | torch.device = "cpu",
         size: tuple[int, int] = (224, 224),
         precision: str = "float32",
+        layers: Sequence[str] | None = None,
+        reduction: str = "random",
     ):
+        architecture = find_architecture(arch, layers)
         network, self.is_imagenet = load_network(arch, weights)
-        self.arch, self.seed, self.device, self.size = arch, seed, torch.device(device), size
+        self.arch, self.seed, self.device, self.size = arch, seed, torch.device(device), tuple(size)
+        self.weights = weights if weights in ("imagenet", "random") else str(Path(weights).resolve())
         check_precision(precision, self.device)
         self.precision = precision
         self.weights_sha256 = weights_sha256(network)
-        self.backbone = Backbone(network, ARCHITECTURES[arch].layers).to(self.device)
+        self.backbone = Backbone(network, architecture.layers).to(self.device)
         self.layers = self.backbone.describe(*size)
+        self.activation_bytes = self.backbone.activation_bytes(*size)  # 一张图的
         if precision == "bf16":
             self.backbone.bfloat16()
-        channels = [layer.channels for layer in self.layers]
-        self.dimensions = choose_dimensions(sum(channels), dimensions or ARCHITECTURES[arch].dimensions, seed)
+        self.shapes = [(layer.channels, layer.height, layer.width) for layer in self.layers]
+        self.channels = sum(layer.channels for layer in self.layers)
+        kept = (architecture.dimensions if dimensions is None else dimensions) or self.channels
+        self.reduction, self.dimensions = reduction, choose_dimensions(self.channels, kept, seed)
+        if reduction == "pca" or kept == self.channels:  # 没有可抽的：按自然次序
+            self.dimensions = list(range(kept))
         self.grid = self.layers[0].height, self.layers[0].width
         self.positions = self.grid[0] * self.grid[1]
-        shapes = [(layer.channels, layer.height, layer.width) for layer in self.layers]
-        self.embedding = Embedding(shapes, self.dimensions, self.device)
+        # 主成分要先看过训练图才有：fit_projection 或 load
+        self.embedding = None if reduction == "pca" else Embedding(self.shapes, self.dimensions, self.device)
         self.anomaly_map = AnomalyMap(self.grid, size, self.device)
-        self._saving: Future | None = None
-        self._most: int | None = None  # 显存不足之后，一次前向的图片数上限
+        self._saving: tuple[Future, Progress] | None = None
+        # 一次前向的图片数上限。CPU：激活不出缓存，快两成；GPU：显存不足之后才有
+        self._most = FORWARD if self.device.type == "cpu" else None
         self.release()
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any], weights: str, device: str | torch.device = "cpu") -> "PaDiM":
+        """The model that made stored features, without its Gaussians.
+
+        Parameters
+        ----------
+        record : dict
+            The JSON beside them.
+        weights : str
+        device : str or torch.device
+
+        Raises
+        ------
+        padim.store.StoreError
+            If these are not the weights, or not the channels, that the features were made with.
+        """
+        dimensions, size = len(record["dimensions"]), tuple(record.get("size", (224, 224)))
+        layers = [layer["name"] for layer in record["layers"]]
+        chosen = {"precision": record["precision"], "layers": layers, "reduction": record.get("reduction", "random")}
+        model = cls(record["arch"], weights, dimensions, record["seed"], device, size, **chosen)
+        if model.weights_sha256 != record["weights_sha256"]:
+            raise store.StoreError(
+                f"--weights {weights} are not what the features were made with ({record.get('weights', 'others')}, "
+                f"SHA-256 {record['weights_sha256'][:12]}, these have {model.weights_sha256[:12]}); give that file"
+            )
+        if model.dimensions != record["dimensions"]:
+            raise store.StoreError("the features hold other channels than their seed draws; fit again with --refit")
+        return model
 
     def release(self) -> None:
         """Forget the Gaussians, and free their memory."""
         self.finish_saving()
-        self.count = 0
+        if self.reduction == "pca":
+            self.embedding = None
+        self.count, self.held_out_scores = 0, None
         self.mean: Tensor | None = None
         self.covariance: Tensor | None = None
         self.factor: Tensor | None = None
@@ -149,7 +207,7 @@ class PaDiM:
 
     @torch.inference_mode()
     def _features(self, images: Tensor) -> Iterator[list[Tensor]]:
-        """The backbone's features of a batch, in halves when a GPU's memory does not suffice."""
+        """The backbone's features of a batch, a few images at a time where that is faster or memory is short."""
         start = 0
         while start < len(images):
             part = images[start : start + (self._most or len(images))]
@@ -166,28 +224,78 @@ class PaDiM:
                 yield features
                 start += len(part)
 
+    def features(self, batches: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+        """The layers' outputs for images, batch by batch: (B, C_l, H_l, W_l) float32 each, at their own resolutions."""
+        for images in batches:
+            for features in self._features(images.to(self.device, non_blocking=True)):
+                yield [feature.float() for feature in features]
+
     @torch.inference_mode()
-    def fit(self, batches: Iterable[Tensor]) -> "PaDiM":
+    def fit_projection(self, batches: Iterable[Tensor]) -> "PaDiM":
+        """Find the principal components of training images' embeddings, of all positions together.
+
+        Parameters
+        ----------
+        batches : iterable of Tensor, (B, 3, H, W) float32
+            The images that `fit` is given afterwards.
+        """
+        pooled = GaussianStream(1, self.channels, self.device)  # 各位置合为一个高斯
+        every = Embedding(self.shapes, range(self.channels), self.device)
+        for images in batches:
+            for features in self._features(images.to(self.device, non_blocking=True)):
+                for part in zip(*(feature.split(POOLED) for feature in features), strict=True):
+                    block = torch.empty((self.positions, len(part[0]), self.channels), device=self.device)
+                    every(part, block)
+                    with tf32(False):
+                        pooled.update(block.view(1, -1, self.channels))
+        covariance = pooled.finish()[1][0]  # εI 不改变特征向量
+        components = principal_components(covariance, len(self.dimensions))
+        self.embedding = Projection(self.shapes, components, self.device)
+        return self
+
+    @torch.inference_mode()
+    def fit(self, batches: Iterable[Tensor], held_out: Callable[[], Iterable[Tensor]] | None = None) -> "PaDiM":
         """Fit the Gaussians to training images (paper, section III.B).
 
         Parameters
         ----------
         batches : iterable of Tensor, (B, 3, H, W) float32
             Normalised images. Memory does not grow with their number.
+        held_out : callable, optional
+            Returns batches of more training images. They are scored by the Gaussians of the others,
+            into ``held_out_scores``, and only then merged; it is called twice.
 
         Raises
         ------
         ValueError
-            For fewer than two images.
+            For fewer than two images, or with ``pca`` before `fit_projection`.
         """
+        embedding = self.embedding
+        if embedding is None:
+            raise ValueError("with principal components, fit_projection comes before every fit")
         self.release()
-        gaussian = GaussianStream()
+        self.embedding = embedding
+        gaussian = GaussianStream(self.positions, len(self.dimensions), self.device)
         for block in self._blocks(batches):
             with tf32(False):
                 gaussian.update(block)
+        if held_out is not None:
+            self.held_out_scores = self._hold_out(gaussian, held_out)
         self.mean, self.covariance = gaussian.finish()
         self.count = gaussian.count
         return self
+
+    def _hold_out(self, gaussian: GaussianStream, held_out: Callable[[], Iterable[Tensor]]) -> list[float]:
+        """Scores of images that ``gaussian`` has not seen, all of which are then merged into it."""
+        scores = []
+        with tf32(False):
+            for block in self._blocks(held_out()):
+                maps = self.anomaly_map(gaussian.distances(block).T.reshape(-1, *self.grid))  # (m, H, W)
+                scores += maps.amax((1, 2)).tolist()
+            # 全部得分之后才并入：再过一遍网络，而不把所有嵌入留在内存里
+            for block in self._blocks(held_out()):
+                gaussian.update(block)
+        return scores
 
     @torch.inference_mode()
     def score(self, batches: Iterable[Tensor]) -> Iterator[Scores]:
@@ -216,7 +324,8 @@ class PaDiM:
         for block in self._blocks(batches):
             with tf32(False):
                 if self.factor is None:
-                    self.finish_saving()
+                    if self._saving:
+                        self._saving[1].dumped.wait()
                     self.factor, self.covariance = factorise(self.covariance), None
                 distances = mahalanobis(block, self.mean, self.factor)  # (P, m)
                 maps = self.anomaly_map(distances.T.reshape(-1, *self.grid))  # (m, H, W)
@@ -226,12 +335,16 @@ class PaDiM:
         """What the features depend on, and what their positions and layers are."""
         return {
             "arch": self.arch,
+            "weights": self.weights,
             "weights_sha256": self.weights_sha256,
             "seed": self.seed,
             "dimensions": self.dimensions,
             "precision": self.precision,
+            "reduction": self.reduction,
+            "size": list(self.size),
             "layers": [asdict(layer) for layer in self.layers],
             "n_train": self.count,
+            "held_out_scores": self.held_out_scores,
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
@@ -257,20 +370,33 @@ class PaDiM:
         if self.covariance is None:
             state = "was factorised in place by score; save before it" if self.factor is not None else "is not fitted"
             raise ValueError(f"the covariance {state}")
+        self._write(Path(path), source, Progress())
+
+    def _write(self, path: Path, source: dict[str, Any], progress: Progress) -> None:
         mean, covariance = (t.cpu().numpy() for t in (self.mean, self.covariance))
-        store.write_features(Path(path), mean, covariance, self.provenance() | source)
+        components = self.embedding.components.cpu().numpy() if self.reduction == "pca" else None
+        store.write_features(path, mean, covariance, self.provenance() | source, components, progress)
 
     def save_in_background(self, path: str | Path, **source: Any) -> None:
         """`save` in a thread, while `score` reads and embeds its first block of images."""
-        pool = ThreadPoolExecutor(1)
-        self._saving = pool.submit(self.save, path, **source)
+        pool, progress = ThreadPoolExecutor(1), Progress()
+        saving = pool.submit(self._write, Path(path), source, progress)
+        saving.add_done_callback(lambda _: progress.dumped.set())
+        self._saving = saving, progress
         pool.shutdown(wait=False)  # 不再收新任务；已交的照做
 
     def finish_saving(self) -> None:
         """Wait for `save_in_background`, and raise what it raised; nothing to wait for is fine."""
         saving, self._saving = self._saving, None
         if saving is not None:
-            saving.result()
+            saving[0].result()
+
+    def abort_saving(self) -> None:
+        """Give up `save_in_background` at once: what was stored before stays."""
+        if self._saving is not None:
+            saving, progress = self._saving
+            progress.stop.set()
+            saving.exception()
 
     def load(self, path: str | Path) -> "PaDiM":
         """Take the Gaussians from a file that `save` wrote.
@@ -281,8 +407,11 @@ class PaDiM:
             If the file is truncated or of another shape.
         """
         self.release()
+        if self.reduction == "pca":
+            components = store.read_components(Path(path), len(self.dimensions), self.channels)
+            self.embedding = Projection(self.shapes, torch.from_numpy(components), self.device)
         mean, covariance = store.read_features(Path(path), self.positions, len(self.dimensions))
         self.mean, self.covariance = (torch.from_numpy(a).to(self.device) for a in (mean, covariance))
         record = store.read_json(Path(path).with_suffix(".json")) or {}
-        self.count = record.get("n_train", 0)
+        self.count, self.held_out_scores = record.get("n_train", 0), record.get("held_out_scores")
         return self

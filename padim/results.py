@@ -76,9 +76,9 @@ def averages(rows: dict[str, Row], reference: Reference, arch: str) -> dict[str,
             result[group] = None
             continue
         row: Row = {"classes": len(names)}
-        for level in LEVELS:
-            values = [rows[n][f"{level}_rocauc"] for n in names if rows[n][f"{level}_rocauc"] is not None]
-            row[f"{level}_rocauc"] = sum(values) / len(values) if values else None
+        for key in (*(f"{level}_rocauc" for level in LEVELS), "pixel_aupro"):
+            values = [rows[n][key] for n in names if rows[n].get(key) is not None]  # 旧结果的行没有 AUPRO
+            row[key] = sum(values) / len(values) if values else None
         complete = sorted(names) == sorted(members) and all(rows[n]["published"] for n in names)
         published = reference.of("all" if group == "all" else f"all_{group}", arch) if complete else None
         result[group] = compare(row, published)
@@ -123,6 +123,7 @@ def begin(store: Store, options: dict[str, Any], configuration: dict[str, Any], 
 def line(name: str, row: Row) -> str:
     """What is said as soon as a class is done."""
     figures = [f"{level} ROC AUC {_cell(row[f'{level}_rocauc'], '.4f')}" for level in LEVELS]
+    figures.append(f"pixel AUPRO {_cell(row['pixel_aupro'], '.4f')}")
     return f"{name}: {', '.join(figures)} ({row['seconds']['total']:.1f} s)"
 
 
@@ -143,7 +144,7 @@ def table(results: dict[str, Any], arch: str) -> str:
     head = ["class"]
     for level in LEVELS:
         head += [f"{level} ROC AUC", "published", "difference"]
-    lines = [[*head, "seconds"]]
+    lines = [[*head, "pixel AUPRO", "seconds"]]
     rows = list(results["classes"].items())
     rows += [(f"average, {group}", row) for group, row in results["averages"].items() if row]
     for name, row in rows:
@@ -151,7 +152,8 @@ def table(results: dict[str, Any], arch: str) -> str:
         for level in LEVELS:
             values = row[f"{level}_rocauc"], (row["published"] or {}).get(level), (row["difference"] or {}).get(level)
             cells += [_cell(v, f) for v, f in zip(values, (".4f", ".3f", "+.4f"), strict=True)]
-        lines.append([*cells, _cell(row.get("seconds", {}).get("total"), ".1f")])
+        seconds = row.get("seconds", {}).get("total")
+        lines.append([*cells, _cell(row.get("pixel_aupro"), ".4f"), _cell(seconds, ".1f")])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = [
         "  ".join([line[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)])

@@ -10,18 +10,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from padim.command import Parser
 from padim.store import StoreError, replacing
 from padim.style import FontError, Say, look
 
 Draw = Callable[[argparse.Namespace, Say], Iterator[Path]]
 FORMATS = ("png", "pdf")
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports a mistake in one ``error:`` line."""
-
-    def error(self, message: str) -> None:
-        self.exit(2, f"error: {message}; see --help\n")
 
 
 def _formats(text: str) -> list[str]:
@@ -96,6 +90,9 @@ def run(draw: Draw, args: argparse.Namespace) -> int:
                 written.append(path)
     except USER_ERRORS as caught:
         problem = caught
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     report(written)
     if problem is None:
         return 0

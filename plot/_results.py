@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from padim.mapped import map_features
+from padim.mapped import check, map_features
 from padim.store import Store, StoreError, read_json
 from padim.style import class_order
 
 LEVELS = ("image", "pixel")
-ARCHITECTURES = ("resnet18", "wide_resnet50_2")  # 先后次序；其余按名称排在后面
+ARCHITECTURES = ("resnet18", "wide_resnet50_2", "efficientnet_b5")  # 先后次序；其余按名称排在后面
 ARRAYS = {
     "files", "labels", "masks", "image_scores", "threshold", "threshold_raw", "image_threshold_raw", "score_min",
     "score_max", "patches", "image_roc", "pixel_roc", "pixel_pr",
@@ -91,10 +91,17 @@ class Results:
         record = self.provenance(name)
         grid = record["layers"][0]["height"], record["layers"][0]["width"]
         path = self.store.features(name)
-        if not path.exists():
+        if not path.exists() or record.get("pickle_bytes", 0) is None:  # None：换到一半被打断的一对
             raise self._unusable(path)
         try:
             return *map_features(path, grid[0] * grid[1], len(record["dimensions"])), grid
+        except StoreError as problem:
+            raise StoreError(f"{problem}; make it again with: {self.command}") from problem
+
+    def check(self, name: str, covariances: np.ndarray, first: int = 0) -> None:
+        """Raise StoreError unless these (n, d, d) of a class, from position ``first`` on, can be covariances."""
+        try:
+            check(self.store.features(name), covariances, first)
         except StoreError as problem:
             raise StoreError(f"{problem}; make it again with: {self.command}") from problem
 

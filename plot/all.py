@@ -13,13 +13,15 @@ from pathlib import Path
 from _options import USER_ERRORS, Parser, describe, parser, report
 from _results import architectures
 
+from padim.command import obey_parent
 from padim.store import StoreError
 from padim.style import look
 
 # 各脚本；每个架构一图的，逐个架构画，一个架构的问题不连累另一个
 ALL_ARCHITECTURES = ("framework", "auroc_table", "complexity", "localization")
 EACH_ARCHITECTURE = (
-    "model_parameters", "roc_curve", "precision_recall", "score_distribution", "gaussian_parameters", "patch_gaussian",
+    "model_parameters", "roc_curve", "pro_curve", "precision_recall", "score_distribution", "gaussian_parameters",
+    "patch_gaussian",
 )  # fmt: skip
 
 
@@ -53,9 +55,11 @@ def main(argv: list[str] | None = None) -> int:
     archs = [args.arch] if args.arch else architectures(args.result) or [None]
     jobs = [(script, args.arch) for script in ALL_ARCHITECTURES]
     jobs += [(script, arch) for script in EACH_ARCHITECTURE for arch in archs]
+    if any(args.result.glob("ablation_*.json")):  # 研究是另一条命令，多半没有做
+        jobs.append(("ablation", args.arch))
     skipped: list[str] = []
     # spawn：各平台行为一致；绘图进程启动只需半秒
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"), obey_parent) as pool:
         drawing = [
             (script, arch, pool.submit(figure, script, shared, arch, language))
             for script, arch in jobs
@@ -71,6 +75,11 @@ def main(argv: list[str] | None = None) -> int:
             pool.shutdown(cancel_futures=True)
             print(f"error: {describe(problem)}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():
+                child.terminate()
+            print("interrupted", file=sys.stderr)
+            return 130
     for line in dict.fromkeys(skipped):
         print(line)
     return 0

@@ -84,7 +84,11 @@ def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> F
     row, column = args.position or (height // 2, width // 2)
     if not (0 <= row < height and 0 <= column < width):
         raise StoreError(f"--position {row} {column}: the grid has {height} × {width} positions, counted from 0")
-    here = np.array(covariance[row * width + column], np.float64)
+    position = row * width + column
+    if args.condition:
+        results.check(name, covariance)
+    results.check(name, covariance[position : position + 1], position)
+    here = np.array(covariance[position], np.float64)
     limit = np.quantile(np.abs(here), 0.995)
     norms = np.linalg.norm(mean, axis=1).reshape(height, width)
     drawing = Figure((style.DOUBLE, 4.1), layout="constrained")

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,10 @@ class Parameters:
     def covariance_values(self) -> int:
         return self.positions * self.dimensions**2
 
+    @property
+    def values(self) -> int:
+        return self.mean_values + self.covariance_values
+
 
 def count(record: dict[str, Any]) -> Parameters:
     """The parameters of a class from its provenance."""
@@ -69,10 +74,11 @@ def size(values: int) -> str:
 def barcode(axes: Axes, record: dict[str, Any], say: Say) -> None:
     """All channels in a row, the kept ones marked in their layer's colour."""
     start = 0
-    for layer, colour in zip(record["layers"], style.LAYER_COLOURS, strict=False):
+    is_chosen = record.get("reduction") != "pca"  # 主成分由所有通道合成，没有哪些通道被保留
+    for layer, colour in zip(record["layers"], cycle(style.LAYER_COLOURS), strict=False):
         end = start + layer["channels"]
         axes.add_patch(Rectangle((start, 0), end - start, 1, fc=colour, ec="none", alpha=0.22))
-        inside = [c for c in record["dimensions"] if start <= c < end]
+        inside = [c for c in record["dimensions"] if is_chosen and start <= c < end]
         axes.vlines(np.add(inside, 0.5), 0, 1, color=colour, lw=min(1.2, 400 / record_total(record)))
         axes.text((start + end) / 2, 1.12, layer["name"], ha="center", va="bottom")
         start = end
@@ -93,19 +99,20 @@ def record_total(record: dict[str, Any]) -> int:
 
 def receptive_fields(axes: Axes, record: dict[str, Any], say: Say) -> None:
     """What one value of each layer sees, to scale in the input picture."""
-    side = record["layers"][0]["height"] * record["layers"][0]["stride"]
-    axes.add_patch(Rectangle((0, 0), side, side, fc="0.95", ec="0.4"))
-    for layer, colour in reversed(list(zip(record["layers"], style.LAYER_COLOURS, strict=False))):
+    first = record["layers"][0]
+    height, width = record.get("size") or (first["height"] * first["stride"], first["width"] * first["stride"])
+    axes.add_patch(Rectangle((0, 0), width, height, fc="0.95", ec="0.4"))
+    for layer, colour in reversed(list(zip(record["layers"], cycle(style.LAYER_COLOURS), strict=False))):
         field = layer["receptive_field"]
-        corner = (side - field) / 2
-        axes.add_patch(Rectangle((corner, corner), field, field, fc=colour, ec="none", alpha=0.45))
-        axes.add_patch(Rectangle((corner, corner), field, field, fc="none", ec=colour, lw=1.2))
-        axes.text(side / 2, corner + field - 4, str(field), ha="center", va="top", size=style.SMALL_SIZE)
-    margin = max(0, max(layer["receptive_field"] for layer in record["layers"]) - side) / 2 + 4
-    axes.set(xlim=(-margin, side + margin), ylim=(-margin, side + margin), aspect="equal")
-    axes.set_title(
-        say(f"Receptive fields (px)\nin the {side} × {side} picture", f"{side} × {side} 图像中的\n感受野（像素）")
-    )
+        corner = (width - field) / 2, (height - field) / 2
+        axes.add_patch(Rectangle(corner, field, field, fc=colour, ec="none", alpha=0.45))
+        axes.add_patch(Rectangle(corner, field, field, fc="none", ec=colour, lw=1.2))
+        axes.text(width / 2, corner[1] + field - 4, str(field), ha="center", va="top", size=style.SMALL_SIZE)
+    widest = max(layer["receptive_field"] for layer in record["layers"])
+    x, y = (max(0, widest - side) / 2 + 4 for side in (width, height))
+    axes.set(xlim=(-x, width + x), ylim=(-y, height + y), aspect="equal")
+    size = f"{height} × {width}"
+    axes.set_title(say(f"Receptive fields (px)\nin the {size} picture", f"{size} 图像中的\n感受野（像素）"))
     axes.axis("off")
 
 
@@ -126,28 +133,30 @@ def layer_lines(record: dict[str, Any], parameters: Parameters, say: Say) -> lis
     lines = [[*heading, say("receptive field", "感受野")]]
     for layer, kept in zip(record["layers"], parameters.kept, strict=True):
         output = f"{layer['height']} × {layer['width']}"
+        kept = "–" if record.get("reduction") == "pca" else kept
         numbers = layer["channels"], kept, layer["stride"], layer["receptive_field"]
         lines.append([layer["name"], output, *map(str, numbers)])
     return [*lines, [say("together", "合计"), "", str(record_total(record)), str(parameters.dimensions), "", ""]]
 
 
-def gaussian_lines(parameters: Parameters, classes: int, say: Say) -> list[list[str]]:
+def gaussian_lines(parameters: Parameters, classes: list[Parameters], say: Say) -> list[list[str]]:
     """The table of the Gaussians."""
     shape = f"{parameters.positions} × {parameters.dimensions}"
     mean, covariance = parameters.mean_values, parameters.covariance_values
     rows = [
         (say("means", "均值"), shape, mean),
         (say("covariances", "协方差"), f"{shape} × {parameters.dimensions}", covariance),
-        (say("one class", "每类"), "", mean + covariance),
-        (say(f"classes at hand: {classes}", f"现有 {classes} 类"), "", classes * (mean + covariance)),
+        (say("one class", "每类"), "", parameters.values),
+        (say(f"classes at hand: {len(classes)}", f"现有 {len(classes)} 类"), "", sum(p.values for p in classes)),
     ]
     heading = [say("Gaussian parameters", "高斯参数"), say("shape", "形状"), say("numbers", "个数"), "float32"]
     return [heading, *([name, form, f"{values:,}", size(values)] for name, form, values in rows)]
 
 
-def figure(arch: str, record: dict[str, Any], classes: int, say: Say) -> Figure:
-    """Above the channels, below two tables and the receptive fields."""
-    parameters = count(record)
+def figure(arch: str, records: list[dict[str, Any]], say: Say) -> Figure:
+    """Of the first class: above the channels, below two tables and the receptive fields."""
+    record, classes = records[0], [count(each) for each in records]
+    parameters = classes[0]
     layers, gaussians = layer_lines(record, parameters, say), gaussian_lines(parameters, classes, say)
     drawing = Figure((style.DOUBLE, 3.6), layout="constrained")
     panels = drawing.subplot_mosaic("aaa;bbd;ccd", height_ratios=(0.5, 1, 1), gridspec_kw={"hspace": 0.12})
@@ -155,18 +164,19 @@ def figure(arch: str, record: dict[str, Any], classes: int, say: Say) -> Figure:
     table(panels["b"], layers, [0, 0.32, 0.48, 0.62, 0.76, 1], rule=len(layers) - 1)
     table(panels["c"], gaussians, [0, 0.56, 0.8, 1], rule=3)
     receptive_fields(panels["d"], record, say)
-    drawing.suptitle(say(
-        f"{style.arch_label(arch)}: {parameters.dimensions} of {record_total(record)} channels kept",
-        f"{style.arch_label(arch)}：{record_total(record)} 个通道中保留 {parameters.dimensions} 个",
-    ), size=style.TEXT_SIZE)  # fmt: skip
+    kept, total = parameters.dimensions, record_total(record)
+    title = say(f"{kept} of {total} channels kept", f"{total} 个通道中保留 {kept} 个")
+    if record.get("reduction") == "pca":
+        title = say(f"{total} channels projected onto {kept} components", f"{total} 个通道投影到 {kept} 个主成分")
+    drawing.suptitle(f"{style.arch_label(arch)}{say(': ', '：')}{title}", size=style.TEXT_SIZE)
     return drawing
 
 
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``model_parameters_{arch}``."""
     for results in open_results(args.result, args.arch):
-        arch, record = results.store.arch, results.provenance(results.classes[0])
-        drawing = figure(arch, record, len(results.classes), say)
+        arch, records = results.store.arch, [results.provenance(name) for name in results.classes]
+        drawing = figure(arch, records, say)
         yield from save(drawing, args, f"model_parameters_{style.arch_short(arch)}")
 
 

@@ -63,6 +63,7 @@ def figure(results: Results, name: str, say: Say) -> Figure:
     arrays = results.arrays(name)
     means, covariances, grid = results.features(name)
     centre = grid[0] // 2 * grid[1] + grid[1] // 2
+    results.check(name, covariances[centre : centre + 1], centre)
     mean, covariance = np.array(means[centre], np.float64), np.array(covariances[centre], np.float64)
     if arrays["patches"].shape[1:] != mean.shape or len(mean) < 2:
         path = str(results.store.arrays(name))

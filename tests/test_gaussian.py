@@ -16,7 +16,7 @@ def embeddings() -> torch.Tensor:
 
 
 def fit(embeddings: torch.Tensor, sizes: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    stream = GaussianStream()
+    stream = GaussianStream(len(embeddings), embeddings.shape[2], torch.device("cpu"))
     for part in embeddings.split(sizes, dim=1):
         stream.update(part)
     assert stream.count == embeddings.shape[1]

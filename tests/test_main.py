@@ -78,6 +78,8 @@ def test_demo_as_a_process(tmp_path):
     out = tmp_path / "mvtec_result" / "demo"
     assert results(out)["complete"]
     assert len(list((out / "pictures_resnet18").glob("*.png"))) == 36
+    assert results(out)["verdict"]["reproduced"] is None
+    assert "no verdict on the published table: the weights are not ImageNet's\n" in demo.stdout
     assert "weights are random" in demo.stdout and "--arch wide_resnet50_2" in demo.stdout
     assert "feature extraction | train | linen" in demo.stderr
     for line in demo.stdout.splitlines():
@@ -102,7 +104,7 @@ def test_every_file_of_a_run(done, sample):
     assert maps(done, "linen").shape == (9, 224, 224) and images.shape == (9, 224, 224, 3)
     assert set(arrays) == {
         "files", "labels", "masks", "image_scores", "threshold", "threshold_raw", "image_threshold_raw",
-        "score_min", "score_max", "patches", "image_roc", "pixel_roc", "pixel_pr",
+        "score_min", "score_max", "patches", "image_roc", "pixel_roc", "pixel_pr", "pixel_pro",
     }  # fmt: skip
     assert arrays["files"][0] == "test/good/000.png" and arrays["patches"].shape == (9, 100)
     picture = Image.open(sample / "linen" / arrays["files"][4]).resize((256, 256), Image.Resampling.LANCZOS)
@@ -122,6 +124,7 @@ def test_every_file_of_a_run(done, sample):
     with open(done / "results_resnet18.csv", encoding="utf-8", newline="") as file:
         rows = {r["class"]: r for r in csv.DictReader(file)}
     assert float(rows["linen"]["pixel_rocauc"]) == row["pixel_rocauc"]
+    assert float(rows["linen"]["pixel_aupro"]) == row["pixel_aupro"] and 0 < row["pixel_aupro"] < 1
     assert (done / "roc_curve_resnet18.png").exists()
     assert not list(done.rglob("*.tmp"))
 
@@ -233,7 +236,11 @@ def test_an_interrupted_run_goes_on(data, tmp_path, done, capsys):
         (["--weights", "absent.pth"], r"'absent\.pth'.*--weights"),
         (["--batch_size", "0"], "--batch_size.*at least 1"),
         (["--figures", "some"], "--figures"),
-        (["--arch", "vgg16"], "--arch.*resnet18"),
+        (["--arch", "resnet81"], "'resnet81'.*--arch.*resnet18"),
+        (["--arch", "squeezenet1_1"], "squeezenet1_1.*--layers.*features"),
+        (["--layers", "layer1,layer7"], "'layer7'.*--layers.*layer1"),
+        (["--layers", "layer1,,layer2"], "--layers"),
+        (["--layers", "layer1", "--rd", "100"], "100 dimensions.*64.*--rd"),
         (["--demo"], "--demo"),
     ],
 )

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
-from synthetic import write_results
+from synthetic import write_ablation, write_results
 
 import main as experiment
 
@@ -29,11 +29,13 @@ FIGURES = {
     "auroc_table": ["auroc_table"],
     "score_distribution": ["score_distribution_r18"],
     "precision_recall": ["precision_recall_r18"],
+    "pro_curve": ["pro_curve_r18"],
     "gaussian_parameters": ["gaussian_parameters_flange_r18"],
     "patch_gaussian": ["patch_gaussian_flange_r18"],
     "model_parameters": ["model_parameters_r18"],
     "framework": ["framework"],
     "complexity": ["complexity"],
+    "ablation": ["ablation_r18"],
 }
 
 
@@ -43,6 +45,7 @@ def small(sample, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("small") / "result"
     options = ["--arch", "resnet18", "--weights", "random", "--rd", "8", "--figures", "none", "--num_workers", "0"]
     assert experiment.main([*options, "--data_path", str(sample), "--save_path", str(root)]) == 0
+    write_ablation(root, "resnet18", ("flange",))
     return root
 
 
@@ -51,6 +54,7 @@ def fifteen(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("fifteen")
     write_results(root, "resnet18")
     write_results(root, "wide_resnet50_2", seed=1)
+    write_ablation(root, "wide_resnet50_2")
     return root
 
 
@@ -195,7 +199,7 @@ def test_everything_of_nothing(tmp_path, capsys):
     assert run("all", "--result", tmp_path / "none", "--out", tmp_path / "out", "--format", "png") == 0
     output = capsys.readouterr().out
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["framework.png"]
-    for script in set(FIGURES) - {"framework"}:
+    for script in set(FIGURES) - {"framework", "ablation"}:
         assert re.search(rf"^skipped {script}: no results .* python main.py ", output, re.M)
 
 

@@ -74,6 +74,15 @@ def test_precision_recall(root, store, figures, tmp_path):
         assert float(re.search(r"F1 (\d\.\d+)", line.get_label())[1]) == pytest.approx(f1, abs=1.1e-3)
 
 
+def test_pro_curves(root, store, figures, tmp_path):
+    run("pro_curve", "--result", root, "--out", tmp_path)
+    axes, results = figures[0].axes[0], store.read_results()
+    for name, line in zip(("tile", "bottle"), axes.lines, strict=True):
+        np.testing.assert_array_equal(line.get_xydata(), store.read_arrays(name)["pixel_pro"])
+        assert line.get_label().split() == [name, f"{results['classes'][name]['pixel_aupro']:.3f}"]
+    assert f"{results['averages']['all']['pixel_aupro']:.3f}" in axes.get_title()
+
+
 def test_score_distribution(root, store, figures, tmp_path):
     run("score_distribution", "--result", root, "--out", tmp_path)
     for axes in figures[0].axes:

@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 from synthetic import write_results
 
 from padim import style
+from padim.results import table
 from padim.store import Store
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plot"))
 SCRIPTS = (
-    "roc_curve", "localization", "auroc_table", "score_distribution", "precision_recall", "gaussian_parameters",
-    "patch_gaussian", "model_parameters", "complexity",
+    "roc_curve", "localization", "auroc_table", "score_distribution", "precision_recall", "pro_curve",
+    "gaussian_parameters", "patch_gaussian", "model_parameters", "complexity",
 )  # fmt: skip
 
 
@@ -102,8 +103,9 @@ def record(store):
 @pytest.mark.parametrize(
     ("script", "file"),
     [
-        ("roc_curve", scores), ("precision_recall", scores), ("score_distribution", scores), ("localization", maps),
-        ("localization", pictures), ("gaussian_parameters", features), ("gaussian_parameters", record),
+        ("roc_curve", scores), ("precision_recall", scores), ("pro_curve", scores), ("score_distribution", scores),
+        ("localization", maps), ("localization", pictures), ("gaussian_parameters", features),
+        ("gaussian_parameters", record),
         ("patch_gaussian", features), ("patch_gaussian", scores), ("model_parameters", record),
     ],
 )  # fmt: skip
@@ -150,6 +152,23 @@ def test_a_foreign_benchmark(refused, made, tmp_path):
     for content in ({}, {"architectures": []}, {"architectures": {"resnet18": {"padim": {}}}}):
         path.write_text(json.dumps(content), encoding="utf-8")
         assert "benchmarks/run.py --json" in refused("complexity", "--result", made, "--benchmark", path)
+
+
+def test_results_from_before_per_region_overlap(refused, root, tmp_path):
+    """Everything else is still drawn from them, and the table's program still reads them."""
+    store = Store(root, "resnet18")
+    for name in ("bottle", "tile"):
+        store.write_arrays(name, {k: v for k, v in store.read_arrays(name).items() if k != "pixel_pro"})
+    assert "run main.py again: python main.py --arch resnet18" in refused("pro_curve", "--result", root)
+    results = store.read_results()
+    for row in [*results["classes"].values(), *filter(None, results["averages"].values())]:
+        del row["pixel_aupro"]
+    store.write_results(results)
+    assert "run main.py again" in refused("pro_curve", "--result", root)
+    assert "bottle" in table(results, "resnet18")
+    for script in ("roc_curve", "precision_recall", "auroc_table"):
+        options = ["--result", str(root), "--out", str(tmp_path), "--format", "png", "--dpi", "50"]
+        assert importlib.import_module(script).main(options) == 0
 
 
 def test_patches_of_other_features(refused, root):

@@ -13,7 +13,8 @@ REFERENCE = Reference(GROUPS, FIGURES)
 
 
 def row(image, pixel, published=None):
-    plain = {"image_rocauc": image, "pixel_rocauc": pixel, "threshold": 0.5, "n_train": 2, "n_test": 2}
+    plain = {"image_rocauc": image, "pixel_rocauc": pixel, "pixel_aupro": pixel, "threshold": 0.5}
+    plain |= {"n_train": 2, "n_test": 2}
     return report.compare(plain | {"seconds": {"total": 1.25}}, published)
 
 
@@ -34,6 +35,7 @@ def test_averages_name_the_published_mean_only_for_all_its_classes():
     averages = report.averages(rows, REFERENCE, "resnet18")
     assert averages["textures"]["image_rocauc"] == 0.8 and averages["textures"]["pixel_rocauc"] is None
     assert averages["textures"]["published"] == published and averages["textures"]["difference"]["pixel"] is None
+    assert averages["textures"]["pixel_aupro"] is None and averages["all"]["pixel_aupro"] == 0.9
     assert averages["objects"]["published"] is None
     assert averages["all"]["image_rocauc"] == pytest.approx(0.85) and averages["all"]["classes"] == 2
     rows["p"] = row(0.9, 0.9, published)
@@ -46,8 +48,8 @@ def test_the_table_is_aligned():
     results = {"classes": rows, "averages": report.averages(rows, REFERENCE, "resnet18")}
     lines = report.table(results, "resnet18").splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert lines[2].split() == ["t", "0.8123", "0.900", "-0.0877", "–", "0.950", "–", "1.2"]
-    assert lines[3].split() == ["a_long_name", "1.0000", "–", "–", "0.5000", "–", "–", "1.2"]
+    assert lines[2].split() == ["t", "0.8123", "0.900", "-0.0877", "–", "0.950", "–", "–", "1.2"]
+    assert lines[3].split() == ["a_long_name", "1.0000", "–", "–", "0.5000", "–", "–", "0.5000", "1.2"]
 
 
 def test_what_a_run_goes_on_with(tmp_path):

@@ -1,0 +1,90 @@
+"""Whether a run reproduced the published table; imports no torch and no data set."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from padim.results import LEVELS, Reference, Row, compare
+
+TOLERANCE = 0.005  # 发表值只有三位小数
+PUBLISHED_RD = {"resnet18": 100, "wide_resnet50_2": 550}
+
+# 不影响数字的选项，以及另有依据的：权重看内容，类别看结果里有哪些行
+NEUTRAL = frozenset({
+    "arch", "batch_size", "classes", "data_path", "demo", "device", "figures", "no_features", "num_workers", "refit",
+    "save_path", "weights",
+})  # fmt: skip
+
+
+def departures(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """The options that may change a result and are not at their default: ``["--seed 7"]``.
+
+    An option that this module does not know counts as one that changes results.
+    """
+    changed = {key: value for key, value in options.items() if key not in NEUTRAL and value != defaults[key]}
+    if changed.get("rd") == PUBLISHED_RD.get(options["arch"]):
+        changed.pop("rd", None)
+    return [f"--{key}" if value is True else f"--{key} {value}" for key, value in changed.items()]
+
+
+def verdict(rows: Mapping[str, Row], reference: Reference, arch: str, departed: list[str]) -> dict[str, Any]:
+    """Compare all published classes, image and pixel ROC AUC.
+
+    Parameters
+    ----------
+    rows : mapping
+        The results' rows.
+    reference : Reference
+        What is published; without figures where the weights are not ImageNet's.
+    arch : str
+    departed : list of str
+        From `departures`.
+
+    Returns
+    -------
+    dict
+        ``reproduced`` (None: no verdict), ``reason`` (one sentence), ``tolerance``, and ``outside``:
+        the differences beyond it, ``{class: {level: ours − published}}``.
+    """
+    names = reference.groups["all"]
+    outside: dict[str, dict[str, float]] = {}
+    reasons = _obstacles(rows, reference, arch, departed)
+    if reasons:
+        return {"reproduced": None, "reason": "; ".join(reasons), "tolerance": TOLERANCE, "outside": outside}
+    for name in names:
+        differences = compare(rows[name], reference.of(name, arch))["difference"]
+        if beyond := {level: differences[level] for level in LEVELS if abs(differences[level]) > TOLERANCE}:
+            outside[name] = beyond
+    if outside:
+        words = [
+            f"{name} ({', '.join(f'{level} {value:+.4f}' for level, value in beyond.items())})"
+            for name, beyond in outside.items()
+        ]
+        reason = f"{len(outside)} of {len(names)} classes differ by more than {TOLERANCE}: {', '.join(words)}"
+    else:
+        reason = f"image and pixel ROC AUC of all {len(names)} classes are within {TOLERANCE}"
+    return {"reproduced": not outside, "reason": reason, "tolerance": TOLERANCE, "outside": outside}
+
+
+def _obstacles(rows: Mapping[str, Row], reference: Reference, arch: str, departed: list[str]) -> list[str]:
+    """Why no verdict can be given."""
+    reasons = [f"other options than the published: {', '.join(departed)}"] if departed else []
+    if not reference.figures:
+        return reasons or ["the weights are not ImageNet's"]
+    names = reference.groups["all"]
+    if any(reference.of(name, arch) is None for name in names):
+        return [f"nothing is published for {arch}"]
+    missing = [name for name in names if name not in rows]
+    undefined = [
+        name for name in names if name in rows and any(rows[name][f"{level}_rocauc"] is None for level in LEVELS)
+    ]
+    for what, which in (("missing", missing), ("without image or pixel ROC AUC", undefined)):
+        if which:
+            listed = f": {', '.join(which)}" if len(which) <= 5 else ""
+            reasons.append(f"{len(which)} of {len(names)} classes {what}{listed}")
+    return reasons
+
+
+def sentence(given: Mapping[str, Any]) -> str:
+    """The line that ends a run."""
+    words = {True: "published table reproduced", False: "published table not reproduced"}
+    return f"{words.get(given['reproduced'], 'no verdict on the published table')}: {given['reason']}"

@@ -1,0 +1,109 @@
+import json
+
+import pytest
+
+import main
+from datasets.mvtec import CLASSES, OBJECTS, TEXTURES, published
+from padim.results import Reference
+from padim.verdict import departures, sentence, verdict
+
+GROUPS = {"textures": TEXTURES, "objects": OBJECTS, "all": CLASSES}
+REFERENCE = Reference(GROUPS, published())
+ARCHS = ["resnet18", "wide_resnet50_2"]
+DEFAULTS = vars(main.parse([]))
+
+
+def table(arch: str, **changes: tuple) -> dict:
+    """Rows with the published figures to five decimals, but for the changed ones."""
+    rows = {}
+    for name in CLASSES:
+        image, pixel = changes.get(name, (0.0004, -0.0004))
+        there = REFERENCE.of(name, arch)
+        rows[name] = {
+            "image_rocauc": None if image is None else there["image"] + image,
+            "pixel_rocauc": None if pixel is None else there["pixel"] + pixel,
+        }
+    return rows
+
+
+def judge(rows: dict, arch: str = "resnet18", *options: str, reference: Reference = REFERENCE) -> dict:
+    given = verdict(rows, reference, arch, departures(vars(main.parse(["--arch", arch, *options])), DEFAULTS))
+    assert json.loads(json.dumps(given)) == given and "\n" not in sentence(given)
+    return given
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_all_within(arch):
+    given = judge(table(arch), arch)
+    assert given["reproduced"] is True and given["outside"] == {}
+    assert sentence(given) == ("published table reproduced: image and pixel ROC AUC of all 15 classes are within 0.005")
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_limit_belongs_to_the_table(sign):
+    assert judge(table("resnet18", bottle=(0, sign * 0.005), wood=(sign * 0.005, 0)))["reproduced"] is True
+    assert judge(table("resnet18", bottle=(0, sign * 0.00501)))["reproduced"] is False
+
+
+def test_those_outside_are_named():
+    given = judge(table("resnet18", screw=(-0.0123, 0.0004), zipper=(0.006, -0.0062)))
+    assert given["reproduced"] is False
+    assert given["outside"] == {"screw": {"image": -0.0123}, "zipper": {"image": 0.006, "pixel": -0.0062}}
+    assert sentence(given) == (
+        "published table not reproduced: 2 of 15 classes differ by more than 0.005: "
+        "screw (image -0.0123), zipper (image +0.0060, pixel -0.0062)"
+    )
+
+
+def test_missing_classes_and_figures():
+    rows = table("resnet18")
+    del rows["pill"], rows["tile"]
+    assert judge(rows)["reason"] == "2 of 15 classes missing: pill, tile"
+    given = judge({name: rows[name] for name in ("bottle", "wood")} | {"own": rows["wood"]})
+    assert given["reproduced"] is None and given["reason"] == "13 of 15 classes missing"
+    given = judge(table("resnet18", grid=(None, 0), cable=(0, None)))
+    assert given["reproduced"] is None
+    assert given["reason"] == "2 of 15 classes without image or pixel ROC AUC: cable, grid"
+
+
+def test_other_weights_and_other_networks():
+    given = judge(table("resnet18"), "resnet18", "--weights", "random", reference=Reference(GROUPS, {}))
+    assert sentence(given) == "no verdict on the published table: the weights are not ImageNet's"
+    assert verdict(table("resnet18"), REFERENCE, "vgg16", [])["reason"] == "nothing is published for vgg16"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--seed", "7"], "--seed 7"),
+        (["--rd", "99", "--precision", "bf16"], "--precision bf16, --rd 99"),
+        (["--rd", "550"], "--rd 550"),
+    ],
+)
+def test_other_options(options, words):
+    given = judge(table("resnet18"), "resnet18", *options)
+    assert given["reproduced"] is None and given["reason"] == f"other options than the published: {words}"
+
+
+def test_options_that_change_no_result():
+    options = ["--seed", "1024", "--rd", "100", "--batch_size", "4", "--num_workers", "0", "--no_features", "--refit"]
+    options += ["--data_path", "there", "--save_path", "here", "--device", "cpu", "--figures", "none"]
+    assert judge(table("resnet18"), "resnet18", *options, "--classes", "bottle")["reproduced"] is True
+
+
+def test_an_unknown_option_counts_as_one_that_changes_results():
+    assert departures(DEFAULTS | {"flip": True}, DEFAULTS | {"flip": False}) == ["--flip"]
+
+
+def test_the_end_of_a_run(sample, tmp_path, monkeypatch, capsys):
+    """The sample's two classes, held against a table that no run can match."""
+    figures = {name: {"resnet18_image": 2.0, "resnet18_pixel": 2.0} for name in ("flange", "linen", "all")}
+    reference = Reference({"textures": (), "objects": (), "all": ("flange", "linen")}, figures)
+    monkeypatch.setattr(main, "published_reference", lambda _: reference)
+    options = ["--arch", "resnet18", "--weights", "random", "--figures", "none", "--no_features"]
+    assert main.main([*options, "--data_path", str(sample), "--save_path", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "results_resnet18.json").read_text(encoding="utf-8"))
+    given = results["verdict"]
+    assert given["reproduced"] is False
+    assert given["outside"] == {name: row["difference"] for name, row in results["classes"].items()}
+    assert sentence(given) in capsys.readouterr().out.splitlines()
