@@ -66,6 +66,8 @@ def outcome(out: Path) -> dict[str, Any]:
     rows = {name: {k: v for k, v in row.items() if k != "seconds"} for name, row in results["classes"].items()}
     files = {}
     for path in sorted(out.rglob("*")):
+        if path.name.startswith(".lock_"):  # 算完之后、删锁之前被杀；锁文件自身无碍，下一次运行删去
+            continue
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 content = b"".join(k.encode() + arrays[k].tobytes() for k in sorted(arrays))
