@@ -1,4 +1,4 @@
-"""The numbers of a pickled ``[mean, cov]``: checked, read or mapped; written in slices. Imports no torch.
+"""The numbers of a pickled ``[mean, cov]``: checked, read, mapped or written. Imports no torch.
 
 Files keep the order of the thesis, mean (d, P) and covariance (d, d, P); in memory both are position-major.
 """
@@ -9,19 +9,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
-from mmap import mmap
 from pathlib import Path
 from threading import Event
-from typing import Any, BinaryIO
 
 import numpy as np
 
+from padim.direct import Writer
 from padim.unpickle import StoredArray, UnpickleError, locate
 
 SYMMETRY = 1e-5  # 相对于一个位置的最大元素
 _STRIP = 128  # 检查对称时一次比较的行数
-_SLICE = 1 << 24  # 一次写出或解码的字节数
-_RANGE = 1 << 26  # 一次落盘的字节数
+_SLICE = 1 << 24  # 一次解码的字节数
 
 
 class AbortedError(Exception):
@@ -101,8 +99,8 @@ def mapped(path: Path, positions: int, dimensions: int) -> tuple[np.ndarray, np.
     return mean.T, covariance.T
 
 
-def dump(mean: np.ndarray, covariance: np.ndarray, file: BinaryIO, progress: Progress) -> None:
-    """Pickle position-major arrays into ``file``, in the order of the thesis.
+def dump(mean: np.ndarray, covariance: np.ndarray, path: Path, progress: Progress) -> None:
+    """Pickle position-major arrays into the new file ``path``, in the order of the thesis.
 
     Parameters
     ----------
@@ -110,35 +108,14 @@ def dump(mean: np.ndarray, covariance: np.ndarray, file: BinaryIO, progress: Pro
     covariance : ndarray, (P, d, d) float32
         Symmetric, so that its transpose is the (d, d, P) array in Fortran order: protocol 5 writes
         the memory as it stands, without a copy.
-    file : binary file
+    path : Path
     progress : Progress
     """
-    pickle.dump([np.ascontiguousarray(mean.T), covariance.T], _Slices(file, progress), protocol=5)
-    progress.dumped.set()
-
-
-def sync(file: BinaryIO, progress: Progress) -> None:
-    """Bring a file's content onto the disk, range by range, so that it can be stopped between two of them."""
-    file.flush()
-    with mmap(file.fileno(), 0) as pages:  # fsync 本身不可中断，几 GB 要等好几秒
-        for start in range(0, len(pages), _RANGE):
-            progress.go_on()
-            pages.flush(start, min(_RANGE, len(pages) - start))
-    os.fsync(file.fileno())
-
-
-class _Slices:
-    """A file for `pickle.dump` that writes large buffers in slices, and stops between two of them."""
-
-    def __init__(self, file: BinaryIO, progress: Progress):
-        self.file, self.progress = file, progress
-
-    def write(self, data: Any) -> int:
-        buffer = data.raw() if isinstance(data, pickle.PickleBuffer) else memoryview(data)
-        for start in range(0, len(buffer), _SLICE):
-            self.progress.go_on()
-            self.file.write(buffer[start : start + _SLICE])
-        return len(buffer)
+    with Writer(path, progress.go_on) as file:
+        pickle.dump([np.ascontiguousarray(mean.T), covariance.T], file, protocol=5)
+        file.finish()
+        progress.dumped.set()
+        file.sync()
 
 
 def check_covariances(covariances: np.ndarray, first: int = 0) -> None:

@@ -71,10 +71,7 @@ def write_features(
         if components is not None:
             with open(stack.enter_context(replacing(components_path(path))), "wb") as file:
                 np.save(file, components)
-        with open(temporary, "wb+") as file:
-            progress = progress or features.Progress()
-            features.dump(mean, covariance, file, progress)
-            features.sync(file, progress)
+        features.dump(mean, covariance, temporary, progress or features.Progress())
         # 新 pickle 写完才作废旧记录：写到一半失败，旧的一对仍在；改名前后被杀，这条记录说明没有相配的 pickle
         write_json(record, provenance | {"pickle_bytes": None})
         if components is None:

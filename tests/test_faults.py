@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT
 
 import main
-from padim import features
+from padim import direct
 from padim.model import PaDiM
 from padim.store import Store
 
@@ -108,12 +108,13 @@ def test_a_folder_that_cannot_be_written(refused, disk, monkeypatch, fate):
 
 def test_saving_in_the_background_is_given_up(data, tmp_path, monkeypatch):
     """Scoring does not wait until the pickle is on the disk; giving up leaves nothing."""
+    real = direct.Writer.sync
 
-    def sync(file, progress):
-        progress.stop.wait(60)
-        progress.go_on()
+    def sync(writer):
+        writer.go_on.__self__.stop.wait(60)
+        real(writer)
 
-    monkeypatch.setattr(features, "sync", sync)
+    monkeypatch.setattr(direct.Writer, "sync", sync)
     model = PaDiM("resnet18", "random", dimensions=5).fit([torch.randn(2, 3, 224, 224)])
     model.save_in_background(tmp_path / "x.pkl")
     (scores,) = model.score([torch.randn(1, 3, 224, 224)])
