@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from padim.graph import Watched, fold_batch_norm, open_sequences, receptive_fields
+from padim.graph import dry_run, fold_batch_norm, keep_returned, open_sequences, receptive_fields
 
 
 @dataclass(frozen=True)
@@ -201,6 +201,13 @@ def weights_sha256(network: nn.Module) -> str:
     return total.hexdigest()
 
 
+def _out_of_memory(problem: Exception) -> bool:
+    """Whether memory was refused, which torch reports in many ways."""
+    # 各平台的 CPU 分配器都只给 RuntimeError；元素个数或字节数溢出也是太大
+    words = ("can't allocate", "not enough memory", "bad_alloc", "overflow", "exceeds the limit", "out of memory")
+    return isinstance(problem, (MemoryError, torch.OutOfMemoryError)) or any(w in str(problem) for w in words)
+
+
 class Backbone(nn.Module):
     """The network up to the last of ``layers``, with batch norm folded into the convolutions.
 
@@ -246,6 +253,7 @@ class Backbone(nn.Module):
         self.layers = tuple(sorted(layers, key=lambda name: nodes.index(returned[name])))
         open_sequences(self.graph)
         fold_batch_norm(self.graph)
+        keep_returned(self.graph)
         self.graph.requires_grad_(False).to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -259,16 +267,21 @@ class Backbone(nn.Module):
         Raises
         ------
         ArchitectureError
-            If a layer's output is no feature map, or the network does not take images of this size.
+            If a layer's output is no feature map, or the network does not take images of this size: too
+            small for it, or too large for the memory there is.
         """
-        device = next(self.parameters()).device
         try:
-            with torch.inference_mode():
-                features = self(torch.zeros(1, 3, height, width, device=device))
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, AssertionError) as problem:
+            returned, most = dry_run(self.graph, height, width)
+            features = [returned[name] for name in self.layers]
+            device = next(self.parameters()).device
+            torch.empty(most, dtype=torch.uint8, device=device)  # 只是预订：主存不写入就不占用
+        except (RuntimeError, AssertionError, MemoryError) as problem:
             reason = " ".join(str(problem).split())[:120]
+            if _out_of_memory(problem):
+                raise ArchitectureError(
+                    f"images of {height}x{width} are too large for this machine ({reason}); "
+                    "give a smaller --resize and --crop, or another --arch"
+                ) from problem
             raise ArchitectureError(
                 f"the network takes no images of {height}x{width} ({reason}); "
                 "give a larger --resize and --crop, or another --arch"
@@ -289,8 +302,4 @@ class Backbone(nn.Module):
 
     def activation_bytes(self, height: int, width: int) -> int:
         """The most that the values within one image's forward pass take at one time, float32."""
-        device = next(self.parameters()).device
-        watched = Watched(self.graph)
-        with torch.inference_mode():
-            watched.run(torch.zeros(1, 3, height, width, device=device))
-        return watched.most
+        return dry_run(self.graph, height, width)[1]

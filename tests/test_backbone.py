@@ -7,7 +7,16 @@ import torch
 import torchvision
 from conftest import ROOT
 
-from padim.backbone import ARCHITECTURES, Backbone, WeightsError, imagenet_weights, load_network, weights_sha256
+from padim.backbone import (
+    ARCHITECTURES,
+    ArchitectureError,
+    Backbone,
+    WeightsError,
+    imagenet_weights,
+    load_network,
+    weights_sha256,
+)
+from padim.graph import Watched, dry_run
 
 
 @pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
@@ -44,6 +53,82 @@ def test_features_are_the_whole_networks(arch):
     for name, feature in zip(ARCHITECTURES[arch].layers, features, strict=True):
         assert feature.shape == wanted[name].shape
         assert (feature - wanted[name]).abs().max() < 1e-5 * wanted[name].abs().max()
+
+
+@pytest.mark.parametrize(
+    ("arch", "layers"),
+    [
+        ("resnet18", ["bn1", "layer1"]),  # 其后是就地的 ReLU
+        ("resnet18", ["layer1.0.bn2", "layer1.1.bn1", "layer2"]),  # 其后是 +=，再是就地的 ReLU
+        ("vgg11", ["features.0", "features.3"]),
+        ("squeezenet1_1", ["features.0", "features.3.squeeze", "features.4"]),
+        ("densenet121", ["features.norm0", "features.denseblock1", "features.norm5", "classifier"]),
+        ("mobilenet_v2", ["features.2.conv.2", "features.3"]),
+        ("alexnet", ["avgpool", "classifier.0", "classifier.1", "classifier.2"]),  # 推理时的 Dropout 原样交出输入
+        ("efficientnet_b0", ["features.2.1.block", "features.2.1.stochastic_depth", "features.3"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight initialization")
+def test_what_is_returned_is_not_overwritten(arch, layers):
+    """Against hooks that copy at once, where later modules work in place."""
+    whole, cut = (load_network(arch, "random")[0] for _ in range(2))
+    wanted = {}
+    for name in layers:
+        whole.get_submodule(name).register_forward_hook(lambda m, i, o, name=name: wanted.__setitem__(name, o.clone()))
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    backbone = Backbone(cut, layers)
+    with torch.no_grad():
+        whole(images)
+        features = backbone(images)
+    for name, feature in zip(backbone.layers, features, strict=True):
+        assert (feature - wanted[name]).abs().max() <= 1e-5 * wanted[name].abs().max(), name
+
+
+@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
+def test_the_networks_with_an_entry_copy_nothing(arch):
+    backbone = Backbone(load_network(arch, "random")[0], ARCHITECTURES[arch].layers)
+    assert not [node for node in backbone.graph.graph.nodes if node.target == "clone"]
+
+
+def test_sizes_that_are_too_small_or_too_large(capfd):
+    """The remedy is the right one; a size that no memory holds is refused before anything is computed."""
+    backbone = Backbone(load_network("resnet18", "random")[0], ("layer1", "layer2", "layer3"))
+    for side in (10**6, 10**9, 10**10):
+        with pytest.raises(ArchitectureError, match=f"images of {side}x{side} are too large.*smaller --resize"):
+            backbone.describe(side, side)
+    alexnet = Backbone(load_network("alexnet", "random")[0], ["features.3", "features.6"])
+    with pytest.raises(ArchitectureError, match=r"takes no images of 10x10.*larger --resize"):
+        alexnet.describe(10, 10)
+    assert capfd.readouterr() == ("", "")  # torch.fx 会把生成的代码里的错误印出来
+
+
+def test_a_refused_allocation_is_recognised(monkeypatch):
+    backbone = Backbone(load_network("resnet18", "random")[0], ("layer1",))
+    problems = [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory"),
+    ]
+    for problem in problems:
+
+        def refuse(*_, problem=problem, **__):
+            raise problem
+
+        monkeypatch.setattr(torch, "empty", refuse)
+        with pytest.raises(ArchitectureError, match=r"images of 64x64 are too large.*smaller --resize"):
+            backbone.describe(64, 64)
+
+
+def test_a_dry_run_says_what_a_real_one_gives():
+    for arch in ARCHITECTURES:
+        backbone = Backbone(load_network(arch, "random")[0], ARCHITECTURES[arch].layers)
+        watched = Watched(backbone.graph)
+        with torch.inference_mode():
+            wanted = watched.run(torch.zeros(1, 3, 75, 96))
+        returned, most = dry_run(backbone.graph, 75, 96)
+        assert most == watched.most
+        assert {k: v.shape for k, v in returned.items()} == {k: v.shape for k, v in wanted.items()}
 
 
 def test_nothing_after_the_last_layer_is_left():
