@@ -12,6 +12,7 @@ from padim.model import BLOCK, FORWARD, POOLED, PaDiM
 _BATCHES_AHEAD = 4  # 解码线程领先的批数，加上正在用的一批
 _FORWARD = 2.2  # 前向时进程多占的内存，是同时存活的激活的倍数（实测：ResNet 2.0 至 2.2，EfficientNet-B5 1.6）
 _EVALUATION = 48  # 排序评估时，每个像素占用的字节数
+SORTED = 1 << 28  # 一次排序的像素数上限：更大的测试集逐段评估
 
 
 class TooLargeError(ValueError):
@@ -34,7 +35,9 @@ class Estimate:
     host: int
 
 
-def estimate(model: PaDiM, batch_size: int, n_train: int, n_test: int, dimensions: int | None = None) -> Estimate:
+def estimate(
+    model: PaDiM, batch_size: int, n_train: int, n_test: int, dimensions: int | None = None, evaluated: bool = True
+) -> Estimate:
     """Estimate a class from P, d, the batch size, and the numbers of images.
 
     Parameters
@@ -44,14 +47,17 @@ def estimate(model: PaDiM, batch_size: int, n_train: int, n_test: int, dimension
     n_train, n_test : int
     dimensions : int, optional
         Another d than the model's.
+    evaluated : bool
+        Whether the test images' scores are held against labels afterwards.
     """
     d, (height, width) = dimensions or len(model.dimensions), model.size
+    batch_size = min(batch_size, max(n_train, n_test))
     block = min(BLOCK, max(n_train, n_test))
     gaussians = 4 * model.positions * d * (d + block + 3)
-    together = min(batch_size, max(n_train, n_test), FORWARD if model.device.type == "cpu" else batch_size)
+    together = min(batch_size, FORWARD) if model.device.type == "cpu" else batch_size
     activations = int(_FORWARD * model.activation_bytes) * together
     decoded = 4 * 3 * height * width * batch_size * _BATCHES_AHEAD
-    evaluation = _EVALUATION * height * width * n_test
+    evaluation = _EVALUATION * min(height * width * n_test, SORTED) if evaluated else 0
     if model.reduction == "pca":  # 求主成分时，几张图的全部通道及其离差；协方差此时还不存在
         gaussians = max(gaussians, 4 * model.positions * model.channels * 2 * POOLED)
     device = gaussians + activations
@@ -78,7 +84,7 @@ def check_ablation(model: PaDiM, name: str, batch_size: int, n_train: int, n_tes
             raise TooLargeError(
                 f"a study of class {name!r} keeps the covariances of all {model.channels} channels: about "
                 f"{need / 1e9:.1f} GB of {place}, and {room / 1e9:.1f} GB are free; give a smaller --arch "
-                "(resnet18 needs the least) or fewer --layers"
+                "(resnet18 needs the least), fewer --layers, or a smaller --resize and --crop"
             )
 
 
@@ -109,8 +115,30 @@ def _container_limit() -> int | None:
     return max(0, limit - used + int(stat.get("inactive_file", 0)))
 
 
-def check(model: PaDiM, name: str, batch_size: int, n_train: int, n_test: int, fitted: bool = False) -> None:
-    """Compare the estimate with what is free; features that are ``fitted`` cannot have fewer dimensions.
+def check(
+    model: PaDiM,
+    name: str,
+    batch_size: int,
+    n_train: int,
+    n_test: int,
+    fitted: bool = False,
+    *,
+    processes: int = 1,
+) -> None:
+    """Compare the estimate with what is free.
+
+    Parameters
+    ----------
+    model : PaDiM
+    name : str
+        The class.
+    batch_size, n_train, n_test : int
+    fitted : bool
+        The features are there, and only score: they cannot have fewer dimensions or other positions, and
+        nothing is evaluated.
+    processes : int
+        How many processes of this run share this machine's main memory: what is free is divided among them.
+        GPU memory is not, since each process has a GPU of its own.
 
     Raises
     ------
@@ -120,9 +148,12 @@ def check(model: PaDiM, name: str, batch_size: int, n_train: int, n_test: int, f
     for where in {model.device.type, "cpu"}:
         device = model.device if where == model.device.type else torch.device("cpu")
         room = free(device)
+        shared = processes if where == "cpu" else 1
+        if room is not None:
+            room //= shared
 
         def need(batch: int, d: int | None = None, where: str = where) -> int:
-            wanted = estimate(model, batch, n_train, n_test, d)
+            wanted = estimate(model, batch, n_train, n_test, d, evaluated=not fitted)
             return wanted.host if where == "cpu" else wanted.device
 
         if room is None or need(batch_size) <= room:
@@ -134,6 +165,9 @@ def check(model: PaDiM, name: str, batch_size: int, n_train: int, n_test: int, f
         if fits := next((d for d in smaller if need(min(8, batch_size), d) <= room), None):
             remedies.append(f"--rd {fits} --batch_size {min(8, batch_size)}")
         advice = f"{' or '.join(remedies)} would fit" if remedies else "no option makes it fit here"
+        if not (remedies or fitted):
+            advice += " but a smaller --resize and --crop"
         place = "main memory" if where == "cpu" else "GPU memory"
         needed = f"{need(batch_size) / 1e9:.1f} GB of {place}"
-        raise TooLargeError(f"class {name!r} needs about {needed}, and {room / 1e9:.1f} GB are free; {advice}")
+        each = f" for each of {shared} processes" if shared > 1 else ""
+        raise TooLargeError(f"class {name!r} needs about {needed}, and {room / 1e9:.1f} GB are free{each}; {advice}")
