@@ -7,6 +7,7 @@ from padim.results import LEVELS, Reference, Row, compare
 
 TOLERANCE = 0.005  # 发表值只有三位小数
 PUBLISHED_RD = {"resnet18": 100, "wide_resnet50_2": 550}
+PUBLISHED_LAYERS = {"layer1", "layer2", "layer3"}  # 两个网络都是；给出的次序无关
 
 # 不影响数字的选项，以及另有依据的：权重看内容，类别看结果里有哪些行
 NEUTRAL = frozenset({
@@ -16,14 +17,22 @@ NEUTRAL = frozenset({
 
 
 def departures(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    """The options that may change a result and are not at their default: ``["--seed 7"]``.
+    """The options that may change a result and are not at their default, as they are written: ``["--seed 7"]``.
 
     An option that this module does not know counts as one that changes results.
     """
     changed = {key: value for key, value in options.items() if key not in NEUTRAL and value != defaults[key]}
     if changed.get("rd") == PUBLISHED_RD.get(options["arch"]):
         changed.pop("rd", None)
-    return [f"--{key}" if value is True else f"--{key} {value}" for key, value in changed.items()]
+    if options["arch"] in PUBLISHED_RD and set(changed.get("layers") or ()) == PUBLISHED_LAYERS:
+        changed.pop("layers")
+    return [f"--{key}" if value is True else f"--{key} {_as_given(value)}" for key, value in changed.items()]
+
+
+def _as_given(value: Any) -> str:
+    """An option's value as the command line takes it: names with commas between them, HEIGHTxWIDTH."""
+    separator = {list: ",", tuple: "x"}.get(type(value))
+    return separator.join(map(str, value)) if separator else str(value)
 
 
 def verdict(rows: Mapping[str, Row], reference: Reference, arch: str, departed: list[str]) -> dict[str, Any]:

@@ -78,6 +78,10 @@ def test_other_weights_and_other_networks():
         (["--seed", "7"], "--seed 7"),
         (["--rd", "99", "--precision", "bf16"], "--precision bf16, --rd 99"),
         (["--rd", "550"], "--rd 550"),
+        (["--layers", "layer3,layer2"], "--layers layer3,layer2"),
+        (["--resize", "256x512", "--crop", "0"], "--resize 256x512, --crop 0"),
+        (["--crop", "224x200"], "--crop 224x200"),
+        (["--protocol", "rd"], "--protocol rd"),
     ],
 )
 def test_other_options(options, words):
@@ -89,6 +93,8 @@ def test_options_that_change_no_result():
     options = ["--seed", "1024", "--rd", "100", "--batch_size", "4", "--num_workers", "0", "--no_features", "--refit"]
     options += ["--data_path", "there", "--save_path", "here", "--device", "cpu", "--figures", "none"]
     assert judge(table("resnet18"), "resnet18", *options, "--classes", "bottle")["reproduced"] is True
+    for layers in ("layer1,layer2,layer3", "layer3,layer1,layer2", "layer2,layer1,layer2,layer3"):
+        assert judge(table("resnet18"), "resnet18", "--layers", layers)["reproduced"] is True
 
 
 def test_an_unknown_option_counts_as_one_that_changes_results():
