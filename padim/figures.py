@@ -130,18 +130,30 @@ def _canvas(height: int, width: int) -> LocalizationCanvas:
     return LocalizationCanvas(height, width)
 
 
-def draw_localizations(root: Path, arch: str, name: str, indices: list[int]) -> None:
-    """Draw and write the localization figures of these test pictures from the stored scores."""
+@dataclass(frozen=True)
+class Scale:
+    """What a class's figures have in common: the ends of the normalisation, and the threshold of normalised scores."""
+
+    low: float
+    high: float
+    threshold: float | None
+
+
+def draw_localizations(
+    root: Path, arch: str, name: str, indices: list[int], masks: np.ndarray | None, scale: Scale
+) -> None:
+    """Draw and write the localization figures of these test pictures from the stored maps and pictures.
+
+    ``masks`` are theirs alone, (len(indices), H, W).
+    """
     store = Store(root, arch)
-    arrays = store.read_arrays(name)
     maps, images = (np.load(path, mmap_mode="r") for path in (store.maps(name), store.images(name)))
     canvas = _canvas(*maps.shape[1:])
-    for i in indices:
-        scores = normalise(np.asarray(maps[i]), arrays["score_min"], arrays["score_max"])
-        truth = None if arrays["masks"] is None else arrays["masks"][i]
-        figure = canvas.draw(images[i], truth, scores, arrays["threshold"])
+    for k, i in enumerate(indices):
+        scores = normalise(np.asarray(maps[i]), scale.low, scale.high)
+        figure = canvas.draw(images[i], None if masks is None else masks[k], scores, scale.threshold)
         with replacing(store.picture(name, i)) as temporary:
-            Image.fromarray(figure).save(temporary, format="png", compress_level=3)
+            Image.fromarray(figure).save(temporary, format="png", compress_level=2)
 
 
 def chosen_figures(count: int, wanted: str | int) -> list[int]:
@@ -161,7 +173,7 @@ def _rehearse() -> None:
 class Drawing:
     """Some figures of a class, handed in to be drawn; arguments are those of `draw_localizations`."""
 
-    arguments: tuple[Path, str, str, list[int]]
+    arguments: tuple
     future: Future
 
     def finish(self) -> None:
@@ -177,7 +189,8 @@ class FigurePool:
 
     def __init__(self) -> None:
         # spawn：不复制主进程的内存，各平台行为一致；子进程只装入本文件所需
-        self._size = max(1, min(8, (os.cpu_count() or 1) - 1))  # 给主进程留一个核
+        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun 的各进程平分
+        self._size = max(1, min(8, cores - 1))  # 给主进程留一个核
         spawn = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(self._size, spawn, initializer=obey_parent)
 
@@ -204,11 +217,16 @@ class FigurePool:
         for _ in range(self._size):
             self._submit(_rehearse)
 
-    def draw(self, store: Store, name: str, indices: list[int]) -> list[Drawing]:
-        """Hand in these test pictures of a class, a few at a time."""
-        parts = (indices[i : i + _BATCH] for i in range(0, len(indices), _BATCH))
-        calls = [(store.root, store.arch, name, part) for part in parts]
-        return [Drawing(call, self._submit(draw_localizations, *call)) for call in calls]
+    def draw(self, store: Store, name: str, indices: list[int], arrays: dict[str, Any]) -> list[Drawing]:
+        """Hand in these test pictures of a class, a few at a time; ``arrays`` are those of `padim.metrics`."""
+        masks, scale = arrays["masks"], Scale(arrays["score_min"], arrays["score_max"], arrays["threshold"])
+        drawings = []
+        for start in range(0, len(indices), _BATCH):
+            part = indices[start : start + _BATCH]
+            # 掩码随任务送去：绘图进程不必为几张图解压全类的
+            call = store.root, store.arch, name, part, None if masks is None else masks[part], scale
+            drawings.append(Drawing(call, self._submit(draw_localizations, *call)))
+        return drawings
 
 
 Curves = dict[str, dict[str, tuple[np.ndarray, float] | None]]

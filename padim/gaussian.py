@@ -7,7 +7,7 @@ equation 2 (Mahalanobis distance).
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
 
@@ -19,7 +19,14 @@ from padim.features import empty
 EPSILON = 0.01  # 公式 1 的正则项 εI
 _STRIP = 128  # 散布矩阵一次更新的行数
 _CHUNK = 1 << 20  # CPU 上一个线程一次取的协方差元素数
+_MERGED = 1 << 23  # 与其他进程合并时，一次相加的协方差元素数
 _TEMPORARY = 128  # 不动散布矩阵而求距离时，同时分解的位置数
+
+
+def _lower_strips(d: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the strips that cover a (d, d) matrix's lower triangle."""
+    for row in range(0, d, _STRIP):
+        yield slice(row, row + _STRIP), slice(0, row + _STRIP)
 
 
 def _by_chunks(work: Callable[[slice], None], positions: int, d: int, device: torch.device) -> None:
@@ -117,8 +124,7 @@ class GaussianStream:
             torch.sub(x, average[:, None], out=deviations[:, :m])
             deviations[:, m] = shift * (n * m / (n + m)) ** 0.5
             try:
-                for row in range(0, d, _STRIP):  # 对称：只算下三角，省去四成乘法
-                    rows, columns = slice(row, row + _STRIP), slice(0, row + _STRIP)
+                for rows, columns in _lower_strips(d):  # 对称：只算下三角，省去四成乘法
                     self.scatter[here, rows, columns].baddbmm_(deviations[..., rows].mT, deviations[..., columns])
             except torch.OutOfMemoryError as problem:  # 加了一半，不可重来
                 raise MemoryError("out of GPU memory within an update") from problem
@@ -126,6 +132,41 @@ class GaussianStream:
 
         _by_chunks(merge, positions, d, block.device)
         self.count += m
+
+    def merge(self, add: Callable[[Tensor], Tensor]) -> None:
+        """Take in the streams of all ranks: afterwards each holds the Gaussians of all images.
+
+        Parameters
+        ----------
+        add : callable
+            Adds up a tensor over the ranks, in place.
+
+        Notes
+        -----
+        n = Σ nᵣ and a = Σ nᵣaᵣ / n first; then, a few positions at a time, every rank moves its scatter to
+        the common mean, and the sum is S = Σ (Sᵣ + nᵣ (aᵣ − a)(aᵣ − a)ᵀ). Of the symmetric matrices only the
+        lower strips travel. Nothing large is subtracted from its like.
+        """
+        if self._zeroing:
+            self._zeroing.join()
+        positions, d = self.mean.shape
+        total = int(add(torch.tensor([self.count], dtype=torch.float64, device=self.mean.device)))
+        common = add(self.mean * self.count).div_(max(total, 1))
+        shift = ((self.mean - common) * self.count**0.5).float()[:, None]  # (P, 1, d)
+        size = max(1, _MERGED // d**2)
+        for start in range(0, positions, size):
+            here = slice(start, start + size)
+            for rows, columns in _lower_strips(d):
+                strip = self.scatter[here, rows, columns]
+                moved = torch.baddbmm(strip, shift[here, :, rows].mT, shift[here, :, columns])
+                strip.copy_(add(moved))
+        self.mean, self.count = common, total
+
+    def clear(self) -> None:
+        """Forget all images."""
+        self.count = 0
+        self.mean.zero_()
+        self.scatter.zero_()
 
     def distances(self, block: Tensor) -> Tensor:
         """Mahalanobis distances (P, m) of a block (P, m, d) to the images seen so far.

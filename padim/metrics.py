@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
-MAX_POINTS = 2000  # 存盘曲线的点数上限
-TOLERANCE = 1e-4  # 存盘曲线与精确曲线的最大距离
+from padim.curves import TOLERANCE, bin_ends, thin
+from padim.histogram import CHUNK, Histogram, count_pixels, label_regions
+
+SORTED = 1 << 26  # 像素更多的测试集（1300 张 224×224 的图）不排序，只计数
 PRO_LIMIT = 0.3  # 区域重叠曲线积分到此假阳性率
 
 
@@ -51,7 +53,11 @@ def evaluate(scores: np.ndarray, labels: np.ndarray) -> Evaluation | None:
     Evaluation or None
         None where one kind of label is missing: neither figure is defined then.
     """
-    tp, fp, thresholds = _counts(scores, labels)
+    return _from_counts(*_counts(scores, labels))
+
+
+def _from_counts(tp: np.ndarray, fp: np.ndarray, thresholds: np.ndarray) -> Evaluation | None:
+    """Evaluate from the true and false positives at descending thresholds."""
     positive, negative = int(tp[-1]), int(fp[-1])
     if positive == 0 or negative == 0:
         return None
@@ -63,9 +69,9 @@ def evaluate(scores: np.ndarray, labels: np.ndarray) -> Evaluation | None:
 
     # 几百万个点先按网格粗抽，再拟合：每格内曲线的起伏不到容差的一半
     cells = int(2 / TOLERANCE)
-    kept = _bin_ends(fp * cells // negative, tp * cells // positive)
+    kept = bin_ends(fp * cells // negative, tp * cells // positive)
     roc = np.column_stack([fp[kept] / negative, tp[kept] / positive])
-    kept = _bin_ends(tp * cells // positive, tp * cells // (tp + fp))
+    kept = bin_ends(tp * cells // positive, tp * cells // (tp + fp))
     pr = np.column_stack([tp[kept] / positive, tp[kept] / (tp + fp)[kept]])
     return Evaluation(
         rocauc=float(area / (2 * positive * negative)),
@@ -120,10 +126,7 @@ def per_region_overlap(maps: np.ndarray, masks: np.ndarray, limit: float = PRO_L
     ----------
     Paper, section IV.A (PRO-score); Bergmann et al., "Uninformed Students", CVPR 2020.
     """
-    from scipy.ndimage import label  # 画图的脚本用不到，不必等它装入
-
-    # 三维结构元只连同一张图里的像素：整个测试集一次标完
-    regions, count = label(masks != 0, np.pad(np.ones((1, 3, 3), bool), ((1, 1), (0, 0), (0, 0))))
+    regions, count = label_regions(masks)
     scores, regions = maps.reshape(-1), regions.reshape(-1)  # (N·H·W,)
     sizes = np.bincount(regions)
     negative = int(sizes[0])
@@ -141,20 +144,19 @@ def per_region_overlap(maps: np.ndarray, masks: np.ndarray, limit: float = PRO_L
     last = np.r_[np.flatnonzero(np.diff(scores)), len(scores) - 1]
     fpr = np.r_[0, np.cumsum(regions == 0)[last] / negative]
     overlap = np.r_[0, np.minimum(np.cumsum(gain[regions])[last], 1)]
+    return _region_overlap(fpr, overlap, limit)
+
+
+def _region_overlap(fpr: np.ndarray, overlap: np.ndarray, limit: float) -> RegionOverlap:
+    """Cut the curve from (0, 0) on at the limit, and integrate it."""
     end = int(np.searchsorted(fpr, limit))
     overlap = np.r_[overlap[:end], np.interp(limit, fpr[end - 1 : end + 1], overlap[end - 1 : end + 1])]
     fpr = np.r_[fpr[:end], limit]
-    thinned = _bin_ends(*((v * 2 / TOLERANCE).astype(np.int64) for v in (fpr, overlap)))
+    thinned = bin_ends(*((v * 2 / TOLERANCE).astype(np.int64) for v in (fpr, overlap)))
     return RegionOverlap(
         aupro=float(np.trapezoid(overlap, fpr) / limit),
         curve=thin(np.column_stack([fpr[thinned], overlap[thinned]])),
     )
-
-
-def _bin_ends(*bins: np.ndarray) -> np.ndarray:
-    """Indices at which any of the integer arrays is about to change or has just changed."""
-    changes = np.logical_or.reduce([b[1:] != b[:-1] for b in bins])
-    return np.flatnonzero(np.r_[True, changes] | np.r_[changes, True])
 
 
 class NotFiniteError(ValueError):
@@ -186,14 +188,24 @@ def evaluate_maps(
     ------
     NotFiniteError
         If a map holds a value that is not finite.
+
+    Notes
+    -----
+    Up to `SORTED` pixels are sorted, and everything is exact. More are counted in a histogram, in one pass
+    and constant memory: the pixel figures are then exact for scores rounded down to one of four
+    million levels, and the ROC AUC differs from the exact one by less than 1e-5.
     """
-    low, high = float(maps.min()), float(maps.max())
+    parts = [maps[start : start + CHUNK] for start in range(0, len(maps), CHUNK)]
+    low, high = float(min(part.min() for part in parts)), float(max(part.max() for part in parts))
     if not np.isfinite((low, high)).all():
         raise NotFiniteError("an anomaly map holds values that are not finite")
-    image_raw = maps.max(axis=(1, 2))  # 图像得分 = 异常图的最大值
+    image_raw = np.concatenate([part.max(axis=(1, 2)) for part in parts])  # 图像得分 = 异常图的最大值
     image = evaluate(image_raw, labels)
-    pixel = None if masks is None else evaluate(maps, masks)
-    overlap = None if masks is None else per_region_overlap(maps, masks)
+    pixel = overlap = None
+    if masks is not None and maps.size > SORTED:
+        pixel, overlap = _from_histogram(count_pixels(maps, masks, low, high))
+    elif masks is not None:
+        pixel, overlap = evaluate(maps, masks), per_region_overlap(maps, masks)
     threshold = None if pixel is None else float(normalise(np.float64(pixel.threshold), low, high))
     arrays = {
         "labels": labels,
@@ -218,10 +230,19 @@ def evaluate_maps(
     return arrays, row
 
 
+def _from_histogram(found: Histogram) -> tuple[Evaluation | None, RegionOverlap | None]:
+    """Both pixel evaluations, every bin standing for one score."""
+    tp, fp = np.cumsum(found.defect), np.cumsum(found.normal)
+    if found.regions == 0 or fp[-1] == 0:
+        return _from_counts(tp, fp, found.thresholds), None
+    overlap = np.minimum(np.cumsum(found.gain) / found.regions, 1)
+    return _from_counts(tp, fp, found.thresholds), _region_overlap(np.r_[0, fp / fp[-1]], np.r_[0, overlap], PRO_LIMIT)
+
+
 def _counts(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """True and false positives at or above every distinct score, scores descending."""
     # 把分数的位模式与标签拼进一个整数：一次直接排序，不必 argsort 再取下标
-    bits = np.ascontiguousarray(scores, np.float32).reshape(-1).view(np.uint32)
+    bits = (np.ascontiguousarray(scores, np.float32).reshape(-1) + np.float32(0)).view(np.uint32)  # -0 与 0 同分
     ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))  # 与浮点数同序的整数
     keys = ordered.astype(np.uint64) << np.uint64(1) | (np.asarray(labels).reshape(-1) != 0).astype(np.uint64)
     keys.sort()
@@ -232,38 +253,6 @@ def _counts(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
     ordered = ordered[last]
     thresholds = np.where(ordered >> 31, ordered & np.uint32((1 << 31) - 1), ~ordered).astype(np.uint32)
     return tp, last + 1 - tp, thresholds.view(np.float32)
-
-
-def thin(curve: np.ndarray) -> np.ndarray:
-    """Leave out points of a curve (K, 2) that lie within `TOLERANCE` of the lines that remain.
-
-    Never more than `MAX_POINTS` remain: where that many do not suffice (the first, noisy stretch of
-    a precision–recall curve), the tolerance doubles until they do.
-    """
-    tolerance, thinned = TOLERANCE / 2, curve
-    while len(thinned) > MAX_POINTS:
-        thinned = curve[_douglas_peucker(curve, tolerance)]
-        tolerance *= 2
-    return thinned
-
-
-def _douglas_peucker(curve: np.ndarray, tolerance: float) -> np.ndarray:
-    """Indices of the points to keep; all pieces of a level are split at once, without recursion."""
-    kept, points = np.array([0, len(curve) - 1]), np.arange(len(curve) - 1)
-    while len(points):
-        piece = np.searchsorted(kept, points, side="right") - 1  # 每个点所属的弦
-        start, chord = curve[kept[piece]], curve[kept[piece + 1]] - curve[kept[piece]]
-        offset = curve[points] - start
-        along = np.einsum("ij,ij->i", offset, chord) / np.maximum(np.einsum("ij,ij->i", chord, chord), 1e-300)
-        distance = np.hypot(*(offset - np.clip(along, 0, 1)[:, None] * chord).T)
-        first = np.flatnonzero(np.diff(piece, prepend=-1))
-        worst = np.repeat(np.maximum.reduceat(distance, first), np.diff(first, append=len(points)))
-        split = worst > tolerance
-        farthest = points[split & (distance == worst)]
-        _, one = np.unique(np.searchsorted(kept, farthest), return_index=True)  # 并列时取最前的一点
-        kept = np.sort(np.r_[kept, farthest[one]])
-        points = points[split]
-    return kept
 
 
 def normalise(maps: np.ndarray, low: float, high: float) -> np.ndarray:

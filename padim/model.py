@@ -24,7 +24,7 @@ from padim.anomaly_map import AnomalyMap
 from padim.backbone import Backbone, find_architecture, load_network, weights_sha256
 from padim.device import check_precision, tf32
 from padim.embedding import Embedding, choose_dimensions
-from padim.features import Progress
+from padim.features import Progress, empty
 from padim.gaussian import GaussianStream, factorise, mahalanobis
 from padim.projection import Projection, principal_components
 
@@ -184,15 +184,19 @@ class PaDiM:
         self.mean: Tensor | None = None
         self.covariance: Tensor | None = None
         self.factor: Tensor | None = None
+        self._buffer: Tensor | None = None
 
     @torch.inference_mode()
     def _blocks(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Embeddings (P, m, d) of successive images, m = `BLOCK` but for the last; one buffer."""
-        buffer, filled = None, 0
+        filled = 0
+        if self._buffer is None:  # 拟合与打分共用：近 1 GB 的内存，初次写入也费时
+            shape = (self.positions, BLOCK, len(self.dimensions))
+            on_cpu = self.device.type == "cpu"
+            self._buffer = torch.from_numpy(empty(shape)) if on_cpu else torch.empty(shape, device=self.device)
+        buffer = self._buffer
         for images in batches:
             for features in self._features(images.to(self.device, non_blocking=True)):
-                if buffer is None:
-                    buffer = torch.empty((self.positions, BLOCK, len(self.dimensions)), device=self.device)
                 start, count = 0, len(features[0])
                 while start < count:  # 一批可跨两块：块的边界不随批大小移动
                     taken = min(count - start, BLOCK - filled)

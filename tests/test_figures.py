@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from skimage.morphology import disk, opening
 
-from padim.figures import LocalizationCanvas, chosen_figures, draw_localizations, predicted_mask, roc_figure
+from padim.figures import LocalizationCanvas, Scale, chosen_figures, draw_localizations, predicted_mask, roc_figure
 from padim.metrics import evaluate_maps, normalise
 from padim.store import Store
 
@@ -31,11 +31,12 @@ def panels(figure: np.ndarray, canvas: LocalizationCanvas) -> list[np.ndarray]:
 
 
 def test_the_five_panels(scored):
-    draw_localizations(scored.root, "resnet18", "x", [1])
+    arrays = scored.read_arrays("x")
+    scale = Scale(arrays["score_min"], arrays["score_max"], arrays["threshold"])
+    draw_localizations(scored.root, "resnet18", "x", [1], arrays["masks"][[1]], scale)
     figure = np.asarray(Image.open(scored.picture("x", 1)))
     canvas = LocalizationCanvas(H, W)
     image, truth, heat, mask, segmentation = panels(figure, canvas)
-    arrays = scored.read_arrays("x")
     stored = np.load(scored.images("x"))[1]
     scores = normalise(np.load(scored.maps("x"))[1], arrays["score_min"], arrays["score_max"])
     np.testing.assert_array_equal(image, stored)

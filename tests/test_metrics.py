@@ -3,7 +3,8 @@ import pytest
 from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from padim import metrics
-from padim.metrics import NotFiniteError, evaluate, evaluate_maps, normalise, thin
+from padim.curves import MAX_POINTS, TOLERANCE, thin
+from padim.metrics import NotFiniteError, evaluate, evaluate_maps, normalise
 
 
 def best_f1(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -37,6 +38,7 @@ def test_a_perfect_and_an_inverted_ranking():
     assert evaluate(np.float32([1, 2, 3, 4]), labels).rocauc == 1
     assert evaluate(np.float32([4, 3, 2, 1]), labels).rocauc == 0
     assert evaluate(np.float32([1, 1, 1, 1]), labels).rocauc == 0.5
+    assert evaluate(np.float32([0, -0.0, 0, -0.0]), labels).rocauc == 0.5
     assert evaluate(np.float32([1, 2, 3, 4]), labels).threshold == 3
 
 
@@ -59,15 +61,15 @@ def test_stored_curves_stay_close_to_the_exact_ones():
     labels, scores = data("distinct", 200_000)
     result = evaluate(scores, labels)
     fpr, tpr, _ = roc_curve(labels, scores)
-    assert len(result.roc) <= metrics.MAX_POINTS and len(result.pr) <= metrics.MAX_POINTS
-    assert distance_to_polyline(np.column_stack([fpr, tpr])[::7], result.roc) <= metrics.TOLERANCE
+    assert len(result.roc) <= MAX_POINTS and len(result.pr) <= MAX_POINTS
+    assert distance_to_polyline(np.column_stack([fpr, tpr])[::7], result.roc) <= TOLERANCE
     assert np.trapezoid(result.roc[:, 1], result.roc[:, 0]) == pytest.approx(result.rocauc, abs=1e-4)
     assert result.roc[0].tolist() == [0, 0] and result.roc[-1].tolist() == [1, 1]
     assert result.pr[0].tolist() == [0, 1] and result.pr[-1][0] == 1
 
 
 def test_a_short_curve_is_kept_whole():
-    curve = np.random.default_rng(0).random((metrics.MAX_POINTS, 2))
+    curve = np.random.default_rng(0).random((MAX_POINTS, 2))
     assert thin(curve) is curve
 
 
@@ -103,3 +105,34 @@ def test_constant_and_infinite_maps():
     maps[0, 0, 0] = np.nan
     with pytest.raises(NotFiniteError):
         evaluate_maps(maps, np.array([0, 1]), None)
+
+
+@pytest.mark.parametrize("kind", ["distinct", "ties", "constant"])
+def test_too_many_pixels_to_sort_are_counted(monkeypatch, tmp_path, kind):
+    """Mapped files of more pictures than are read at a time; the figures agree with the exact ones."""
+    rng, shape = np.random.default_rng(0), (150, 60, 70)
+    masks = np.lib.format.open_memmap(tmp_path / "masks.npy", "w+", np.uint8, shape)
+    maps = np.lib.format.open_memmap(tmp_path / "maps.npy", "w+", np.float32, shape)
+    for k in range(40, 150):
+        y, x = rng.integers(0, 40, 2)
+        masks[k, y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = 1
+        masks[k, 55:, 60:] = k % 3 == 0
+    maps[:] = rng.gamma(4, 1, shape) + 2 * masks - 3
+    if kind == "ties":
+        maps[:] = np.round(maps)
+    if kind == "constant":
+        maps[:] = 5
+    labels = masks.any((1, 2))
+    exact, exact_row = evaluate_maps(maps, labels, masks)
+    monkeypatch.setattr(metrics, "SORTED", 1000)
+    arrays, row = evaluate_maps(maps, labels, masks)
+    assert row["image_rocauc"] == exact_row["image_rocauc"]
+    assert row["pixel_rocauc"] == pytest.approx(exact_row["pixel_rocauc"], abs=1e-5)
+    assert row["pixel_aupro"] == pytest.approx(exact_row["pixel_aupro"], abs=1e-5)
+    assert arrays["threshold_raw"] == pytest.approx(exact["threshold_raw"], abs=1e-4)
+    assert (maps > arrays["threshold_raw"]).sum() == pytest.approx((maps >= exact["threshold_raw"]).sum(), abs=20)
+    for key in ("pixel_roc", "pixel_pr", "pixel_pro"):
+        assert distance_to_polyline(exact[key][::5], arrays[key]) < 3e-4
+    for some in (np.zeros(shape, np.uint8), np.ones(shape, np.uint8)):  # 只有一种像素
+        arrays, row = evaluate_maps(maps, labels, some)
+        assert row["pixel_rocauc"] is row["pixel_aupro"] is row["threshold"] is arrays["pixel_roc"] is None

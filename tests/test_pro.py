@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pyaupro import PerRegionOverlap
 from skimage.measure import label
 
-from padim.metrics import MAX_POINTS, PRO_LIMIT, TOLERANCE, evaluate_maps, per_region_overlap
+from padim.curves import MAX_POINTS, TOLERANCE
+from padim.metrics import PRO_LIMIT, evaluate_maps, per_region_overlap
 
 
 def area(fpr: np.ndarray, overlap: np.ndarray, limit: float) -> float:

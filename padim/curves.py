@@ -1,0 +1,44 @@
+"""Curves of figures of merit, thinned so that a few thousand points stand for millions."""
+
+import numpy as np
+
+MAX_POINTS = 2000  # 存盘曲线的点数上限
+TOLERANCE = 1e-4  # 存盘曲线与精确曲线的最大距离
+
+
+def thin(curve: np.ndarray) -> np.ndarray:
+    """Leave out points of a curve (K, 2) that lie within `TOLERANCE` of the lines that remain.
+
+    Never more than `MAX_POINTS` remain: where that many do not suffice (the first, noisy stretch of
+    a precision–recall curve), the tolerance doubles until they do.
+    """
+    tolerance, thinned = TOLERANCE / 2, curve
+    while len(thinned) > MAX_POINTS:
+        thinned = curve[_douglas_peucker(curve, tolerance)]
+        tolerance *= 2
+    return thinned
+
+
+def _douglas_peucker(curve: np.ndarray, tolerance: float) -> np.ndarray:
+    """Indices of the points to keep; all pieces of a level are split at once, without recursion."""
+    kept, points = np.array([0, len(curve) - 1]), np.arange(len(curve) - 1)
+    while len(points):
+        piece = np.searchsorted(kept, points, side="right") - 1  # 每个点所属的弦
+        start, chord = curve[kept[piece]], curve[kept[piece + 1]] - curve[kept[piece]]
+        offset = curve[points] - start
+        along = np.einsum("ij,ij->i", offset, chord) / np.maximum(np.einsum("ij,ij->i", chord, chord), 1e-300)
+        distance = np.hypot(*(offset - np.clip(along, 0, 1)[:, None] * chord).T)
+        first = np.flatnonzero(np.diff(piece, prepend=-1))
+        worst = np.repeat(np.maximum.reduceat(distance, first), np.diff(first, append=len(points)))
+        split = worst > tolerance
+        farthest = points[split & (distance == worst)]
+        _, one = np.unique(np.searchsorted(kept, farthest), return_index=True)  # 并列时取最前的一点
+        kept = np.sort(np.r_[kept, farthest[one]])
+        points = points[split]
+    return kept
+
+
+def bin_ends(*bins: np.ndarray) -> np.ndarray:
+    """Indices at which any of the integer arrays is about to change or has just changed."""
+    changes = np.logical_or.reduce([b[1:] != b[:-1] for b in bins])
+    return np.flatnonzero(np.r_[True, changes] | np.r_[changes, True])
