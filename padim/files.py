@@ -14,6 +14,8 @@ from typing import BinaryIO
 import numpy as np
 
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # 磁盘满，或配额用尽
+# 文件名里不是 UTF-8 的字节（代理码位）写成 \udcXX：在 JSON 里这正是转义，读回的还是原来的名字
+TEXT = {"encoding": "utf-8", "errors": "backslashreplace"}
 _BUSY = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 _LEFTOVER = re.compile(r".+\.(pkl|json|npy|npz|png|csv)\.\d+\.tmp")
 
@@ -47,11 +49,14 @@ def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write ``content`` as JSON; NaN is refused, since no other reader takes it."""
+    """Write ``content`` as JSON; NaN is refused, since no other reader takes it.
+
+    Names that are no UTF-8, which a file system may have, come back as they were.
+    """
     with replacing(path) as temporary:
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         text = re.sub(r"\[\n[-+.,\deE\s]*\]", lambda m: " ".join(m[0].split()), text)  # 数列不必一数一行
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", **TEXT)
 
 
 def read_json(path: Path) -> dict | None:

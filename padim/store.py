@@ -8,8 +8,6 @@ or rewritten to say that it vouches for nothing, so that what is there always be
 import csv
 import re
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -20,13 +18,13 @@ import numpy as np
 
 from padim import features, files
 from padim.files import read_json, replacing, write_json
+from padim.records import UnreadableError, is_results, is_studies, matches, parse_arrays, wrong_array
 from padim.unpickle import UnpickleError
+
+_HEADER = 4096  # 一个 .npy 文件头的字节数，只多不少
 
 # 两次运行的特征可以互换的条件，按报错时检查的次序
 CONFIGURATION = ("arch", "weights_sha256", "layers", "reduction", "seed", "dimensions", "precision", "preprocessing")
-
-
-_ROW = {"image_rocauc", "pixel_rocauc", "threshold", "n_train", "n_test", "seconds", "published", "difference"}
 
 
 class StoreError(ValueError):
@@ -111,12 +109,16 @@ def read_components(path: Path, dimensions: int, channels: int) -> np.ndarray:
         If it is not there or not of this shape.
     """
     beside = components_path(path)
+    size = 4 * dimensions * channels
     try:
-        with open(beside, "rb") as file:
-            components = np.load(file, allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError) as problem:
-        raise DamagedError(f"{str(beside)!r} is missing or damaged") from problem
-    if components.shape != (dimensions, channels) or components.dtype != np.float32:
+        whole = size < beside.stat().st_size < size + _HEADER  # 大得多的文件不必读
+        components = parse_arrays(beside.read_bytes()) if whole else None
+    except FileNotFoundError as problem:
+        raise DamagedError(f"{str(beside)!r} is missing") from problem
+    except UnreadableError as problem:
+        raise DamagedError(f"{str(beside)!r} is damaged") from problem
+    sound = isinstance(components, np.ndarray) and components.dtype == np.float32
+    if not sound or components.shape != (dimensions, channels) or not np.isfinite(components).all():
         raise DamagedError(f"{str(beside)!r} is no projection of {channels} channels onto {dimensions}")
     return components
 
@@ -125,7 +127,7 @@ def _setting(record: dict, key: str) -> Any:
     """A record's entry as it is compared; of the layers their names."""
     value = record.get(key)
     if key == "layers" and value is not None:
-        return [layer["name"] for layer in value]
+        return [layer["name"] for layer in value] if matches(value, [{"name": str}]) else ["unknown"]
     return "random" if key == "reduction" and value is None else value
 
 
@@ -314,16 +316,21 @@ class Store:
         Raises
         ------
         StoreError
-            If the file is damaged.
+            If the file is damaged, or an array is not of its type and shape, or not finite.
         """
+        path, remedy = self.arrays(name), "delete it and score the class again"
         try:
-            with np.load(self.arrays(name), allow_pickle=False) as file:
-                loaded = {key: file[key] for key in file.files}
+            loaded = parse_arrays(path.read_bytes())
         except FileNotFoundError:
             return None
-        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as problem:
-            raise StoreError(f"{str(self.arrays(name))!r} is damaged; delete it and score the class again") from problem
-        return {k: None if v.shape == (0,) else v[()] for k, v in loaded.items()}
+        except UnreadableError as problem:
+            raise StoreError(f"{str(path)!r} is damaged; {remedy}") from problem
+        if isinstance(loaded, np.ndarray):
+            raise StoreError(f"{str(path)!r} holds one array, not a class's; {remedy}")
+        arrays = {k: None if v.shape == (0,) else v[()] for k, v in loaded.items()}
+        if key := wrong_array(arrays):
+            raise StoreError(f"{str(path)!r} is damaged or foreign: {key!r} is not what main.py writes; {remedy}")
+        return arrays
 
     def read_results(self) -> dict | None:
         """The results as written, or None where there are none.
@@ -336,13 +343,24 @@ class Store:
         results = read_json(self.results)
         if results is None and not self.results.exists():
             return None
-        parts = {"classes": dict, "averages": dict, "run": dict, "complete": bool}
-        whole = results and all(isinstance(results.get(key), kind) for key, kind in parts.items())
-        parts = {"options": dict, "configuration": dict, "finished": list}
-        whole = whole and all(isinstance(results["run"].get(key), kind) for key, kind in parts.items())
-        if not whole or not all(isinstance(r, dict) and r.keys() >= _ROW for r in results["classes"].values()):
+        if not is_results(results):
             raise StoreError(f"{str(self.results)!r} is no results file of this program; move it away")
         return results
+
+    def read_studies(self) -> dict | None:
+        """The file of studies as written, or None where there is none.
+
+        Raises
+        ------
+        StoreError
+            If the file holds something else.
+        """
+        content = read_json(self.ablation)
+        if content is None and not self.ablation.exists():
+            return None
+        if not is_studies(content):
+            raise StoreError(f"{str(self.ablation)!r} is no file of padim.ablation, or is damaged; move it away")
+        return content
 
     def write_results(self, results: dict) -> None:
         """Write the results as JSON, and their rows as CSV."""
@@ -350,7 +368,7 @@ class Store:
         columns = ("image_rocauc", "pixel_rocauc", "pixel_aupro", "threshold", "n_train", "n_test")
         nested = [(kind, level) for kind in ("published", "difference") for level in ("image", "pixel")]
         path = self.results.with_suffix(".csv")
-        with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
+        with replacing(path) as temporary, open(temporary, "w", newline="", **files.TEXT) as file:
             writer = csv.writer(file)
             writer.writerow(["class", *columns, "seconds", *map("_".join, nested)])
             for name, row in results["classes"].items():

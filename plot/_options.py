@@ -11,6 +11,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from padim.command import Parser
+from padim.files import TEXT
 from padim.store import StoreError, replacing
 from padim.style import FontError, Say, look
 
@@ -68,7 +69,7 @@ def save_text(text: str, args: argparse.Namespace, stem: str, suffix: str) -> Pa
     """Write a table as text."""
     path = target(args, stem, suffix)
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_text(text, newline="\n", **TEXT)
     return path
 
 

@@ -3,8 +3,6 @@
 import _root  # noqa: F401, I001
 
 import argparse
-import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from padim.mapped import check, map_features
+from padim.records import matches
 from padim.store import Store, StoreError, read_json
 from padim.style import class_order
 
@@ -22,8 +21,9 @@ ARRAYS = {
     "files", "labels", "masks", "image_scores", "threshold", "threshold_raw", "image_threshold_raw", "score_min",
     "score_max", "patches", "image_roc", "pixel_roc", "pixel_pr",
 }  # fmt: skip
-PROVENANCE = {"arch", "dimensions", "layers", "n_train"}
-LAYER = {"name", "channels", "height", "width", "stride", "receptive_field"}
+SIZES = ("channels", "height", "width", "stride", "receptive_field")
+LAYER = {"name": str, **dict.fromkeys(SIZES, int)}
+PROVENANCE = {"arch": str, "dimensions": [int], "layers": [LAYER], "n_train": int}
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Results:
         path = self.store.arrays(name)
         try:
             arrays = self.store.read_arrays(name)
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        except StoreError:
             arrays = {}
         if arrays is None or not arrays.keys() >= ARRAYS:
             raise self._unusable(path)
@@ -82,7 +82,7 @@ class Results:
         """What a class's features were made from."""
         path = self.store.features(name).with_suffix(".json")
         record = read_json(path)
-        if record is None or not record.keys() >= PROVENANCE or not all(la.keys() >= LAYER for la in record["layers"]):
+        if not matches(record, PROVENANCE) or not record["layers"]:
             raise self._unusable(path)
         return record
 
@@ -140,15 +140,7 @@ def open_results(root: Path, arch: str | None) -> list[Results]:
 
 def _open(root: Path, arch: str) -> Results:
     store = Store(root, arch)
-    content = store.read_results()
-    rows = content["classes"]
-    means, keys = content["averages"], {f"{level}_rocauc" for level in LEVELS}
-    sound = all(isinstance(part, dict) for part in (rows, means, content["run"])) and all(
-        isinstance(row, dict) and row.keys() >= keys for row in [*rows.values(), *filter(None, means.values())]
-    )
-    if not sound:
-        raise StoreError(f"{str(store.results)!r} is no results file of this program; move it away")
-    results = Results(store, content)
+    results = Results(store, store.read_results())
     if not results.classes:
         raise StoreError(f"{str(store.results)!r} has no scored class yet; make some with: {results.command}")
     return results

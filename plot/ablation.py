@@ -15,12 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from padim import style
-from padim.store import Store, StoreError, read_json
+from padim.store import Store, StoreError
 from padim.style import Say
 
 COLOURS = dict(zip(LEVELS, (style.IMAGE_COLOUR, style.PIXEL_COLOUR), strict=True))
 MARKERS = {"image": "o", "pixel": "s"}
-VARIANT = {"label", "layers", "reduction", "dimensions", "seed"}
 
 
 def options() -> Parser:
@@ -40,21 +39,16 @@ def read(root: Path, arch: str | None) -> list[tuple[str, dict[str, Any]]]:
     command = f"python -m padim.ablation --arch {arch or 'resnet18'} --save_path {root}"
     found = []
     for each in archs:
-        path = Store(root, each).ablation
-        if not path.exists():
-            break
-        content = read_json(path) or {}
+        store = Store(root, each)
         try:
-            studies = content["studies"]
-            sound = bool(studies) and all(
-                s["variants"] and s["classes"] and s["spread"].keys() >= set(LEVELS)
-                and all(v.keys() >= VARIANT and s["averages"][v["label"]].keys() >= set(LEVELS) for v in s["variants"])
-                for s in studies.values()
-            )  # fmt: skip
-        except (KeyError, TypeError, AttributeError):
-            sound = False
-        if not sound:
-            raise StoreError(f"{str(path)!r} is no file of padim.ablation, or is damaged; make it with: {command}")
+            content = store.read_studies()
+        except StoreError as problem:
+            raise StoreError(f"{problem}; make it with: {command}") from problem
+        if content is None:
+            break
+        studies = {name: content["studies"][name] for name in PANELS if name in content["studies"]}
+        if not studies or not all(study["variants"] and study["classes"] for study in studies.values()):
+            raise StoreError(f"{str(store.ablation)!r} holds no studies; make some with: {command}")
         found.append((each, studies))
     if not found:
         raise StoreError(f"no studies in {str(root)!r} (--result); make some with: {command}")

@@ -206,3 +206,10 @@ def test_all_formats_or_none(made, tmp_path, monkeypatch, capsys):
     assert importlib.import_module("roc_curve").main(options) == 2
     assert "No space left" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("change", [{"layers": ["layer1"]}, {"layers": []}, {"dimensions": 3}, {"n_train": "x"}])
+def test_a_record_with_other_types_inside(change, refused, root):
+    path = record(Store(root, "resnet18"))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
+    assert "train_tile.json" in refused("model_parameters", "--result", root, "--class", "tile")
