@@ -18,7 +18,8 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from datasets.images import DataError
+from datasets.errors import DataError
+from datasets.lock import alone_in
 
 URL = (
     "https://www.mydrive.ch/shares/150996/b52ecdcbf521176e9db9c731f2304b27/download/"
@@ -59,15 +60,21 @@ def get_mvtec(folder: Path, classes: Sequence[str], url: str = URL, sha256: str 
     Raises
     ------
     DataError
-        If the archive cannot be had, is another one, or must not be unpacked; the message names the
-        remedy.
+        If the archive cannot be had, is another one, or must not be unpacked, or if another process
+        is at it in this folder; the message names the remedy.
     """
     if is_complete(folder, classes):
         return list(classes)
     if not hasattr(tarfile, "data_filter"):
         version = ".".join(map(str, sys.version_info[:3]))
         raise DataError(f"Python {version} cannot unpack archives safely; 3.10.12, 3.11.4 and 3.12 or later can")
-    archive = folder / ARCHIVE
+    with alone_in(folder):
+        archive = _have_archive(folder / ARCHIVE, url, sha256)
+        return _unpack(archive, folder, classes)
+
+
+def _have_archive(archive: Path, url: str, sha256: str) -> Path:
+    """The archive, checked; downloaded if it is not there."""
     if archive.exists():
         if (found := _hash(archive)) != sha256:
             raise DataError(f"{str(archive)!r} is not MVTec AD's archive (SHA-256 {found}); move it away")
@@ -81,7 +88,7 @@ def get_mvtec(folder: Path, classes: Sequence[str], url: str = URL, sha256: str 
                 f"{str(part)!r} is removed; try again, or give another source with --url"
             )
         part.replace(archive)
-    return _unpack(archive, folder, classes)
+    return archive
 
 
 def is_complete(folder: Path, classes: Sequence[str]) -> bool:
@@ -145,7 +152,6 @@ def _fetch(url: str, part: Path) -> None:
     if response is None:
         return
     with response:
-        part.parent.mkdir(parents=True, exist_ok=True)
         # 解开后不会比压缩包小：装不下就不必开始
         free, needed = shutil.disk_usage(part.parent).free, 2 * (total or 0) - done
         if free < needed:
@@ -246,7 +252,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(classes: Sequence[str], argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0 done, 2 a mistake in one line on stderr, 130 for Ctrl-C."""
+    """Run the command; returns the exit status: 0 done, 2 a mistake in one line on stderr."""
     parser = _Parser(prog="python -m datasets.mvtec", description="Fetch MVTec AD.")
     parser.add_argument("--download", type=Path, metavar="DIR", required=True, help="where its classes go")
     parser.add_argument("--accept-license", action="store_true", help="do not ask: CC BY-NC-SA 4.0 is accepted")
@@ -274,8 +280,5 @@ def main(classes: Sequence[str], argv: list[str] | None = None) -> int:
     except OSError as problem:
         where = str(problem.filename or folder)
         message = f"{where!r}: {problem.strerror or problem}; what is downloaded is kept: mend this and run again"
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from there", file=sys.stderr)
-        return 130
     print(f"error: {message}", file=sys.stderr)
     return 2

@@ -8,18 +8,32 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from datasets.errors import DataError
+
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+_LOST = "a symbolic link that is circular or leads nowhere"
 # 扩展名之下可能是别的格式；只认像素格式：Pillow 遇到 EPS 会去运行 Ghostscript
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP", "PPM")
-
-
-class DataError(ValueError):
-    """Something about the data set that its owner must change; the message is one line."""
 
 
 def is_picture(path: Path) -> bool:
     """Whether ``path`` has a picture's suffix; hidden files (``._x.png`` of macOS) have not."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def is_folder(path: Path) -> bool:
+    """Whether ``path`` is a folder.
+
+    Raises
+    ------
+    DataError
+        If it is a symbolic link that is circular or leads nowhere: pictures that are missed in silence.
+    """
+    if path.is_dir():
+        return True
+    if path.is_symlink() and not path.exists():
+        raise DataError(f"{str(path)!r} is {_LOST}; mend it or remove it")
+    return False
 
 
 @contextmanager
@@ -36,7 +50,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def _no_file(path: Path) -> str:
     if path.is_symlink():
-        return "a symbolic link that is circular or leads nowhere"
+        return _LOST
     return "not a regular file" if path.exists() else "no such file"
 
 

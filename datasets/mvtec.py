@@ -15,9 +15,22 @@ Bergmann et al., "MVTec AD: A Comprehensive Real-World Dataset for Unsupervised 
 Detection", CVPR 2019.
 """
 
+import sys
+
+from datasets.names import CLASSES, OBJECTS, TEXTURES  # noqa: F401
+
+if __name__ == "__main__":  # 在装入 torch 之前：下载用不着它
+    from datasets import ending
+
+    def _download() -> int:
+        from datasets.download import main
+
+        return main(CLASSES)
+
+    sys.exit(ending.run(_download, "interrupted; the same command goes on from there"))
+
 import csv
 import hashlib
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,14 +40,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.images import DataError, is_picture, read_image, read_mask, read_size
+from datasets.errors import DataError
+from datasets.images import is_folder, is_picture, read_image, read_mask, read_size
 from datasets.preprocessing import Preprocessing, words
-
-TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
-OBJECTS = (
-    "bottle", "cable", "capsule", "hazelnut", "metal_nut", "pill", "screw", "toothbrush", "transistor", "zipper",
-)  # fmt: skip
-CLASSES = tuple(sorted(TEXTURES + OBJECTS))
 
 
 def published() -> dict[str, dict[str, float]]:
@@ -55,9 +63,9 @@ def locate(path: Path, names: Sequence[str] | None = None) -> tuple[Path, Sequen
     Raises
     ------
     DataError
-        If another class than that one is named.
+        If another class than that one is named, or a link leads nowhere.
     """
-    if not _has_training(path) or any(map(_has_training, path.glob("[!.]*"))):
+    if not _has_training(path) or any(map(_has_training, _visible(path))):
         return path, names
     path = path.resolve()  # "." 也有名字
     if set(names or ()) - {path.name}:
@@ -66,7 +74,12 @@ def locate(path: Path, names: Sequence[str] | None = None) -> tuple[Path, Sequen
 
 
 def _has_training(folder: Path) -> bool:
-    return (folder / "train" / "good").is_dir()
+    return all(map(is_folder, (folder, folder / "train", folder / "train" / "good")))
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What is in a folder, by name, but for hidden files."""
+    return sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: p.name)
 
 
 def find_classes(root: Path, names: Sequence[str] | None = None) -> list[str]:
@@ -75,17 +88,17 @@ def find_classes(root: Path, names: Sequence[str] | None = None) -> list[str]:
     Raises
     ------
     DataError
-        If ``root`` is no folder, holds no class, or lacks a named one.
+        If ``root`` is no folder, holds no class, or lacks a named one, or a link there leads nowhere.
     """
     if not root.is_dir():
         raise DataError(
             f"no data folder {str(root)!r}; give the folder that holds the classes with --data_path, "
             f"or fetch MVTec AD with: python -m datasets.mvtec --download {root}"
         )
-    found = sorted(p.parent.parent.name for p in root.glob("[!.]*/train/good") if p.is_dir())
+    found = [p.name for p in _visible(root) if (not names or p.name in names) and _has_training(p)]
     for name in names or ():
         if name not in found:
-            known = ", ".join(found) or "none"
+            known = ", ".join(p.name for p in _visible(root) if (p / "train" / "good").is_dir()) or "none"
             raise DataError(
                 f"no class {name!r} (a folder with train/good) in {str(root)!r}; found: {known}; see --classes"
             )
@@ -97,7 +110,7 @@ def find_classes(root: Path, names: Sequence[str] | None = None) -> list[str]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if is_picture(p)) if folder.is_dir() else []
+    return sorted(p for p in folder.iterdir() if is_picture(p)) if is_folder(folder) else []
 
 
 class MVTecDataset(Dataset):
@@ -132,15 +145,18 @@ class MVTecDataset(Dataset):
     Raises
     ------
     DataError
-        If a defect picture has no mask although the class has a ``ground_truth`` folder.
+        If a defect picture has no mask although the class has a ``ground_truth`` folder, or a link to a
+        folder leads nowhere.
     """
 
     def __init__(self, root: Path, name: str, train: bool, preprocessing: Preprocessing | None = None):
         self.folder, self.preprocessing = Path(root) / name, preprocessing or Preprocessing()
         truth = self.folder / "ground_truth"
-        self.has_masks = truth.is_dir()
+        self.has_masks = is_folder(truth)
         split = self.folder / ("train" if train else "test")
-        types = ["good"] if train else sorted(p.name for p in split.glob("[!.]*") if p.is_dir())
+        types = ["good"]
+        if not train:
+            types = [p.name for p in _visible(split) if is_folder(p)] if is_folder(split) else []
         self.files, labels, self.masks = [], [], []
         for kind in types:
             files = _pictures(split / kind)
@@ -263,9 +279,3 @@ def common_size(checked: dict[str, CheckedClass]) -> tuple[int, int]:
                 "width); a run has one size: give --resize HEIGHTxWIDTH, a --crop, or one of them with --classes"
             )
     return first.size
-
-
-if __name__ == "__main__":
-    from datasets.download import main
-
-    sys.exit(main(CLASSES))

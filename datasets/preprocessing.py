@@ -18,7 +18,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F  # noqa: N812
 
-from datasets.images import DataError
+from datasets.errors import DataError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ROTATION = 10  # 度：Rd-MVTec AD 的旋转在 ±10° 之内
@@ -67,6 +67,8 @@ class Preprocessing:
         try:
             resize, crop = (v if isinstance(v, int) else (v[0], v[1]) for v in (record["resize"], record["crop"]))
             made = cls(resize, crop, record.get("protocol", cls.protocol), record.get("seed", cls.seed))
+            if not all(type(n) is int for n in (*_pair(resize), *_pair(crop), made.seed)):
+                made = None
         except (AttributeError, TypeError, LookupError):
             made = None
         if made is None or made.protocol not in PROTOCOLS or made.record() != record:
@@ -91,9 +93,15 @@ class Preprocessing:
         Raises
         ------
         DataError
-            If the crop is larger than the resized picture.
+            If the resized picture would have more than twice Pillow's ``MAX_IMAGE_PIXELS``, as a thin one
+            of few pixels can, or the crop is larger than it.
         """
         height, width = self._resized(size)
+        if height * width > (most := 2 * Image.MAX_IMAGE_PIXELS):
+            raise DataError(
+                f"{str(file)!r}, {words(*size[::-1])} (height x width), would be {words(height, width)} after --resize "
+                f"{words(self.resize)}, more than {most} pixels; give --resize HEIGHTxWIDTH, or remove the picture"
+            )
         if not self.crop:
             return height, width
         crop = _pair(self.crop)
@@ -134,8 +142,12 @@ class Preprocessing:
         self, picture: Image.Image, scaling: InterpolationMode, turning: InterpolationMode, key: str | None
     ) -> Image.Image:
         height, width = self._resized(picture.size)
+        centred = self.protocol == "aligned" or key is None
+        in_one_step = centred and self.crop and scaling == InterpolationMode.LANCZOS
+        if in_one_step and (cropped := _resized_centre(picture, (height, width), _pair(self.crop))) is not None:
+            return cropped
         picture = F.resize(picture, [height, width], scaling)
-        if self.protocol == "aligned" or key is None:
+        if centred:
             return F.center_crop(picture, list(_pair(self.crop))) if self.crop else picture
         # 随机数只取决于种子与路径：与次序、线程、批大小无关，图与掩码相同
         digest = hashlib.sha256(f"{self.seed}/{key}".encode("utf-8", "surrogateescape")).digest()
@@ -145,6 +157,26 @@ class Preprocessing:
             return picture
         h, w = _pair(self.crop)
         return F.crop(picture, draws.randint(0, height - h), draws.randint(0, width - w), h, w)
+
+
+def _resized_centre(picture: Image.Image, resized: tuple[int, int], crop: tuple[int, int]) -> Image.Image | None:
+    """The centre of the resized picture without what surrounds it; None where its bits might be others.
+
+    Pillow takes the box in float32 and places each pixel's filter in float64. Where a picture's pixels in
+    one resized pixel (900/256, say) and the box are float32 numbers, nothing on the way is rounded: the
+    filters are those of the whole picture. Only squares: which axis comes first depends on both.
+    """
+    source, whole, part = picture.width, resized[0], crop[0]
+    are_squares = (picture.height, resized[1], crop[1]) == (source, whole, part)
+    start = round((whole - part) / 2)  # 与 torchvision 的取整一致
+    if not are_squares or not all(_is_float32(n * source, whole) for n in (1, start, part, start + part)):
+        return None
+    first, last = start * source / whole, (start + part) * source / whole
+    return picture.resize(crop, Image.Resampling.LANCZOS, box=(first, first, last, last))
+
+
+def _is_float32(numerator: int, denominator: int) -> bool:
+    return float(np.float32(numerator / denominator)) * denominator == numerator
 
 
 def _pair(extent: Extent) -> tuple[int, int]:

@@ -278,7 +278,7 @@ def test_the_command_refuses_another_archive(server, tmp_path):
     assert done.returncode == 2 and "CC BY-NC-SA 4.0" in done.stdout
     line = error(done.stderr)
     assert download.SHA256 in line and "is removed" in line
-    assert list((tmp_path / "x").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nobody_to_ask(server, tmp_path):

@@ -21,6 +21,15 @@ def test_lossless_formats(tmp_path, suffix):
     assert read_size(path) == (60, 40)
 
 
+@pytest.mark.parametrize(("kind", "suffix"), [("WEBP", "png"), ("PPM", "bmp"), ("PPM", "jpg"), ("WEBP", "tif")])
+def test_another_format_under_the_suffix(tmp_path, kind, suffix):
+    path, options = tmp_path / f"x.{suffix}", {"lossless": True} if kind == "WEBP" else {}
+    Image.fromarray(RGB).save(path, kind, **options)
+    np.testing.assert_array_equal(read_image(path), RGB)
+    np.testing.assert_array_equal(np.asarray(read_mask(path)) > 0, RGB.any(-1))
+    assert read_size(path) == (60, 40) and is_picture(path)
+
+
 def test_jpeg(tmp_path):
     path = save(np.full((16, 16, 3), 90, np.uint8), tmp_path / "x.jpg", quality=95)
     assert np.abs(np.asarray(read_image(path)).astype(int) - 90).max() <= 1

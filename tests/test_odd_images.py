@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from datasets.images import DataError, read_image, read_mask, read_size
-from datasets.mvtec import MVTecDataset, check_class
+from datasets.mvtec import MVTecDataset, check_class, find_classes, locate
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
@@ -47,6 +47,14 @@ def test_a_decompression_bomb_is_named_before_it_is_decoded(folder):
     message = refused(folder)
     assert "bomb.png" in message and "3600000000 pixels" in message
     assert (folder / "bomb.png").exists()
+
+
+def test_a_thin_picture_that_grows_is_named_before_it_is_decoded(folder):
+    """A file of some hundred bytes, whose shorter side is a single pixel."""
+    (folder / "thin.png").write_bytes(png(60_000, 1, bytes(180_001)))
+    assert (folder / "thin.png").stat().st_size < 400
+    message = refused(folder)
+    assert "thin.png" in message and "256x15360000" in message and "--resize HEIGHTxWIDTH" in message
 
 
 def test_a_hundred_megapixels_are_no_bomb(folder):
@@ -115,6 +123,32 @@ def test_links_are_followed_and_bad_ones_named(folder, tmp_path):
     real = folder.rename(tmp_path / "pictures")
     folder.symlink_to(real, target_is_directory=True)
     assert check_class(folder.parents[2], "x")[:2] == (3, 0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+@pytest.mark.parametrize(
+    "link", ["test", "test/hole", "ground_truth", "ground_truth/hole", "train/good", "train", ".", "../y"]
+)
+@pytest.mark.parametrize("circular", [False, True])
+def test_a_link_to_a_folder_that_leads_nowhere(folder, link, circular):
+    """It might have been any number of pictures: they are not missed in silence."""
+    root = folder.parents[2]
+    for kind in ("test/good", "test/dent", "ground_truth/dent"):
+        (root / "x" / kind).mkdir(parents=True)
+        Image.fromarray(RGB).save(root / "x" / kind / "0.png")
+    place = root / "x" / link
+    if link == "ground_truth/hole":
+        (root / "x/test/hole").mkdir()
+    if place.is_dir():
+        place.rename(root / "moved")
+    place = place.parent.resolve() / place.name
+    place.symlink_to(place.name if circular else "/nowhere/at/all", target_is_directory=True)
+    with pytest.raises(DataError) as caught:
+        check_class(root, find_classes(*locate(root))[0])
+    message = f"{str(place)!r} is a symbolic link that is circular or leads nowhere; mend it or remove it"
+    assert str(caught.value) == message
+    if link == "../y":  # 点了名的类别不受别处牵连
+        assert find_classes(root, ["x"]) == ["x"] and check_class(root, "x").n_test == 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX's")

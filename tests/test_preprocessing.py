@@ -5,6 +5,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
@@ -12,7 +14,7 @@ from torchvision.transforms import InterpolationMode
 from datasets.images import DataError
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset, check_class, common_size, find_classes, locate
-from datasets.preprocessing import ROTATION, Preprocessing, to_pictures
+from datasets.preprocessing import ROTATION, Preprocessing, _resized_centre, to_pictures
 
 
 def disc(path, size=(120, 90), centre=(70, 40)):
@@ -43,7 +45,8 @@ def test_the_stored_record():
     assert Preprocessing(seed=7).is_published and not Preprocessing(protocol="rd").is_published
     for made in (Preprocessing(), Preprocessing((64, 96), 0), Preprocessing(80, (64, 32), "rd", 5)):
         assert Preprocessing.from_record(made.record()) == made
-    for wrong in ({}, None, published | {"resize": [1]}, published | {"mean": [0]}, published | {"protocol": "x"}):
+    changes = [{"resize": [1]}, {"resize": ["64", "96"]}, {"crop": True}, {"mean": [0]}, {"protocol": "x"}]
+    for wrong in ({}, None, *(published | change for change in changes)):
         with pytest.raises(DataError, match="no preprocessing of this program"):
             Preprocessing.from_record(wrong)
 
@@ -59,6 +62,50 @@ def test_the_default_is_torchvisions_to_the_bit(size):
     whole = transforms.Compose([mask_resize, transforms.CenterCrop(224), transforms.PILToTensor()])
     assert torch.equal(Preprocessing().mask(mask), (whole(mask) > 0).to(torch.uint8))
     assert Preprocessing(crop=0).output_size(size, None) == resize(picture).size[::-1]
+
+
+def in_two_steps(picture: Image.Image, resize: object, crop: int) -> np.ndarray:
+    resized = transforms.Resize(resize, InterpolationMode.LANCZOS)(picture)
+    return np.asarray(transforms.CenterCrop(crop)(resized))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_resized_and_cropped_in_one_step(data):
+    """To the bit what two steps give, be it computed in one or not: squares, oblong ones, any crop, any scale."""
+    width = data.draw(st.integers(4, 600))
+    height = data.draw(st.one_of(st.just(width), st.integers(4, 600)))
+    short = data.draw(st.sampled_from([256, 128, 64, 97, 300, 512]))
+    crop = data.draw(st.integers(1, short))
+    resize = data.draw(st.sampled_from([short, (short, short), (short, 2 * short)]))
+    values = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    picture = Image.fromarray(values)
+    image = Preprocessing(resize, crop).image(picture)
+    wanted = in_two_steps(picture, resize, crop)
+    np.testing.assert_array_equal(to_pictures(image[None])[0], wanted)
+
+
+def test_when_one_step_is_exact():
+    """Squares at the default size, whatever theirs is; oblong pictures and other fractions take two steps."""
+    for side in (97, 256, 700, 900, 1024, 1999):
+        picture = Image.fromarray(np.random.default_rng(side).integers(0, 256, (side, side, 3), dtype=np.uint8))
+        cropped = _resized_centre(picture, (256, 256), (224, 224))
+        np.testing.assert_array_equal(np.asarray(cropped), in_two_steps(picture, 256, 224))
+    square, oblong = Image.new("RGB", (900, 900)), Image.new("RGB", (900, 450))
+    assert _resized_centre(oblong, (256, 512), (224, 224)) is None
+    assert _resized_centre(square, (256, 256), (224, 200)) is None
+    assert _resized_centre(square, (256, 512), (224, 224)) is None
+    assert _resized_centre(square, (224, 224), (200, 200)) is None  # 900/224 不是 float32 的数
+    assert _resized_centre(square, (300, 300), (224, 224)) is not None
+
+
+@pytest.mark.parametrize("size", [(60_000, 1), (1, 60_000)])
+def test_a_thin_picture_would_be_resized_to_gigabytes(size):
+    sides = r"1x60000 .*256x15360000" if size[0] > 1 else r"60000x1 .*15360000x256"
+    with pytest.raises(DataError, match=rf"thin\.png', {sides} after --resize 256, .*HEIGHTxWIDTH"):
+        Preprocessing().output_size(size, "thin.png")
+    assert Preprocessing((256, 256)).output_size(size, "thin.png") == (224, 224)
+    assert Preprocessing(256, 0).output_size((699_000, 256), "long.png") == (256, 699_000)
 
 
 @pytest.mark.parametrize(
