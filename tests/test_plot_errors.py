@@ -212,4 +212,4 @@ def test_all_formats_or_none(made, tmp_path, monkeypatch, capsys):
 def test_a_record_with_other_types_inside(change, refused, root):
     path = record(Store(root, "resnet18"))
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | change), encoding="utf-8")
-    assert "train_tile.json" in refused("model_parameters", "--result", root, "--class", "tile")
+    assert "train_tile.json" in refused("model_parameters", "--result", root)
