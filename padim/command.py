@@ -65,7 +65,8 @@ _names.__name__ = "list of names with commas between them"
 
 def experiment_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the commands that fit models: data, backbone, where results go, how it is computed."""
-    workers = max(1, min(8, (os.cpu_count() or 1) - 1))
+    # torchrun 在一台机器上起了几个进程，就把核平分
+    workers = max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1) - 1))
     add = parser.add_argument
     add("--arch", help="backbone: wide_resnet50_2, resnet18, efficientnet_b5, or another of torchvision's")
     add("--layers", type=_names, metavar="A,B,C", help="the layers that are read (default: the backbone's own)")
@@ -96,7 +97,17 @@ def complete(args: argparse.Namespace, **defaults: Any) -> None:
             setattr(args, name, value)
 
 
-def run(work: Callable[[], None], interrupted: str) -> int:
+def is_divided() -> bool:
+    """Whether torchrun has started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1
+
+
+def run(
+    work: Callable[[], None],
+    interrupted: str,
+    terminated: str | None = None,
+    may_speak: Callable[[], bool] = lambda: True,
+) -> int:
     """Call ``work``; the exit status: 0 done, 2 a mistake in one line on stderr, 130 for Ctrl-C, 143 for SIGTERM.
 
     Parameters
@@ -104,6 +115,10 @@ def run(work: Callable[[], None], interrupted: str) -> int:
     work : callable
     interrupted : str
         What is said on Ctrl-C and SIGTERM.
+    terminated : str, optional
+        What is said on SIGTERM, where that is something else.
+    may_speak : callable
+        Whether this process, among several, is the one to say how the run ended.
     """
     for stream in (sys.stdout, sys.stderr):  # 控制台的编码写不出的字，不值得中断实验
         if hasattr(stream, "reconfigure"):
@@ -125,12 +140,13 @@ def run(work: Callable[[], None], interrupted: str) -> int:
     before, sys.unraisablehook = sys.unraisablehook, again
     try:
         with _terminable():
-            status = _attempt(work)
+            status = _attempt(work, may_speak)
     except KeyboardInterrupt as kind:
         sys.unraisablehook = lambda _: None  # 构造到一半的进度条，其析构的抱怨不值得一提
         status = INTERRUPTED[isinstance(kind, Terminated)]
     if status in INTERRUPTED:  # 出了 except，进度条已随各帧收起：这一行在最后
-        print(interrupted, file=sys.stderr)
+        if may_speak():
+            print(interrupted if status == INTERRUPTED[0] else terminated or interrupted, file=sys.stderr)
     else:
         sys.unraisablehook = before
     return status
@@ -169,8 +185,11 @@ def load(library: str) -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process; after a signal at once, without the interpreter's own clearing up, which takes a second."""
-    if status in INTERRUPTED:
+    """End the process; after a signal at once, without the interpreter's own clearing up, which takes a second.
+
+    So, too, where others wait for this one's end.
+    """
+    if status in INTERRUPTED or (status and is_divided()):
         with suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -208,7 +227,7 @@ def obey_parent() -> None:
         threading.Thread(target=follow, daemon=True).start()
 
 
-def _attempt(work: Callable[[], None]) -> int:
+def _attempt(work: Callable[[], None], may_speak: Callable[[], bool]) -> int:
     try:
         work()
         return 0
@@ -216,7 +235,8 @@ def _attempt(work: Callable[[], None]) -> int:
         message = explain(problem)
         if message is None:
             raise
-    print(f"error: {message}", file=sys.stderr)
+    if may_speak():
+        print(f"error: {message}", file=sys.stderr)
     return 2
 
 
@@ -230,6 +250,7 @@ def explain(problem: Exception) -> str | None:
     from datasets.images import DataError
     from padim.backbone import ArchitectureError, WeightsError
     from padim.device import DeviceError
+    from padim.distributed import RankError
     from padim.embedding import DimensionError
     from padim.files import FULL
     from padim.gaussian import FeatureError, NotPositiveDefiniteError
@@ -239,6 +260,8 @@ def explain(problem: Exception) -> str | None:
 
     if isinstance(problem, (DataError, ArchitectureError, WeightsError, StoreError, DeviceError, TooLargeError)):
         return str(problem)
+    if isinstance(problem, RankError):
+        return f"{problem}; the same command goes on from the last finished class"
     if isinstance(problem, DimensionError):
         return f"{problem}; give a smaller --rd"
     if isinstance(problem, (FeatureError, NotFiniteError)):
@@ -250,9 +273,9 @@ def explain(problem: Exception) -> str | None:
     if isinstance(problem, BrokenProcessPool):
         return "a process that draws figures was killed, maybe for want of memory; the same command goes on from here"
     if isinstance(problem, OSError):
+        where = f"{problem.filename!r}: " if problem.filename else ""
         if problem.errno in FULL:
             hint = "make room or give another --save_path; --no_features leaves out the largest files"
-            return f"{problem.filename!r}: {problem.strerror}; {hint}"
-        where = f"{problem.filename!r}: " if problem.filename else ""
+            return f"{where}{problem.strerror}; {hint}"
         return f"{where}{problem.strerror or problem}; see --save_path and --data_path"
     return None

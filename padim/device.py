@@ -10,14 +10,26 @@ class DeviceError(ValueError):
     """A device that is not there; the message is one line."""
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.device:
     """``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Of several processes on this machine each gets a GPU of its own.
 
     Raises
     ------
     DeviceError
-        If there is no such device.
+        If there is no such device, or not one for each process.
     """
+    if local_size > 1 and name != "cpu" and torch.cuda.is_available():
+        if name not in ("auto", "cuda"):
+            raise DeviceError(f"--device {name} is one GPU for {local_size} processes; give --device cuda, or cpu")
+        if local_size > torch.cuda.device_count():
+            raise DeviceError(
+                f"{local_size} processes and {torch.cuda.device_count()} GPUs; give a smaller --nproc_per_node, "
+                "or --device cpu"
+            )
+        name = f"cuda:{local_rank}"
+        torch.cuda.set_device(local_rank)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

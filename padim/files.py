@@ -2,12 +2,15 @@
 
 import errno
 import json
+import mmap
 import os
 import re
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
@@ -89,6 +92,26 @@ def allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
             raise
         raise OSError(problem.errno, f"no room for {size(array.nbytes)}", str(path)) from problem
     return array
+
+
+@contextmanager
+def scratch(folder: Path, shape: tuple[int, ...], most: int) -> Iterator[np.ndarray]:
+    """Zeros, uint8: in memory up to ``most`` of them, else in a file without a name, gone at the end."""
+    if prod(shape) <= most:
+        yield np.zeros(shape, np.uint8)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        _reserve(file, 0, prod(shape))
+        yield np.memmap(file, np.uint8, "r+", shape=shape)
+
+
+def forget(*arrays: np.ndarray) -> None:
+    """Let go of the pages of mapped files that were touched; what was written stays in the files."""
+    for array in arrays:
+        mapping = getattr(array, "_mmap", None)
+        if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _reserve(file: BinaryIO, start: int, count: int) -> None:

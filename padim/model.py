@@ -23,6 +23,7 @@ from padim import store
 from padim.anomaly_map import AnomalyMap
 from padim.backbone import Backbone, find_architecture, load_network, weights_sha256
 from padim.device import check_precision, tf32
+from padim.distributed import SOLO, Ranks
 from padim.embedding import Embedding, choose_dimensions
 from padim.features import Progress, empty
 from padim.gaussian import GaussianStream, factorise, mahalanobis
@@ -235,13 +236,15 @@ class PaDiM:
                 yield [feature.float() for feature in features]
 
     @torch.inference_mode()
-    def fit_projection(self, batches: Iterable[Tensor]) -> "PaDiM":
+    def fit_projection(self, batches: Iterable[Tensor], ranks: Ranks = SOLO) -> "PaDiM":
         """Find the principal components of training images' embeddings, of all positions together.
 
         Parameters
         ----------
         batches : iterable of Tensor, (B, 3, H, W) float32
             The images that `fit` is given afterwards.
+        ranks : padim.distributed.Ranks
+            As for `fit`.
         """
         pooled = GaussianStream(1, self.channels, self.device)  # 各位置合为一个高斯
         every = Embedding(self.shapes, range(self.channels), self.device)
@@ -252,13 +255,21 @@ class PaDiM:
                     every(part, block)
                     with tf32(False):
                         pooled.update(block.view(1, -1, self.channels))
+        if ranks.size > 1:
+            pooled.merge(ranks.sum_)
         covariance = pooled.finish()[1][0]  # εI 不改变特征向量
-        components = principal_components(covariance, len(self.dimensions))
+        # 特征向量的符号、重根的方向因机器而异：各进程须用同一组
+        components = ranks.from_leader(principal_components(covariance, len(self.dimensions)).contiguous())
         self.embedding = Projection(self.shapes, components, self.device)
         return self
 
     @torch.inference_mode()
-    def fit(self, batches: Iterable[Tensor], held_out: Callable[[], Iterable[Tensor]] | None = None) -> "PaDiM":
+    def fit(
+        self,
+        batches: Iterable[Tensor],
+        held_out: Callable[[], Iterable[Tensor]] | None = None,
+        ranks: Ranks = SOLO,
+    ) -> "PaDiM":
         """Fit the Gaussians to training images (paper, section III.B).
 
         Parameters
@@ -268,6 +279,9 @@ class PaDiM:
         held_out : callable, optional
             Returns batches of more training images. They are scored by the Gaussians of the others,
             into ``held_out_scores``, and only then merged; it is called twice.
+        ranks : padim.distributed.Ranks
+            The processes that fit together, each from its own part of the images; all of them get the
+            Gaussians of all images.
 
         Raises
         ------
@@ -283,13 +297,17 @@ class PaDiM:
         for block in self._blocks(batches):
             with tf32(False):
                 gaussian.update(block)
+        if ranks.size > 1:
+            gaussian.merge(ranks.sum_)
         if held_out is not None:
-            self.held_out_scores = self._hold_out(gaussian, held_out)
+            self.held_out_scores = self._hold_out(gaussian, held_out, ranks)
         self.mean, self.covariance = gaussian.finish()
         self.count = gaussian.count
         return self
 
-    def _hold_out(self, gaussian: GaussianStream, held_out: Callable[[], Iterable[Tensor]]) -> list[float]:
+    def _hold_out(
+        self, gaussian: GaussianStream, held_out: Callable[[], Iterable[Tensor]], ranks: Ranks
+    ) -> list[float]:
         """Scores of images that ``gaussian`` has not seen, all of which are then merged into it."""
         scores = []
         with tf32(False):
@@ -297,9 +315,13 @@ class PaDiM:
                 maps = self.anomaly_map(gaussian.distances(block).T.reshape(-1, *self.grid))  # (m, H, W)
                 scores += maps.amax((1, 2)).tolist()
             # 全部得分之后才并入：再过一遍网络，而不把所有嵌入留在内存里
+            if not ranks.leads:  # 已合并的只算一份
+                gaussian.clear()
             for block in self._blocks(held_out()):
                 gaussian.update(block)
-        return scores
+        if ranks.size > 1:
+            gaussian.merge(ranks.sum_)
+        return [score for part in ranks.gather(scores) for score in part]
 
     @torch.inference_mode()
     def score(self, batches: Iterable[Tensor]) -> Iterator[Scores]:
