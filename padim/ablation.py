@@ -1,8 +1,7 @@
 """The paper's studies from one pass of the backbone: layers, dimensions, and the spread over seeds.
 
-The Gaussian of all t_d channels holds those of every variant: a choice i of channels has the
-covariance Σ[i, i], a projection W with orthonormal rows WΣWᵀ; the εI of equation 1 is in both
-already. The studies are linear algebra on it.
+The Gaussian of all t_d channels holds those of every variant (`padim.studies`): the network sees every
+picture once.
 
 References
 ----------
@@ -22,16 +21,15 @@ from typing import TYPE_CHECKING, Any
 from padim.command import Parser, at_least, complete, experiment_options, run
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from datasets.preprocessing import Preprocessing
     from padim.model import PaDiM
+    from padim.store import Store
 
 STUDIES = ("layers", "dimensions", "seeds")
 LEVELS = ("image", "pixel")
 SEEDS = 10
-_CHUNK = 64  # 一次取出并分解的位置数
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,8 @@ class Variant:
         d.
     seed : int or None
         Of a random choice.
+    grid : list of int or None
+        Height and width of the positions, which are the cells of the shallowest of the layers.
     """
 
     label: str
@@ -55,6 +55,7 @@ class Variant:
     reduction: str
     dimensions: int
     seed: int | None = None
+    grid: list[int] | None = None
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -74,81 +75,20 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def variants(model: "PaDiM", study: str, kept: int, dimensions: list[int], seed: int) -> list[Variant]:
     """The rows of a study, for a model of all channels."""
-    names, total = [layer.name for layer in model.layers], model.channels
-    every = Variant("all", names, "none", total)
+    names, total, grid = [layer.name for layer in model.layers], model.channels, list(model.grid)
+    every = Variant("all", names, "none", total, grid=grid)
     if study == "seeds":
-        return [Variant(f"seed {s}", names, "random", kept, s) for s in range(seed, seed + SEEDS)]
+        return [Variant(f"seed {s}", names, "random", kept, s, grid) for s in range(seed, seed + SEEDS)]
     if study == "dimensions":
         pairs = [(d, reduction) for d in dimensions for reduction in ("random", "pca")]
-        rows = [Variant(f"{r} {d}", names, r, d, seed if r == "random" else None) for d, r in pairs]
+        rows = [Variant(f"{r} {d}", names, r, d, seed if r == "random" else None, grid) for d, r in pairs]
         return [*rows, every]
-    channels = {layer.name: layer.channels for layer in model.layers}
-    rows = [
-        Variant(" + ".join(part), list(part), "none", sum(channels[n] for n in part))
-        for size in range(1, len(names) + 1)
-        for part in combinations(names, size)
-    ]
+    rows = []
+    for part in (part for size in range(1, len(names) + 1) for part in combinations(model.layers, size)):
+        layers, own = [layer.name for layer in part], [part[0].height, part[0].width]
+        rows.append(Variant(" + ".join(layers), layers, "none", sum(layer.channels for layer in part), grid=own))
     summed = Variant("sum of the maps", names, "sum", total)
-    return [*rows, summed, Variant(f"random {kept}", names, "random", kept, seed)]
-
-
-def all_components(model: "PaDiM") -> "Tensor":
-    """Principal components (t_d, t_d) of the embeddings of all positions, from the fitted Gaussians."""
-    import torch
-
-    from padim.projection import principal_components
-
-    # 各位置合在一起的散布 = 位置内散布之和 + 各均值的散布；εI 与常数倍不改变特征向量
-    deviations = model.mean.double() - model.mean.double().mean(0)
-    scatter = deviations.T @ deviations * model.count
-    for start in range(0, model.positions, _CHUNK):
-        scatter += model.covariance[start : start + _CHUNK].sum(0, dtype=torch.float64) * (model.count - 1)
-    return principal_components(scatter, model.channels)
-
-
-def kept_channels(model: "PaDiM", variant: Variant) -> list[int]:
-    """The channels, of all layers together, that a variant without projection keeps."""
-    from padim.embedding import choose_dimensions
-
-    start, channels = 0, []
-    for layer in model.layers:
-        if layer.name in variant.layers:
-            channels += range(start, start + layer.channels)
-        start += layer.channels
-    if variant.reduction == "random":
-        return [channels[i] for i in choose_dimensions(len(channels), variant.dimensions, variant.seed)]
-    return channels
-
-
-def maps_of(
-    model: "PaDiM", variant: Variant, features: "list[Tensor]", components: "Tensor | None" = None
-) -> "np.ndarray":
-    """Raw maps (N, H, W) of a variant, from the Gaussian of all channels and the test images' features."""
-    import torch
-
-    from padim.device import tf32
-    from padim.embedding import Embedding
-    from padim.gaussian import factorise, mahalanobis
-    from padim.projection import Projection
-
-    if variant.reduction == "sum":
-        alone = [Variant(name, [name], "none", 0) for name in variant.layers]
-        return sum(maps_of(model, each, features) for each in alone)
-    projected = variant.reduction == "pca"
-    rows = components[: variant.dimensions] if projected else kept_channels(model, variant)
-    with torch.inference_mode(), tf32(False):
-        embed = (Projection if projected else Embedding)(model.shapes, rows, model.device)
-        block = torch.empty((model.positions, len(features[0]), len(rows)), device=model.device)
-        embed(features, block)
-        index = None if projected else torch.tensor(rows, device=model.device)
-        averages = model.mean @ rows.T if projected else model.mean[:, index]
-        distances = block.new_empty(block.shape[:2])  # (P, N)
-        for start in range(0, model.positions, _CHUNK):
-            here = slice(start, start + _CHUNK)
-            whole = model.covariance[here]
-            part = rows @ whole @ rows.T if projected else whole[:, index[:, None], index]  # (c, d, d)
-            distances[here] = mahalanobis(block[here], averages[here], factorise(part))
-        return model.anomaly_map(distances.T.reshape(-1, *model.grid)).cpu().numpy()
+    return [*rows, summed, Variant(f"random {kept}", names, "random", kept, seed, grid)]
 
 
 def study_class(
@@ -167,6 +107,7 @@ def study_class(
     from datasets.loader import batches
     from datasets.mvtec import MVTecDataset
     from padim.metrics import evaluate_maps
+    from padim.studies import all_components, maps_of
 
     train, test = (MVTecDataset(root, name, split, preprocessing) for split in (True, False))
     masks: list[Any] = []
@@ -213,23 +154,22 @@ def summarise(study: dict[str, Any]) -> dict[str, Any]:
     return study | {"averages": averages, "spread": spread}
 
 
-def begin(path: Path, configuration: dict[str, Any], replace: bool) -> dict[str, Any]:
-    """The stored studies, to add to.
+def begin(store: "Store", configuration: dict[str, Any], replace: bool) -> dict[str, Any]:
+    """The stored studies, to add to; whoever calls this holds the store's lock.
 
     Raises
     ------
-    StoreError
-        If another configuration made them.
+    padim.store.StoreError
+        If another configuration made them, or the file holds something else.
     """
-    from padim.store import StoreError, difference, read_json
+    from padim.store import StoreError, difference
 
-    stored = read_json(path)
-    if stored is None or replace:
-        if path.exists() and not replace:
-            raise StoreError(f"{str(path)!r} is no file of this program; move it away")
+    stored = None if replace else store.read_studies()
+    if stored is None:
         return {"configuration": configuration, "studies": {}}
-    if words := difference(stored.get("configuration", {}), configuration):
-        raise StoreError(f"{str(path)!r} was made with {words}; give another --save_path, or --refit to replace it")
+    if words := difference(stored["configuration"], configuration):
+        remedy = "give another --save_path, or --refit to replace it"
+        raise StoreError(f"{str(store.ablation)!r} was made with {words}; {remedy}")
     return stored
 
 
@@ -266,6 +206,7 @@ def experiment(args: argparse.Namespace) -> None:
     from padim.embedding import DimensionError
     from padim.model import ALL, PaDiM
     from padim.store import CONFIGURATION, Store, write_json
+    from padim.studies import add_positions
 
     device = pick_device(args.device)
     preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed)
@@ -281,21 +222,24 @@ def experiment(args: argparse.Namespace) -> None:
     model = PaDiM(args.arch, args.weights, ALL, args.seed, device, common_size(checked), **chosen)
     kept = args.rd or min(find_architecture(args.arch, model.backbone.layers).dimensions or 100, model.channels)
     dimensions = args.dimensions or [d for d in (10, 25, 50, 100, 200, 300) if d < model.channels]
-    if max(kept, *dimensions) > model.channels:
-        raise DimensionError(f"{max(kept, *dimensions)} dimensions were asked for, but there are {model.channels}")
+    if (most := max([kept, *dimensions])) > model.channels:
+        raise DimensionError(f"{most} dimensions were asked for, but there are {model.channels}")
+    studies = {study: variants(model, study, kept, dimensions, args.seed) for study in args.study}
+    add_positions(model, {tuple(variant.layers): None for rows in studies.values() for variant in rows})
     for name in classes:
         memory.check_ablation(model, name, args.batch_size, checked[name].n_train, checked[name].n_test)
     made_from = model.provenance() | {"preprocessing": preprocessing.record()}
-    results = begin(store.ablation, {key: made_from[key] for key in CONFIGURATION}, args.refit)
-    studies = {study: variants(model, study, kept, dimensions, args.seed) for study in args.study}
-    for name in classes:
-        for study, figures in study_class(model, name, root, preprocessing, args, studies).items():
-            rows = [asdict(variant) for variant in studies[study]]
-            before = results["studies"].get(study, {})
-            others = before["classes"] if before.get("variants") == rows else {}
-            results["studies"][study] = summarise({"variants": rows, "classes": others | {name: figures}})
-        results |= {"command": shlex.join(["python", "-m", "padim.ablation", *sys.argv[1:]])}
-        write_json(store.ablation, results | {"versions": made_from["versions"]})
+    with store.locked():  # 读了再写：两项研究同时写，后写的会抹去先写的
+        results = begin(store, {key: made_from[key] for key in CONFIGURATION}, args.refit)
+        for name in classes:
+            figures = study_class(model, name, root, preprocessing, args, studies)
+            store.check_there()
+            for study, rows in ((study, [asdict(variant) for variant in studies[study]]) for study in studies):
+                before = results["studies"].get(study, {})
+                others = before["classes"] if before.get("variants") == rows else {}
+                results["studies"][study] = summarise({"variants": rows, "classes": others | {name: figures[study]}})
+            results |= {"command": shlex.join(["python", "-m", "padim.ablation", *sys.argv[1:]])}
+            write_json(store.ablation, results | {"versions": made_from["versions"]})
     for study in args.study:
         print(f"\n{table(study, results['studies'][study])}")
     print(f"\nwrote the studies: {store.ablation}")

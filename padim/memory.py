@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
+from padim.metrics import SORTED
 from padim.model import BLOCK, FORWARD, POOLED, PaDiM
 
 _BATCHES_AHEAD = 4  # 解码线程领先的批数，加上正在用的一批
 _FORWARD = 2.2  # 前向时进程多占的内存，是同时存活的激活的倍数（实测：ResNet 2.0 至 2.2，EfficientNet-B5 1.6）
 _EVALUATION = 48  # 排序评估时，每个像素占用的字节数
-SORTED = 1 << 28  # 一次排序的像素数上限：更大的测试集逐段评估
 
 
 class TooLargeError(ValueError):
@@ -57,7 +57,7 @@ def estimate(
     together = min(batch_size, FORWARD) if model.device.type == "cpu" else batch_size
     activations = int(_FORWARD * model.activation_bytes) * together
     decoded = 4 * 3 * height * width * batch_size * _BATCHES_AHEAD
-    evaluation = _EVALUATION * min(height * width * n_test, SORTED) if evaluated else 0
+    evaluation = _EVALUATION * min(height * width * n_test, SORTED) if evaluated else 0  # 更多的像素只计数，不排序
     if model.reduction == "pca":  # 求主成分时，几张图的全部通道及其离差；协方差此时还不存在
         gaussians = max(gaussians, 4 * model.positions * model.channels * 2 * POOLED)
     device = gaussians + activations

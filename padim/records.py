@@ -39,6 +39,7 @@ RESULTS = {
     "complete": bool,
 }
 _VARIANT = {"label": str, "layers": [str], "reduction": str, "dimensions": int, "seed": (int, None)}
+_VARIANT |= {"grid?": ([int], None)}  # 旧文件没有
 _SPREAD = {"mean": NUMBER, "std": NUMBER, "min": NUMBER, "max": NUMBER}
 _STUDY = {
     "variants": [_VARIANT],

@@ -5,10 +5,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
 import main
 from padim import ablation, memory
+from padim.model import ALL, PaDiM
+from padim.store import Store
+from padim.studies import add_positions, all_components, maps_of
 
 sys.path.insert(0, str(ROOT / "plot"))
 FAST = ["--arch", "resnet18", "--weights", "random", "--classes", "flange", "--num_workers", "0"]
@@ -46,6 +50,89 @@ def studies(sample, tmp_path_factory) -> dict:
 def test_the_same_as_separate_runs(studies, sample, tmp_path, study, label, options):
     wanted = separate(sample, tmp_path, *options)
     assert studies[study]["classes"]["flange"][label] == pytest.approx(wanted, abs=1e-4)
+
+
+SMALL = ["--resize", 64, "--crop", 0]
+
+
+@pytest.fixture(scope="module")
+def layers(sample, tmp_path_factory) -> dict:
+    out = tmp_path_factory.mktemp("layers")
+    assert run(sample, out, *SMALL, "--study", "layers", "--rd", 20) == 0
+    study = json.loads((out / "ablation_resnet18.json").read_text(encoding="utf-8"))["studies"]["layers"]
+    assert {v["label"]: v["grid"] for v in study["variants"]}["layer2 + layer3"] == [8, 8]
+    return study["classes"]["flange"]
+
+
+@pytest.mark.parametrize("chosen", ["layer2", "layer3", "layer2,layer3"])
+def test_layers_without_the_first_are_the_same_as_separate_runs(layers, sample, tmp_path, chosen):
+    wanted = separate(sample, tmp_path, *SMALL, "--layers", chosen)
+    assert layers[chosen.replace(",", " + ")] == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "added"),
+    [
+        ("resnet18", (64, 64), False), ("resnet18", (65, 97), True), ("resnet18", (71, 115), True),
+        ("efficientnet_b5", (75, 110), False), ("efficientnet_b5", (64, 96), False),
+    ],
+)  # fmt: skip
+def test_maps_of_every_choice_of_layers(arch, size, added):
+    """Raw maps against a model of its own, also where the layers' sizes are no multiples of each other."""
+    generator = torch.Generator().manual_seed(0)
+    train, test = (torch.rand(n, 3, *size, generator=generator) for n in (6, 3))
+    model = PaDiM(arch, "random", ALL, size=size)
+    rows = ablation.variants(model, "layers", 20, [], 1024)
+    positions = model.positions
+    add_positions(model, [variant.layers for variant in rows])
+    assert (model.positions > positions) == added
+    model.fit([train])
+    features = [torch.cat(layer) for layer in zip(*model.features([test]), strict=True)]
+    total = 0
+    for variant in rows:
+        maps = maps_of(model, variant, features)
+        if variant.reduction == "sum":
+            wanted = total
+        else:
+            kept = variant.dimensions if variant.reduction == "random" else ALL
+            own = PaDiM(arch, "random", kept, size=size, layers=variant.layers).fit([train])
+            assert variant.grid == list(own.grid) and variant.dimensions == len(own.dimensions)
+            wanted = np.concatenate([scores.maps for scores in own.score([test])])
+            total = total + (wanted if len(variant.layers) == 1 else 0)
+        np.testing.assert_allclose(maps, wanted, rtol=1e-4)
+    components = all_components(model)
+    assert components.shape == (model.channels, model.channels)
+    whole = maps_of(model, ablation.Variant("", variant.layers, "pca", model.channels), features, components)
+    np.testing.assert_allclose(whole, maps_of(model, rows[-3], features), rtol=1e-3)  # 正交变换不改变距离
+
+
+def test_two_studies_at_once(sample, tmp_path, capsys):
+    """One writer at a time, whatever it writes; what a killed one left is deleted."""
+    leftover = tmp_path / "ablation_resnet18.json.123.tmp"
+    leftover.touch()
+    with Store(tmp_path, "resnet18").locked():
+        assert not leftover.exists()
+        assert run(sample, tmp_path, *SMALL, "--study", "seeds") == 2
+        assert "being written by process" in capsys.readouterr().err
+    leftover.touch()
+    assert run(sample, tmp_path, *SMALL, "--study", "dimensions", "--dimensions", 5) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["ablation_resnet18.json"]
+
+
+def test_a_network_of_few_channels(sample, tmp_path):
+    options = ["--arch", "mnasnet0_5", "--layers", "layers.6", *SMALL]
+    assert run(sample, tmp_path, *options) == 0
+    studies = json.loads((tmp_path / "ablation_mnasnet0_5.json").read_text(encoding="utf-8"))["studies"]
+    assert [v["label"] for v in studies["dimensions"]["variants"]] == ["all"]
+    assert studies["layers"]["variants"][-1]["dimensions"] == 8
+
+
+def test_a_foreign_file_is_not_overwritten(sample, tmp_path, capsys):
+    path = tmp_path / "ablation_resnet18.json"
+    for content in ("oops", '{"configuration": [], "studies": {}}', '{"configuration": {}}'):
+        path.write_text(content, encoding="utf-8")
+        assert run(sample, tmp_path, *SMALL, "--study", "layers") == 2
+        assert "ablation_resnet18.json" in capsys.readouterr().err and path.read_text(encoding="utf-8") == content
 
 
 @pytest.mark.slow
