@@ -146,7 +146,7 @@ def run(
         status = INTERRUPTED[isinstance(kind, Terminated)]
     if status in INTERRUPTED:  # 出了 except，进度条已随各帧收起：这一行在最后
         if may_speak():
-            print(interrupted if status == INTERRUPTED[0] else terminated or interrupted, file=sys.stderr)
+            print(_apart(interrupted if status == INTERRUPTED[0] else terminated or interrupted), file=sys.stderr)
     else:
         sys.unraisablehook = before
     return status
@@ -236,8 +236,13 @@ def _attempt(work: Callable[[], None], may_speak: Callable[[], bool]) -> int:
         if message is None:
             raise
     if may_speak():
-        print(f"error: {message}", file=sys.stderr)
+        print(_apart(f"error: {message}"), file=sys.stderr)
     return 2
+
+
+def _apart(line: str) -> str:
+    """The line on a line of its own, where another process may have left a progress bar."""
+    return f"\n{line}" if is_divided() else line
 
 
 def explain(problem: Exception) -> str | None:

@@ -1,0 +1,230 @@
+"""Real ranks under torchrun: the same files as one process, written once; an end is reported once."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from datasets.sample import write_sample
+from padim.distributed import SOLO, Ranks, whole_classes
+from padim.gaussian import GaussianStream
+from padim.store import read_features
+
+FAST = ["--arch", "resnet18", "--weights", "random", "--rd", "20", "--figures", "1"]
+
+
+def command(ranks: int, data: Path, out: Path, *options: str) -> list[str]:
+    launcher = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        str(ranks),
+        "--master_port",
+        "0",
+        "--standalone",
+        "--",
+    ]
+    given = [*FAST, "--data_path", str(data), "--save_path", str(out), *options]
+    return [sys.executable, *(launcher if ranks > 1 else []), str(ROOT / "main.py"), *given]
+
+
+def start(ranks: int, data: Path, out: Path, *options: str) -> subprocess.Popen:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+    return subprocess.Popen(command(ranks, data, out, *options), env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
+
+
+def finish(ranks: int, data: Path, out: Path, *options: str) -> str:
+    run = start(ranks, data, out, *options)
+    said, errors = run.communicate(timeout=240)
+    assert run.returncode == 0, errors[-3000:]
+    return said
+
+
+def results(out: Path) -> dict:
+    return json.loads((out / "results_resnet18.json").read_text(encoding="utf-8"))
+
+
+def assert_same(out: Path, wanted: Path) -> None:
+    """As design.md says it: maps within 1e-4, Gaussians within 1e-4 of the largest entry, ROC AUC to four decimals."""
+    names = {p.relative_to(wanted).as_posix() for p in wanted.rglob("*")}
+    assert {p.relative_to(out).as_posix() for p in out.rglob("*")} == names
+    ours, theirs = results(out), results(wanted)
+    assert ours["complete"] and sorted(ours["run"]["finished"]) == sorted(theirs["run"]["finished"])
+    for name, row in theirs["classes"].items():
+        for key in ("image_rocauc", "pixel_rocauc", "pixel_aupro", "n_train", "n_test", "test_files"):
+            value = row[key]
+            assert ours["classes"][name][key] == (pytest.approx(value, abs=5e-5) if isinstance(value, float) else value)
+        path = f"temp_resnet18/train_{name}"
+        for a, b in zip(*(read_features(root / f"{path}.pkl", 3136, 20) for root in (out, wanted)), strict=True):
+            assert np.abs(a - b).max() < 1e-4 * np.abs(b).max()
+        a, b = (json.loads((root / f"{path}.json").read_text(encoding="utf-8")) for root in (out, wanted))
+        assert a["n_train"] == b["n_train"] and a["training_files"] == b["training_files"]
+        held = [record["held_out_scores"] or [] for record in (a, b)]
+        np.testing.assert_allclose(*held, rtol=1e-4)
+        for kind in ("maps", "images"):
+            a, b = (np.load(root / f"scores_resnet18/{name}_{kind}.npy") for root in (out, wanted))
+            np.testing.assert_allclose(a, b, rtol=1e-4)
+        a, b = (np.load(root / f"scores_resnet18/{name}.npz") for root in (out, wanted))
+        for key in ("files", "labels", "masks"):
+            assert np.array_equal(a[key], b[key])
+        np.testing.assert_allclose(a["patches"], b["patches"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Uneven shares for two and three ranks; one class without a labelled test set."""
+    root = tmp_path_factory.mktemp("ranks") / "data"
+    write_sample(root, 13, 7, 64)
+    for path in (root / "linen/test").iterdir():
+        if path.name != "good":
+            for picture in path.iterdir():
+                picture.unlink()
+            path.rmdir()
+    return root
+
+
+@pytest.fixture(scope="module")
+def alone(data, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("alone") / "out"
+    finish(1, data, out)
+    return out
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_images_of_a_class_are_divided(data, alone, tmp_path, ranks):
+    said = finish(ranks, data, tmp_path / "out")
+    assert f"2 classes on {ranks} processes: the images of each class are divided" in said
+    assert_same(tmp_path / "out", alone)
+    assert results(tmp_path / "out")["classes"]["flange"]["seconds"]["communication"] > 0
+    assert said.count("wrote results:") == 1 and said.count("flange: image ROC AUC") == 1
+
+
+def test_more_ranks_than_images(tmp_path):
+    write_sample(tmp_path / "data", 2, 2, 64)
+    finish(1, tmp_path / "data", tmp_path / "alone", "--reduction", "pca")
+    finish(3, tmp_path / "data", tmp_path / "out", "--reduction", "pca")
+    for name in ("flange", "linen"):
+        path = f"scores_resnet18/{name}_maps.npy"
+        np.testing.assert_allclose(*(np.load(tmp_path / where / path) for where in ("out", "alone")), rtol=1e-3)
+
+
+def test_whole_classes(data, alone, tmp_path):
+    """More classes than ranks; the first rank hears of the others' as they finish."""
+    for name in ("hemp", "washer"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).symlink_to(data / "flange", target_is_directory=True)
+    for name in ("flange", "linen"):
+        (tmp_path / "data" / name).symlink_to(data / name, target_is_directory=True)
+    out = tmp_path / "out"
+    said = finish(2, tmp_path / "data", out)
+    assert "4 classes on 2 processes: each class on one of them, the longest first" in said
+    rows = results(out)["classes"]
+    assert set(rows) == set(results(out)["run"]["finished"]) == {"flange", "linen", "hemp", "washer"}
+    for name in ("flange", "linen"):
+        assert rows[name]["pixel_rocauc"] == results(alone)["classes"][name]["pixel_rocauc"]
+        maps = [np.load(root / f"scores_resnet18/{name}_maps.npy") for root in (out, alone)]
+        assert np.array_equal(*maps)
+        assert (out / f"pictures_resnet18/{name}_0.png").exists()
+    assert np.array_equal(*(np.load(out / f"scores_resnet18/{n}_maps.npy") for n in ("flange", "washer")))
+    assert not list(out.rglob("*.tmp")) and not list(out.glob(".lock*"))
+
+
+def one_error(errors: str) -> str:
+    lines = [line for line in re.split(r"[\r\n]", errors) if line.startswith("error: ")]
+    assert len(lines) == 1, errors[-3000:]
+    assert 'main.py", line' not in errors
+    return lines[0]
+
+
+def test_bad_input_is_reported_once(data, tmp_path):
+    run = start(2, data, tmp_path / "out", "--classes", "bolt")
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode != 0 and "no class 'bolt'" in one_error(errors)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ranks are found in /proc")
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_is_killed(data, alone, tmp_path, victim):
+    """While the second class is fitted; one line from a survivor, and the same command goes on."""
+    out = tmp_path / "out"
+    run = start(2, data, out, "--batch_size", "1")
+    while not (out / "temp_resnet18" / "train_flange.json").exists():
+        assert run.poll() is None, run.communicate()[1]
+        time.sleep(0.02)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    ranks = {
+        int(re.search(rb"\0RANK=(\d+)", Path(f"/proc/{pid}/environ").read_bytes())[1]): int(pid) for pid in children
+    }
+    begun = time.perf_counter()
+    os.kill(ranks[victim], signal.SIGKILL)
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode != 0 and time.perf_counter() - begun < 60
+    assert "the same command goes on" in one_error(errors)
+    finish(2, data, out, "--batch_size", "1")
+    assert_same(out, alone)
+
+
+@pytest.mark.parametrize("shares", [(5, 9, 2), (1, 0, 7), (4, 4)])
+def test_merged_streams_are_one_stream(shares):
+    """Threads stand for ranks, and add up for themselves; of very different means, few images, none at all."""
+    generator = torch.Generator().manual_seed(0)
+    blocks = [torch.randn(6, n, 150, generator=generator) * 3 + 100 * k for k, n in enumerate(shares)]
+    slots, together = [None] * len(shares), threading.Barrier(len(shares), timeout=60)
+
+    def merged(rank: int) -> tuple[int, torch.Tensor, torch.Tensor]:
+        def add(tensor: torch.Tensor) -> torch.Tensor:
+            slots[rank] = tensor.clone()
+            together.wait()
+            total = sum(slots)
+            together.wait()
+            return tensor.copy_(total)
+
+        stream = GaussianStream(6, 150, torch.device("cpu"))
+        if shares[rank]:
+            stream.update(blocks[rank])
+        stream.merge(add)
+        return stream.count, *stream.finish()
+
+    whole = GaussianStream(6, 150, torch.device("cpu"))
+    whole.update(torch.cat(blocks, 1))
+    mean, covariance = whole.finish()
+    with ThreadPoolExecutor(len(shares)) as pool:
+        for count, our_mean, our_covariance in pool.map(merged, range(len(shares))):
+            assert count == sum(shares)
+            assert (our_mean - mean).abs().max() < 1e-5 * mean.abs().max()
+            assert (our_covariance - covariance).abs().max() < 1e-5 * covariance.abs().max()
+
+
+def test_shares_are_everything_once():
+    for size in (1, 2, 3, 7):
+        for count in (0, 1, 2, 6, 50):
+            shares = [Ranks(rank, size).share(count) for rank in range(size)]
+            assert [i for share in shares for i in share] == list(range(count))
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_when_whole_classes_are_faster():
+    assert not whole_classes([300, 300], 2) and not whole_classes([300], 1)
+    assert whole_classes([300] * 15, 2) and whole_classes([300] * 15, 4)
+    assert not whole_classes([100_000, 300, 300], 2)
+
+
+def test_one_process_is_no_group():
+    code = (
+        "import sys, main; status = main.main(sys.argv[1:])\n"
+        "import torch.distributed as dist; sys.exit(status or dist.is_initialized())"
+    )
+    assert SOLO.leads and SOLO.agree(lambda: 5) == 5 and SOLO.gather(3) == [3] and SOLO.may_speak()
+    assert subprocess.run([sys.executable, "-c", code, "--help"], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
