@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from datasets.images import DataError, is_picture, read_image
+from datasets.errors import DataError
+from datasets.images import is_folder, is_picture, read_image
 from datasets.preprocessing import Preprocessing, words
 
 
@@ -19,47 +20,61 @@ class Picture(NamedTuple):
     figure: Path
 
 
-def find_pictures(inputs: list[Path], out: Path | None = None) -> list[Picture]:
+def find_pictures(inputs: list[Path], figures: Path | None = None) -> list[Picture]:
     """The pictures named, and those in and below the folders named, sorted within each.
 
-    Links are followed; hidden files and folders are left out, and ``out`` with what is below it.
+    Links are followed; hidden files and folders are left out, and the folder ``figures``, where figures are
+    to go.
 
     Raises
     ------
     DataError
-        If an input is not there, or a folder holds no picture.
+        If an input is not there or is where figures go, a folder holds no picture or cannot be read, or a
+        link in it leads nowhere.
     """
-    found, taken = [], set()
+    found, taken = [], {}  # 图名 → 同名的下一张的编号
+    own = figures.resolve() if figures else None
     for place in inputs:
+        if own and place.exists() and own in (place.resolve(), *place.resolve().parents):
+            raise DataError(f"{str(place)!r} is where figures go ({str(figures)!r}); give another --out")
         if place.is_dir():
-            files = [(place / below, place.resolve().name / below) for below in _below(place, out)]
+            files = [(place / below, place.resolve().name / below) for below in _below(place, own)]
             if not files:
-                raise DataError(f"no picture in {str(place)!r}; PNG, JPEG, BMP and TIFF count")
+                but = f" but in {str(figures)!r}, where figures go" if figures and figures.is_dir() else ""
+                raise DataError(f"no picture in {str(place)!r}{but}; PNG, JPEG, BMP and TIFF count")
         elif place.exists():
             files = [(place, Path(place.name))]
         else:
             raise DataError(f"no picture or folder {str(place)!r}; give what is there")
         for file, name in files:
             first = figure = name if name.suffix == ".png" else name.with_name(f"{name.name}.png")
-            again = 1
             while figure in taken:  # 不同文件夹里的同名图片
-                again += 1
-                figure = first.with_stem(f"{first.stem}_{again}")
-            taken.add(figure)
+                taken[first] += 1
+                figure = first.with_stem(f"{first.stem}_{taken[first]}")
+            taken[figure] = 1
             found.append(Picture(file, figure))
     return found
 
 
-def _below(folder: Path, out: Path | None) -> list[Path]:
-    found, seen = [], {out.resolve()} if out else set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+def _below(folder: Path, own: Path | None) -> list[Path]:
+    def unreadable(problem: OSError) -> None:
+        raise DataError(
+            f"cannot read folder {problem.filename!r} ({problem.strerror}); mend it or leave it out"
+        ) from problem
+
+    found, seen = [], {own}
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
         here = Path(place)
         if here.resolve() in seen:  # 指回上层的链接，或自己写出的图
             folders.clear()
             continue
         seen.add(here.resolve())
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [(here / name).relative_to(folder) for name in files if is_picture(here / name)]
+        for path in (here / name for name in files):
+            if is_picture(path):
+                found.append(path.relative_to(folder))
+            elif not path.name.startswith("."):
+                is_folder(path)  # 断了的链接：本来也许是一个文件夹的图片
     return sorted(found)
 
 
@@ -92,6 +107,9 @@ class NewPictures(Dataset):
             image, readable = self.preprocessing.image(picture), True  # (3, H, W)
         except DataError as problem:
             self.problems[index] = str(problem)
+        except MemoryError:
+            self.problems[index] = f"no memory to prepare {str(file)!r}; cut it down, or give a smaller --num_workers"
+        if index in self.problems:
             image, readable = torch.zeros(3, *self.size), False
         return image, torch.tensor(index), torch.tensor(readable)
 

@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from datasets.pictures import NewPictures
     from padim.threshold import Thresholds
-
-_RECORD = {"arch", "weights_sha256", "seed", "dimensions", "precision", "preprocessing"}
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -64,29 +62,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """The record beside stored features.
+def predict(args: argparse.Namespace, unreadable: list[int]) -> None:
+    """Score the pictures; the mistakes are raised as the modules' own errors.
 
-    Raises
-    ------
-    padim.store.StoreError
-        If there are no features, or they and the record do not belong together.
+    ``unreadable`` gets the numbers of the pictures that cannot be read, as soon as that is said.
     """
-    from padim.store import StoreError, read_json
-
-    if not path.is_file():
-        raise StoreError(f"no stored features {str(path)!r}; main.py writes them, see --model")
-    beside = path.with_suffix(".json")
-    record = read_json(beside)
-    if record is None or not record.keys() >= _RECORD:
-        raise StoreError(f"{str(beside)!r} is not there, or no record of main.py; fit again with --refit, see --model")
-    if record.get("pickle_bytes") != path.stat().st_size:
-        raise StoreError(f"{str(path)!r} is damaged, or not what {str(beside)!r} describes; fit again with --refit")
-    return record
-
-
-def predict(args: argparse.Namespace) -> int:
-    """Score the pictures; returns how many could not be read. Mistakes are raised as the modules' own errors."""
     import numpy as np
 
     from datasets.pictures import NewPictures, find_pictures
@@ -95,6 +75,7 @@ def predict(args: argparse.Namespace) -> int:
     from padim.device import DeviceError, pick_device
     from padim.metrics import NotFiniteError
     from padim.model import BLOCK, PaDiM
+    from padim.provenance import read_record
     from padim.store import DamagedError, Store, StoreError
     from padim.threshold import find_thresholds
 
@@ -103,7 +84,7 @@ def predict(args: argparse.Namespace) -> int:
     name = args.model.stem.removeprefix("train_")
     preprocessing = Preprocessing.from_record(record["preprocessing"])
     thresholds = find_thresholds(args.model, record, args.threshold, args.percentile)
-    found = find_pictures(args.pictures, args.out)
+    found = find_pictures(args.pictures, args.out / "pictures" if args.out else None)
     if args.out:
         Store(args.out, record["arch"]).check_writable()
     device = pick_device(args.device)
@@ -122,12 +103,14 @@ def predict(args: argparse.Namespace) -> int:
     waiting: deque = deque()  # (下标, 供作图的 uint8 图片或 None)，按序，等各自的异常图
 
     def images() -> "Iterator[torch.Tensor]":
-        for batch, indices in readable(pictures, name, args):
+        for batch, indices in readable(pictures, name, args, unreadable):
             waiting.extend(zip(indices, to_pictures(batch) if drawing else [None] * len(batch), strict=True))
             yield batch
 
     counts = {"defect": 0, "good": 0, "": 0}
     with ExitStack() as stack:
+        if args.out:
+            stack.enter_context(alone_in(args.out))
         write = stack.enter_context(table(args.out))
         draw = stack.enter_context(figures(args.out, model.size, thresholds)) if drawing else None
         for scores in model.score(images()):
@@ -148,11 +131,10 @@ def predict(args: argparse.Namespace) -> int:
         tell(f"wrote predictions: {args.out / 'predictions.csv'}")
     if drawing and scored:
         tell(f"wrote localization figures: {args.out / 'pictures'}")
-    return len(found) - scored
 
 
 def readable(
-    pictures: "NewPictures", name: str, args: argparse.Namespace
+    pictures: "NewPictures", name: str, args: argparse.Namespace, unreadable: list[int]
 ) -> "Iterator[tuple[torch.Tensor, list[int]]]":
     """Batches of the pictures that can be read, with their indices; the others are named. A progress bar."""
     from tqdm import tqdm
@@ -163,6 +145,7 @@ def readable(
     with tqdm(total=len(pictures), desc=f"scoring | {name}", unit="image", disable=on_screen) as bar:
         for batch, indices, good in batches(pictures, args.batch_size, args.num_workers):
             for index in indices[~good].tolist():
+                unreadable.append(index)
                 tqdm.write(f"error: {pictures.problems.pop(index)}", file=sys.stderr)
             yield batch[good], indices[good].tolist()
             bar.update(len(batch))
@@ -171,17 +154,46 @@ def readable(
 @contextmanager
 def table(out: Path | None) -> Iterator[Callable[..., None]]:
     """A function that writes a row ``file, score, decision``, or without arguments hands on what is written."""
-    with ExitStack() as stack:
-        if out:
-            out.mkdir(parents=True, exist_ok=True)
-            file = open(out / "predictions.csv", "w", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115
-            stack.enter_context(file)
-        else:
-            file = sys.stdout
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["file", "score", "decision"])
-        yield lambda *row: writer.writerow(row) if row else file.flush()
-        file.flush()
+    path = out / "predictions.csv" if out else None
+    file = open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") if path else sys.stdout  # noqa: SIM115
+    writer = csv.writer(file, lineterminator="\n")
+
+    @contextmanager
+    def named() -> Iterator[None]:  # 写入的错误不带文件名
+        try:
+            yield
+        except OSError as problem:
+            problem.filename = path and str(path)
+            raise
+
+    def write(*row: object) -> None:
+        with named():
+            writer.writerow(row) if row else file.flush()
+
+    try:
+        write("file", "score", "decision")
+        yield write
+        write()
+        with named():
+            file.close() if path else None
+    finally:
+        with suppress(OSError):  # 写不下的，已经说了
+            file.close() if path else None
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Be the only one that writes to ``out``; what killed predictions left below ``pictures`` is deleted."""
+    from padim import files
+    from padim.store import StoreError
+
+    try:
+        with files.lock(out / ".lock_predict"):
+            places = [(Path(place), "") for place, _, _ in os.walk(out / "pictures")]
+            with files.without_leftovers(places):
+                yield
+    except files.LockedError as problem:
+        raise StoreError(f"{problem}; wait until it has ended, or give another --out") from problem
 
 
 @contextmanager
@@ -218,26 +230,34 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.6g}"
 
 
+def _discard_stdout() -> None:
+    """Let what could not be written go: the interpreter would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    args, missing = parse(argv), 0
+    args, unreadable = parse(argv), []
 
     def work() -> None:
-        nonlocal missing
+        from padim.files import FULL
         from padim.store import StoreError
 
         if (sys.stdout.encoding or "").lower() == "utf-8" and hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="surrogateescape")  # 文件名原样写出，管道另一头才找得到文件
         try:
             load("torchvision")
-            missing = predict(args)
+            predict(args, unreadable)
         except BrokenPipeError:  # 读者走了（| head）：安静地结束
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_stdout()
         except OSError as problem:
-            where = f"{problem.filename!r}: " if problem.filename else ""
-            raise StoreError(f"{where}{problem.strerror or problem}; see --out and --model") from problem
+            where = repr(problem.filename or str(args.out)) if problem.filename or args.out else "standard output"
+            if not (problem.filename or args.out):
+                _discard_stdout()
+            remedy = "make room, or give another --out" if problem.errno in FULL else "see --out and --model"
+            raise StoreError(f"{where}: {problem.strerror or problem}; {remedy}") from problem
 
-    return run(work, "interrupted; the rows written so far are complete") or (2 if missing else 0)
+    return run(work, "interrupted; the rows written so far are complete") or (2 if unreadable else 0)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -257,8 +258,10 @@ def test_weights_from_a_file_are_remembered(data, tmp_path, capsys, monkeypatch)
     assert run(model, "flange/train/good", "--weights", tmp_path / "moved.pth") == 0
 
 
-def test_a_pipeline(fitted, data):
+def test_a_pipeline(fitted, data, tmp_path):
     """As a process: rows alone on stdout; a reader that leaves early is no mistake."""
+    broken = tmp_path / "broken.png"
+    broken.write_text("?")
     command = [
         sys.executable,
         "-m",
@@ -267,11 +270,14 @@ def test_a_pipeline(fitted, data):
         str(fitted / "train_linen.pkl"),
         str(data / "linen/test"),
     ]
-    pipes = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, **pipes)
-    process.stdout.close()
-    assert process.stderr.read().decode().count("Error") == 0
-    assert process.wait() == 0
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    pipes = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": buffered}
+    for more, status in ([], 0), ([str(broken)], 2):  # 读者走了，读不了的那张仍算数
+        process = subprocess.Popen([*command, *more], **pipes)
+        process.stdout.close()
+        said = process.stderr.read().decode()
+        assert "Error" not in said and said.count("error: cannot read picture") == len(more)
+        assert process.wait() == status
     done = subprocess.run(command, **pipes)
     assert done.returncode == 0
     lines = done.stdout.decode().split("\n")
