@@ -128,11 +128,13 @@ def line(name: str, row: Row) -> str:
 
 
 def curves(results: dict[str, Any], store: Store) -> dict[str, dict[str, Any]]:
-    """Every class's stored ROC curves with their ROC AUC, for `padim.figures.roc_figure`."""
+    """Every class's stored ROC curves with their ROC AUC, for `padim.figures.roc_figure`; names as it can draw them."""
+    from padim.style import printable  # 连带 matplotlib：别的函数用不到
+
     result = {}
     for name, row in results["classes"].items():
         arrays = store.read_arrays(name) or {}
-        result[name] = {
+        result[printable(name)] = {
             level: None if arrays.get(f"{level}_roc") is None else (arrays[f"{level}_roc"], row[f"{level}_rocauc"])
             for level in LEVELS
         }

@@ -13,6 +13,8 @@ from pathlib import Path
 import matplotlib
 from matplotlib import font_manager
 
+from padim.files import TEXT
+
 SINGLE, DOUBLE = 3.5, 7.2  # 英寸：单栏（89 mm）与双栏（183 mm）
 TEXT_SIZE, SMALL_SIZE = 8, 7  # pt；印刷尺寸下没有更小的字
 FORMULA_SIZE = 10  # 上下标是正文的七成，仍不小于 7 pt
@@ -66,6 +68,11 @@ def class_lines(names: Iterable[str]) -> dict[str, dict[str, str]]:
 def class_line(index: int) -> dict[str, str]:
     """Colour and line style of the ``index``-th class."""
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": LINE_STYLES[index // len(PALETTE) % len(LINE_STYLES)]}
+
+
+def printable(name: str) -> str:
+    """A class or a defect type as matplotlib can draw it: bytes that are no text escaped, ``$`` no formula."""
+    return name.encode(**TEXT).decode().replace("$", r"\$")
 
 
 def arch_label(arch: str) -> str:

@@ -85,6 +85,7 @@ def run(draw: Draw, args: argparse.Namespace) -> int:
     """Draw, tell what was written, and report what a user must change; the exit status."""
     written: list[Path] = []
     problem = None
+    lenient_console()
     try:
         with look(args.lang) as say:
             for path in draw(args, say):
@@ -99,6 +100,13 @@ def run(draw: Draw, args: argparse.Namespace) -> int:
         return 0
     print(f"error: {describe(problem)}", file=sys.stderr)
     return 2
+
+
+def lenient_console() -> None:
+    """Print names that the console's encoding lacks with question marks, and not fail for them."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
 
 
 def report(paths: Iterable[Path]) -> None:

@@ -139,7 +139,11 @@ def figure(arch: str, studies: dict[str, Any], say: Say) -> Figure:
     ]
     drawing.legend(handles=keys, loc="outside lower center", ncols=2)
     classes = sorted({name for study in studies.values() for name in study["classes"]})
-    scope = classes[0] if len(classes) == 1 else say(f"mean of {len(classes)} classes", f"{len(classes)} 类的平均")
+    scope = (
+        style.printable(classes[0])
+        if len(classes) == 1
+        else say(f"mean of {len(classes)} classes", f"{len(classes)} 类的平均")
+    )
     drawing.suptitle(f"{style.arch_label(arch)}, {scope}", size=style.TEXT_SIZE)
     return drawing
 

@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
-from _options import USER_ERRORS, Parser, describe, parser, report
+from _options import USER_ERRORS, Parser, describe, lenient_console, parser, report
 from _results import architectures
 
 from padim.command import obey_parent
@@ -51,6 +51,7 @@ def figure(script: str, shared: dict, arch: str | None, language: str) -> list[P
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     args = options().parse_args(argv)
+    lenient_console()
     shared = {key: getattr(args, key) for key in ("result", "out", "format", "dpi")}
     archs = [args.arch] if args.arch else architectures(args.result) or [None]
     jobs = [(script, args.arch) for script in ALL_ARCHITECTURES]

@@ -249,7 +249,8 @@ def figure(table: Table, say: Say) -> Figure:
     names = table.classes + table.groups
     crowded = len(names) > 6
     lower.set_xticklabels(
-        [row_label(n, say) for n in names], rotation=40 if crowded else 0, ha="right" if crowded else "center",
+        [style.printable(row_label(n, say)) for n in names], rotation=40 if crowded else 0,
+        ha="right" if crowded else "center",
         rotation_mode="anchor" if crowded else None,
     )  # fmt: skip
     keys = []

@@ -92,8 +92,9 @@ def figure(results: Results, name: str, wanted: list[int] | None, say: Say) -> F
         truth = None if arrays["masks"] is None else arrays["masks"][i]
         y = TOP + row * (height + GAP)
         label = kind(str(arrays["files"][i]))
+        label = style.printable(label if len(label) < 19 else label[:17] + "…")
         drawing.text(
-            LEFT * 0.45 / total[0], 1 - (y + height / 2) / total[1], label if len(label) < 19 else label[:17] + "…",
+            LEFT * 0.45 / total[0], 1 - (y + height / 2) / total[1], label,
             size=style.SMALL_SIZE, rotation=90, ha="center", va="center",
         )  # fmt: skip
         for column, panel in enumerate(panel_images(images[i], truth, scores, arrays["threshold"])):

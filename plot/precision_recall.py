@@ -50,9 +50,8 @@ def figure(results: Results, say: Say) -> Figure:
     equal_f1_lines(axes)
     for name, arrays in curves.items():
         f1, best = best_f1(arrays["pixel_pr"])
-        label = say(
-            f"{name}: F1 {f1:.3f} at {arrays['threshold']:.3f}", f"{name}：F1 {f1:.3f}，阈值 {arrays['threshold']:.3f}"
-        )
+        best_at = say(f": F1 {f1:.3f} at {arrays['threshold']:.3f}", f"：F1 {f1:.3f}，阈值 {arrays['threshold']:.3f}")
+        label = style.printable(name) + best_at
         axes.plot(*arrays["pixel_pr"].T, label=label, **lines[name])
         axes.plot(*arrays["pixel_pr"][best], "o", ms=4, color=lines[name]["color"], mec="white", mew=0.6, zorder=3)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")

@@ -11,7 +11,7 @@ from _options import Parser, parser, run, save
 from _results import LEVELS, Results, open_results
 
 from padim.figures import Curves, roc_drawing
-from padim.style import Say, arch_short
+from padim.style import Say, arch_short, printable
 
 
 def options() -> Parser:
@@ -25,7 +25,9 @@ def curves(results: Results) -> Curves:
     for name in results.classes:
         arrays, row = results.arrays(name), results.row(name)
         stored = {level: (arrays[f"{level}_roc"], row[f"{level}_rocauc"]) for level in LEVELS}
-        found[name] = {level: None if pair[0] is None or pair[1] is None else pair for level, pair in stored.items()}
+        found[printable(name)] = {
+            level: None if pair[0] is None or pair[1] is None else pair for level, pair in stored.items()
+        }
     return found
 
 

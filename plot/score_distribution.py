@@ -44,7 +44,7 @@ def figure(results: Results, say: Say) -> Figure:
         threshold = normalised_threshold(arrays)
         if threshold is not None:
             axes.axvline(threshold, color="black", ls="--", lw=0.9)
-        axes.set_title(name)
+        axes.set_title(style.printable(name))
         axes.set(xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"))
         axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
     drawing.supxlabel(say("Image score, normalised over the class", "图像得分（按类别归一化）"), size=style.TEXT_SIZE)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
-from synthetic import write_results
+from synthetic import write_ablation, write_results
 
 from padim import style
-from padim.results import table
+from padim.figures import roc_figure
+from padim.results import curves, table
 from padim.store import Store
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plot"))
@@ -176,6 +178,20 @@ def test_patches_of_other_features(refused, root):
     arrays = store.read_arrays("tile")
     store.write_arrays("tile", arrays | {"patches": arrays["patches"][:, :3]})
     assert "does not belong" in refused("patch_gaussian", "--result", root)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_class_whose_name_is_no_text(tmp_path, capsys):
+    """Bytes that are no UTF-8, and dollars that would begin a formula: drawn escaped, under their own name."""
+    name = os.fsdecode(b"caf\xe9 $^$")
+    store = Store(tmp_path, "resnet18")
+    content = write_results(tmp_path, "resnet18", (name,))
+    write_ablation(tmp_path, "resnet18", (name,))
+    roc_figure(curves(content | {"classes": {name: content["classes"][name]}}, store), store.roc_curve)
+    for script in (*SCRIPTS, "ablation"):
+        options = ["--result", str(tmp_path), "--out", str(tmp_path / "out"), "--format", "png", "--dpi", "50"]
+        assert importlib.import_module(script).main(options) == 0, capsys.readouterr().err
+    assert (tmp_path / "out" / f"{name}.png").exists()
 
 
 def test_a_folder_that_cannot_be_written(refused, made, tmp_path):
