@@ -134,7 +134,8 @@ def experiment(args: argparse.Namespace, ranks: "Ranks", pool: "FigurePool", hel
                 if current.team.leads:
                     tell({"class": name, "row": row})
                     figures = chosen_figures(row["n_test"], args.figures)
-                    last, drawing = drawing, (name, pool.draw(store, name, figures, arrays))
+                    drawings = pool.draw(store, name, figures, arrays) if figures else []
+                    last, drawing = drawing, (name, drawings)
                     finish_figures(last, tell, ranks)
         except KeyboardInterrupt:
             model.abort_saving()

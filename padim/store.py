@@ -19,7 +19,7 @@ import numpy as np
 from padim import features, files
 from padim.files import read_json, replacing, write_json
 from padim.records import UnreadableError, is_results, is_studies, matches, parse_arrays, wrong_array
-from padim.unpickle import UnpickleError
+from padim.unpickle import ForeignError, UnpickleError
 
 _HEADER = 4096  # 一个 .npy 文件头的字节数，只多不少
 
@@ -93,9 +93,18 @@ def read_features(path: Path, positions: int, dimensions: int) -> tuple[np.ndarr
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what is wrong with the pickle ``path`` into a `DamagedError` that names it."""
+    """Turn what is wrong with the pickle ``path`` into a `DamagedError` that names it.
+
+    A pickle that wants something called is no damaged one of this program: it is a plain `StoreError`, and nothing
+    replaces it unasked.
+    """
     try:
         yield
+    except ForeignError as problem:
+        raise StoreError(
+            f"{str(path)!r} is no file of this program ({problem}) and is left alone; move it away, or give "
+            "another --save_path, or --refit to replace it"
+        ) from problem
     except UnpickleError as problem:
         raise DamagedError(f"{str(path)!r} is damaged or foreign ({problem})") from problem
 

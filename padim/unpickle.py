@@ -21,6 +21,10 @@ class UnpickleError(ValueError):
     """A pickle that is damaged or holds anything else than arrays of floats."""
 
 
+class ForeignError(UnpickleError):
+    """A pickle that asks for something to be called: no damage makes that of an array."""
+
+
 @dataclass(frozen=True)
 class StoredArray:
     """Where an array's numbers lie in a pickle.
@@ -229,7 +233,8 @@ class _Machine:
         self.push(tuple(reversed([self.pop() for _ in range(count)])))
 
     def push_name(self, module: str | None, name: str | None) -> None:
-        _only(_Name(module, name) in _CONSTRUCTORS, f"it asks for {f'{module}.{name}'!r}")
+        if _Name(module, name) not in _CONSTRUCTORS:
+            raise ForeignError(f"it asks for {f'{module}.{name}'!r}")
         self.push(_Name(module, name))
 
     def name_in_lines(self) -> None:

@@ -24,7 +24,7 @@ from PIL import Image
 
 from datasets.images import DataError, read_image, read_mask, read_size
 from padim.mapped import map_features
-from padim.store import DamagedError, read_features
+from padim.store import StoreError, read_features
 
 P, D = 12, 3
 SECONDS = 20
@@ -121,7 +121,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.what == "pickles":
-        corpus, own = pickles(), DamagedError
+        corpus, own = pickles(), StoreError
         readers: tuple[Callable, ...] = (lambda p: read_features(p, P, D), lambda p: map_features(p, P, D))
     else:
         corpus, own, readers = pictures(), DataError, (read_image, read_mask, read_size)

@@ -203,6 +203,24 @@ def test_a_damaged_pickle_is_made_again(copy, sample, capsys):
         assert path.read_bytes() == whole
 
 
+class Payload:
+    def __reduce__(self):
+        return exec, ("raise SystemExit(7)",)
+
+
+def test_a_hostile_pickle_is_left_alone(copy, sample, capsys):
+    """Even where its record vouches for it."""
+    path = copy / "temp_resnet18" / "train_linen.pkl"
+    path.write_bytes(content := pickle.dumps([Payload(), Payload()], protocol=5))
+    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    path.with_suffix(".json").write_text(json.dumps(record | {"pickle_bytes": len(content)}), encoding="utf-8")
+    assert run(sample, copy, "--figures", "none") == 2
+    assert "train_linen.pkl" in (line := error(capsys)) and "exec" in line and "left alone" in line
+    assert path.read_bytes() == content
+    assert run(sample, copy, "--classes", "linen", "--figures", "none", "--refit") == 0
+    assert path.stat().st_size > 1e6
+
+
 def test_an_interrupted_run_goes_on(data, tmp_path, done, capsys):
     """Killed by a broken picture in the second class: the first stays, and is not done twice."""
     broken = data / "linen/test/good/001.png"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from padim.mapped import map_features
-from padim.store import DamagedError, read_features, write_features
+from padim.store import DamagedError, StoreError, read_features, write_features
 
 
 def written(path, positions, dimensions):
@@ -52,5 +52,5 @@ def test_damaged_files(tmp_path):
 def test_nothing_in_the_pickle_is_run(tmp_path):
     path = written(tmp_path / "x.pkl", 3136, 7)
     path.write_bytes(path.read_bytes().replace(b"numpy._core.numeric", b"numpy._core.numerix"))
-    with pytest.raises(DamagedError, match="asks for"):
+    with pytest.raises(StoreError, match="asks for"):
         map_features(path, 3136, 7)

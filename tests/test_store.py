@@ -119,7 +119,7 @@ def test_a_pickle_cannot_execute(features, tmp_path):
 
     path, _, _ = features
     path.write_bytes(pickle.dumps([Payload(), Payload()]))
-    with pytest.raises(DamagedError, match=r"builtins\.exec"):
+    with pytest.raises(StoreError, match=r"builtins\.exec"):
         read_features(path, 5, 2)
     assert not (tmp_path / "executed").exists()
 

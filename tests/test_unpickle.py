@@ -135,7 +135,7 @@ def test_anything_else_is_refused_and_left_alone(tmp_path, name):
     path = tmp_path / "train_x.pkl"
     path.write_bytes(content)
     for read in (read_features, map_features):
-        with pytest.raises(DamagedError, match=reason) as caught:
+        with pytest.raises(StoreError, match=reason) as caught:
             read(path, P, D)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert path.read_bytes() == content
