@@ -58,7 +58,15 @@ def floor(model: PaDiM, data: Path, name: str, workers: int, rounds: int) -> dic
     pairs = [(timed(forward, model.device), timed(work, model.device)) for _ in range(rounds)]
     bare, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(b / a for a, b in pairs)
-    return {"decode": decode, "forward": bare, "fit and score": ours, "ratio": ratio}
+    path = data.parent / f"train_{model.arch}.pkl"
+    save = timed(lambda: model.fit(train[:1]).save(path), model.device) - timed(
+        lambda: model.fit(train[:1]), model.device
+    )
+    written = path.stat().st_size
+    for each in (path, path.with_suffix(".json")):
+        each.unlink()
+    seconds = {"decode": decode, "forward": bare, "fit and score": ours, "write pickle": save}
+    return seconds | {"ratio": ratio, "pickle_bytes": written}
 
 
 @torch.inference_mode()
@@ -126,12 +134,12 @@ def precisions(arch: str, device: torch.device, data: Path, name: str, workers: 
 
 
 def scaling(model: PaDiM, images: int) -> dict:
-    """Fit time and peak memory for a stream of so many images."""
+    """Fit time and peak memory for a stream of so many images of the model's size."""
 
     def stream() -> Iterator[torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
         for start in range(0, images, BATCH):
-            yield torch.randn(min(BATCH, images - start), 3, 224, 224, generator=generator)
+            yield torch.randn(min(BATCH, images - start), 3, *model.size, generator=generator)
 
     seconds = timed(lambda: model.fit(stream()), model.device)
     return {"images": images, "fit": seconds, "peak_memory_bytes": peak_memory()}
@@ -144,6 +152,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--name")
     parser.add_argument("--images", type=int)
+    parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--num_workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", default="float32")
@@ -153,7 +162,8 @@ def main() -> None:
         device = pick_device(args.device)
         print(json.dumps(precisions(args.arch, device, args.data, args.name, args.num_workers, args.rounds)))
         return
-    model = PaDiM(args.arch, "random", device=pick_device(args.device), precision=args.precision)
+    size = args.side, args.side
+    model = PaDiM(args.arch, "random", device=pick_device(args.device), size=size, precision=args.precision)
     if args.what == "floor":
         result = floor(model, args.data, args.name, args.num_workers, args.rounds)
     elif args.what == "latency":

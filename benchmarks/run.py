@@ -4,6 +4,7 @@ python benchmarks/run.py                    both architectures, a class of 209 +
 python benchmarks/run.py --latency          one image at a time
 python benchmarks/run.py --precision        what tf32 and bf16 do to speed, maps and ROC AUC
 python benchmarks/run.py --scaling          fit time and peak memory for 100, 400 and 1600 images
+python benchmarks/run.py --ranks 1,2        speed-up of several processes, and their time in communication
 """
 
 import argparse
@@ -23,7 +24,6 @@ from benchmarks.tree import measure
 from datasets.sample import write_sample
 
 NAME = "flange"
-SCALING = (100, 400, 1600)
 
 
 def core(what: str, arch: str, *options: object) -> dict:
@@ -77,6 +77,26 @@ def compare(arch: str, data: Path, work: Path, rounds: int) -> dict:
     }
 
 
+def divided(arch: str, data: Path, work: Path, ranks: int) -> dict:
+    """main.py on so many processes, each with its part of the cores; one class, so that its images are divided."""
+    save, threads = work / f"ranks_{ranks}_{arch}", max(1, (os.cpu_count() or 1) // ranks)
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "--"] if ranks > 1 else []
+    )
+    command = [sys.executable, *launcher, str(ROOT / "main.py"), "--arch", arch, "--weights", "random", "--refit"]
+    command += ["--data_path", str(data), "--classes", NAME, "--save_path", str(save)]
+    measured = measure(command, ROOT, {"OMP_NUM_THREADS": str(threads)})
+    seconds = json.loads((save / f"results_{arch}.json").read_text(encoding="utf-8"))["classes"][NAME]["seconds"]
+    spent = seconds.get("communication", 0.0)
+    return {
+        "threads a process": threads,
+        "end_to_end": measured.seconds,
+        "stages": seconds,
+        "communication, share of the class": spent / seconds["total"],
+        "peak_memory_bytes": measured.peak_memory_bytes,
+    }
+
+
 def show(title: str, entries: dict, depth: int = 0) -> None:
     """An indented, aligned block of names and figures."""
     print(f"{'  ' * depth}{title}")
@@ -101,6 +121,9 @@ def main() -> int:
     parser.add_argument("--latency", action="store_true", help="one image at a time")
     parser.add_argument("--precision", action="store_true", help="what tf32 and bf16 do to speed, maps and ROC AUC")
     parser.add_argument("--scaling", action="store_true", help="fit time and peak memory for more and more images")
+    parser.add_argument("--images", type=int, nargs="+", default=[100, 400, 1600], help="numbers for --scaling")
+    parser.add_argument("--side", type=int, default=224, help="side of the images of --scaling (default 224)")
+    parser.add_argument("--ranks", help="numbers of processes, 1,2 for instance")
     parser.add_argument("--train", type=int, default=209, help="training pictures (default 209)")
     parser.add_argument("--test", type=int, default=83, help="test pictures (default 83)")
     parser.add_argument("--size", type=int, default=900, help="side in pixels (default 900)")
@@ -124,7 +147,9 @@ def main() -> int:
         elif args.precision:
             entry = core("precisions", arch, "--data", data, "--name", NAME, "--rounds", args.rounds)
         elif args.scaling:
-            entry = {f"N = {n}": core("scaling", arch, "--images", n) for n in SCALING}
+            entry = {f"N = {n}": core("scaling", arch, "--images", n, "--side", args.side) for n in args.images}
+        elif args.ranks:
+            entry = {f"{k} processes": divided(arch, data, args.work, k) for k in map(int, args.ranks.split(","))}
         else:
             entry = compare(arch, data, args.work, args.rounds)
         report["architectures"][arch] = entry

@@ -1,5 +1,6 @@
 """Running a command and watching the memory of its process tree."""
 
+import os
 import subprocess
 import threading
 import time
@@ -36,7 +37,9 @@ def _resident(root: int) -> int:
     return total
 
 
-def measure(command: list[str], cwd: Path, interval: float = 0.5) -> Measured:
+def measure(
+    command: list[str], cwd: Path, environment: dict[str, str] | None = None, interval: float = 0.5
+) -> Measured:
     """Run a command to its end; its tree is looked at every ``interval`` seconds.
 
     A look costs the kernel milliseconds a gigabyte, hence not oftener.
@@ -48,7 +51,13 @@ def measure(command: list[str], cwd: Path, interval: float = 0.5) -> Measured:
     """
     start, peak, ended = time.perf_counter(), 0, threading.Event()
     process = subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        command,
+        cwd=cwd,
+        env=os.environ | (environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
     )
     linux = Path(f"/proc/{process.pid}/smaps_rollup").exists()
 

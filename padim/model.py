@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
+import scipy
 import torch
 import torchvision
 from torch import Tensor
@@ -376,6 +378,8 @@ class PaDiM:
                 "torch": torch.__version__,
                 "torchvision": torchvision.__version__,
                 "numpy": np.__version__,
+                "scipy": scipy.__version__,
+                "pillow": PIL.__version__,
             },
         }
 
