@@ -1,0 +1,170 @@
+"""padim.predict where something is wrong: records, disks, two at a time, a killed one."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+import main
+from datasets.sample import write_sample
+from padim import predict
+
+TINY = ["--arch", "resnet18", "--weights", "random", "--rd", "20", "--resize", "64", "--crop", "0", "--figures", "none"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("faults") / "data"
+    write_sample(root, n_train=4, n_test=6, size=64)
+    return root / "linen"
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    out = data.parent.parent / "out"
+    assert main.main([*TINY, "--data_path", str(data), "--save_path", str(out)]) == 0
+    return out / "temp_resnet18" / "train_linen.pkl"
+
+
+def run(model, *options) -> int:
+    return predict.main(["--model", str(model), *map(str, options)])
+
+
+def command(model, *options) -> list[str]:
+    return [sys.executable, "-m", "padim.predict", "--model", str(model), *map(str, options)]
+
+
+def error(text) -> str:
+    (line,) = [line for line in text.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in text
+    return line
+
+
+def absent(key: str):
+    return lambda record: record.pop(key)
+
+
+def becomes(key: str, value: object):
+    return lambda record: record.update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        *((absent(key), f"has no {key};") for key in ("arch", "weights_sha256", "seed", "dimensions", "precision")),
+        *((absent(key), f"has no {key};") for key in ("preprocessing", "layers")),
+        *((becomes("layers", v), "has layers ") for v in (None, [], "layer1", [{}], [{"name": 1}], ["layer1"])),
+        *((becomes("dimensions", v), "has dimensions ") for v in (None, [], "ab", ["1"], [1.5], [-1], [True], {})),
+        *((becomes("size", v), "has size ") for v in ("ab", None, [64], [64, "64"], [0, 64], [64.5, 64], [True, True])),
+        *((becomes("arch", v), "has arch ") for v in (3, None, ["resnet18"])),
+        *((becomes("weights", v), "has weights ") for v in (3, None)),
+        *((becomes("weights_sha256", v), "has weights_sha256 ") for v in (3, None)),
+        *((becomes("seed", v), "has seed ") for v in ("1024", None, 1.5, True)),
+        *((becomes("held_out_scores", v), "has held_out_scores ") for v in (["a"], [None, 1.0], 3, [], [float("nan")])),
+        *((becomes("precision", v), "has precision ") for v in ("x", None, ["bf16"])),
+        *((becomes("reduction", v), "has reduction ") for v in ("x", None, {})),
+        *((becomes("preprocessing", v), "has preprocessing ") for v in (None, "x", [])),
+        *((becomes("preprocessing", v), "no preprocessing of this program") for v in ({}, {"resize": ["a", "b"]})),
+        (becomes("arch", "resnet19"), "no network 'resnet19'"),
+        (becomes("layers", [{"name": "layer9"}]), "no layer 'layer9'"),
+        (becomes("dimensions", [9999]), "other channels"),
+        (becomes("size", [128, 64]), "damaged"),
+    ],
+)
+def test_records_that_lack_or_garble_something(model, data, tmp_path, capsys, spoil, words):
+    """Each is one line that names the record or what is in it; nothing is written."""
+    other = shutil.copy(model, tmp_path / model.name)
+    record = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))
+    spoil(record)
+    (tmp_path / "train_linen.json").write_text(json.dumps(record), encoding="utf-8")
+    assert run(other, data / "test/good", "--out", tmp_path / "out", "--num_workers", 0) == 2
+    captured = capsys.readouterr()
+    assert words in error(captured.err) and captured.out == "" and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, '"x"'])
+def test_files_that_are_no_records(model, data, tmp_path, capsys, content):
+    other = shutil.copy(model, tmp_path / model.name)
+    (tmp_path / "train_linen.json").write_text(content, encoding="utf-8")
+    assert run(other, data / "test/good") == 2
+    assert "no record of main.py" in error(capsys.readouterr().err)
+
+
+def test_pictures_in_the_results_folder(model, data, tmp_path, capsys):
+    """``predict FOLDER --out FOLDER``, twice: the second finds the same pictures, and none of its own figures."""
+    folder = shutil.copytree(data / "test/good", tmp_path / "in")
+    for _ in range(2):
+        assert run(model, folder, "--out", folder) == 0
+        assert len((folder / "predictions.csv").read_text(encoding="utf-8").splitlines()) == 3
+    assert sorted(p.name for p in folder.iterdir()) == ["000.png", "001.png", "pictures", "predictions.csv"]
+    assert run(model, folder / "pictures", "--out", folder) == 2
+    assert "is where figures go" in error(capsys.readouterr().err)
+
+
+def test_two_at_a_time_and_a_killed_one(model, data, tmp_path, capsys):
+    """The second is refused; what the first leaves when it is killed does not stay, and does not hinder."""
+    out = tmp_path / "out"
+    first = subprocess.Popen(command(model, *[data / "test"] * 100, "--out", out), cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        while not (out / "pictures").exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        rows = (out / "predictions.csv").read_bytes()
+        assert run(model, data / "test", "--out", out) == 2
+        assert f"is being written by process {first.pid} on " in (line := error(capsys.readouterr().err))
+        assert "--out" in line and first.poll() is None
+        assert (out / "predictions.csv").read_bytes().startswith(rows)
+    finally:
+        first.kill()
+        first.wait()
+    left, own = out / "pictures/test/good/000.png.123.tmp", out / "pictures/test/my.tmp"
+    for path in (left, own):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert run(model, data / "test", "--out", out) == 0
+    assert [p for p in out.rglob("*") if p.suffix == ".tmp" or p.name.startswith(".")] == [own]
+    assert len((out / "predictions.csv").read_text(encoding="utf-8").splitlines()) == 7
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")  # noqa: PTH110
+def test_a_full_disk(model, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "predictions.csv").symlink_to("/dev/full")
+    assert run(model, data / "test/good", "--out", out) == 2
+    line = error(capsys.readouterr().err)
+    assert re.fullmatch(
+        r"error: '.*/predictions\.csv': No space left on device; make room, or give another --out", line
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command(model, data / "test/good"),
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+    assert done.returncode == 2
+    assert "error: standard output: No space left on device; make room" in error(done.stderr)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="limits are POSIX's")
+def test_a_figure_that_cannot_be_written(model, data, tmp_path):
+    """The process may not write a file of more than 20 kB: the table is smaller, a figure is not."""
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+    words = command(model, data / "test/good", "--out", tmp_path)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", preexec_fn=limit)
+    assert done.returncode == 2
+    assert re.search(r"'.*/pictures/good/00\d\.png': File too large; see --out", error(done.stderr))
+    assert not list(tmp_path.rglob("*.tmp"))
