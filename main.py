@@ -87,6 +87,7 @@ def experiment(args: argparse.Namespace, ranks: "Ranks", pool: "FigurePool", hel
     from datasets.mvtec import common_size
     from datasets.preprocessing import Preprocessing
     from padim import results as report
+    from padim.backbone import ARCHITECTURES, find_architecture
     from padim.device import pick_device
     from padim.distributed import SOLO, whole_classes
     from padim.figures import chosen_figures, roc_figure
@@ -104,7 +105,8 @@ def experiment(args: argparse.Namespace, ranks: "Ranks", pool: "FigurePool", hel
     with ranks.leader_first():
         model = PaDiM(args.arch, args.weights, args.rd, args.seed, device, common_size(checked), **chosen)
     results = ranks.agree(lambda: begin(args, checked, preprocessing, store, model, ranks, held))
-    is_published = preprocessing.is_published and args.layers is None and args.reduction == "random"
+    own_layers = find_architecture(args.arch, args.layers) is ARCHITECTURES.get(args.arch)
+    is_published = preprocessing.is_published and own_layers and args.reduction == "random"
     reference = published_reference(model.is_imagenet and is_published)
 
     left = [name for name in checked if name not in results["run"]["finished"]]

@@ -67,7 +67,7 @@ def merged(stages: dict[str, float], total: float) -> dict[str, float]:
     """Seconds by this program's stages, and as ``other`` what they leave of the total."""
     result: dict[str, float] = {}
     for stage, seconds in stages.items():
-        if stage != "total":
+        if stage not in ("total", "communication"):  # 通信含在其他阶段之内
             name = MERGED.get(stage, stage)
             result[name] = result.get(name, 0) + seconds
     rest = total - sum(result.values())
