@@ -121,10 +121,13 @@ def experiment(args: argparse.Namespace, ranks: "Ranks", pool: "FigurePool", hel
         name = head["class"]
         if "row" in head:
             results["classes"][name] = report.compare(head["row"], reference.of(name, args.arch))
-            results["averages"] = report.averages(results["classes"], reference, args.arch)
             print(report.line(name, head["row"]), flush=True)
         else:
             results["run"]["finished"].append(name)
+        write()
+
+    def write() -> None:
+        results["averages"] = report.averages(results["classes"], reference, args.arch)
         store.write_results(results)
 
     drawing = None  # 上一类的图，与本类的计算同时画
@@ -161,7 +164,7 @@ def experiment(args: argparse.Namespace, ranks: "Ranks", pool: "FigurePool", hel
     results["run"] |= {"seconds": round(time.perf_counter() - start, 1), "peak_memory_bytes": peak}
     results["verdict"] = verdict(results["classes"], reference, args.arch, departures(vars(args), vars(parse([]))))
     results["complete"] = True
-    store.write_results(results)
+    write()
     print(f"\n{report.table(results, args.arch)}\n")
     for what, path in store.written():
         print(f"wrote {what}: {path}")

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from padim.files import forget
+
 BINS = 1 << 22
 CHUNK = 64  # 一次读入的异常图数
 
@@ -62,6 +64,7 @@ def count_pixels(maps: np.ndarray, masks: np.ndarray, low: float, high: float) -
         normal += np.bincount(bins[~inside], minlength=BINS)
         defect += np.bincount(bins[inside], minlength=BINS)
         gain += np.bincount(bins[inside], 1 / sizes[regions[inside]], BINS)
+        forget(maps, masks)
     kept = np.flatnonzero(defect + normal)[::-1]
     thresholds = np.nextafter((low + kept * width).astype(np.float32), np.float32(-np.inf))  # 不高于格内任何分数
     return Histogram(thresholds, defect[kept], normal[kept], gain[kept], total)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from padim.curves import TOLERANCE, bin_ends, thin
+from padim.files import forget
 from padim.histogram import CHUNK, Histogram, count_pixels, label_regions
 
 SORTED = 1 << 26  # 像素更多的测试集（1300 张 224×224 的图）不排序，只计数
@@ -195,11 +196,15 @@ def evaluate_maps(
     and constant memory: the pixel figures are then exact for scores rounded down to one of four
     million levels, and the ROC AUC differs from the exact one by less than 1e-5.
     """
-    parts = [maps[start : start + CHUNK] for start in range(0, len(maps), CHUNK)]
-    low, high = float(min(part.min() for part in parts)), float(max(part.max() for part in parts))
+    lows, highs = [], []
+    for start in range(0, len(maps), CHUNK):
+        lows.append(maps[start : start + CHUNK].min())
+        highs.append(maps[start : start + CHUNK].max(axis=(1, 2)))  # 图像得分 = 异常图的最大值
+        forget(maps)
+    image_raw = np.concatenate(highs)
+    low, high = float(np.min(lows)), float(image_raw.max())  # NaN 会传到结果里
     if not np.isfinite((low, high)).all():
         raise NotFiniteError("an anomaly map holds values that are not finite")
-    image_raw = np.concatenate([part.max(axis=(1, 2)) for part in parts])  # 图像得分 = 异常图的最大值
     image = evaluate(image_raw, labels)
     pixel = overlap = None
     if masks is not None and maps.size > SORTED:

@@ -243,6 +243,18 @@ def test_an_interrupted_run_goes_on(data, tmp_path, done, capsys):
         assert results(out)["classes"][name]["pixel_rocauc"] == results(done)["classes"][name]["pixel_rocauc"]
 
 
+def test_ended_behind_the_last_class(copy, sample, capsys):
+    """Nothing is left to compute; the averages and the verdict are made all the same."""
+    path = copy / "results_resnet18.json"
+    wanted = results(copy)
+    wanted["run"]["options"]["save_path"] = str(copy)
+    path.write_text(json.dumps(wanted | {"complete": False, "averages": {}}), encoding="utf-8")
+    assert run(sample, copy, "--figures", 2) == 0
+    assert "finished already: flange, linen" in capsys.readouterr().out
+    assert results(copy)["complete"] and results(copy)["averages"] == wanted["averages"] != {}
+    assert results(copy)["classes"] == wanted["classes"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
