@@ -84,12 +84,12 @@ def experiment(args: argparse.Namespace, ranks: "Ranks", pool: "FigurePool", hel
     Localization figures are drawn by ``pool`` while the next class is computed. ``held`` gets the lock.
     Of several ranks each runs this; the leader alone checks, writes and speaks.
     """
-    from datasets.mvtec import common_size
+    from datasets.mvtec import MVTecDataset, common_size
     from datasets.preprocessing import Preprocessing
     from padim import results as report
     from padim.backbone import ARCHITECTURES, find_architecture
     from padim.device import pick_device
-    from padim.distributed import SOLO, whole_classes
+    from padim.distributed import SOLO, RankError, whole_classes
     from padim.figures import chosen_figures, roc_figure
     from padim.model import PaDiM
     from padim.store import Store
@@ -104,6 +104,9 @@ def experiment(args: argparse.Namespace, ranks: "Ranks", pool: "FigurePool", hel
     chosen = {"precision": args.precision, "layers": args.layers, "reduction": args.reduction}
     with ranks.leader_first():
         model = PaDiM(args.arch, args.weights, args.rd, args.seed, device, common_size(checked), **chosen)
+    if ranks.size > 1:
+        seen = [MVTecDataset(root, name, split, preprocessing).summary() for name in checked for split in (True, False)]
+        ranks.check_same(seen, model.weights_sha256, model.dimensions, device.type)
     results = ranks.agree(lambda: begin(args, checked, preprocessing, store, model, ranks, held))
     own_layers = find_architecture(args.arch, args.layers) is ARCHITECTURES.get(args.arch)
     is_published = preprocessing.is_published and own_layers and args.reduction == "random"
@@ -112,7 +115,7 @@ def experiment(args: argparse.Namespace, ranks: "Ranks", pool: "FigurePool", hel
     left = [name for name in checked if name not in results["run"]["finished"]]
     counts = {name: checked[name].n_train + checked[name].n_test for name in left}
     by_class = whole_classes(list(counts.values()), ranks.size)
-    if ranks.size > 1 and ranks.leads:
+    if ranks.size > 1 and ranks.leads and left:
         how = "each class on one of them, the longest first" if by_class else "the images of each class are divided"
         print(f"{len(left)} classes on {ranks.size} processes: {how}", flush=True)
     current = Run(args, root, preprocessing, store, model, ranks, SOLO if by_class else ranks)
@@ -127,6 +130,9 @@ def experiment(args: argparse.Namespace, ranks: "Ranks", pool: "FigurePool", hel
         write()
 
     def write() -> None:
+        # 几个进程各做各的类：行的次序不随谁先做完
+        known = {name: results["classes"][name] for name in checked if name in results["classes"]}
+        results["classes"] = {n: r for n, r in results["classes"].items() if n not in known} | known
         results["averages"] = report.averages(results["classes"], reference, args.arch)
         store.write_results(results)
 
@@ -145,11 +151,14 @@ def experiment(args: argparse.Namespace, ranks: "Ranks", pool: "FigurePool", hel
         except KeyboardInterrupt:
             model.abort_saving()
             raise
-        except Exception:  # 已算完的类、已拟合的特征，不因后来的错误而作废
+        except Exception as problem:  # 已算完的类、已拟合的特征，不因后来的错误而作废
             try:
-                model.finish_saving()
-            finally:
-                finish_figures(drawing, tell, ranks)
+                if not isinstance(problem, RankError):  # torchrun 正在收场，等不了
+                    model.finish_saving()
+                    finish_figures(drawing, tell, ranks)
+            except KeyboardInterrupt:
+                model.abort_saving()
+                raise
             raise
         store.check_there()
         if ranks.leads and not by_class:

@@ -90,6 +90,7 @@ def divided(arch: str, data: Path, work: Path, ranks: int) -> dict:
     spent = seconds.get("communication", 0.0)
     return {
         "threads a process": threads,
+        "cores a process": (os.cpu_count() or 1) / ranks,
         "end_to_end": measured.seconds,
         "stages": seconds,
         "communication, share of the class": spent / seconds["total"],
@@ -150,6 +151,9 @@ def main() -> int:
             entry = {f"N = {n}": core("scaling", arch, "--images", n, "--side", args.side) for n in args.images}
         elif args.ranks:
             entry = {f"{k} processes": divided(arch, data, args.work, k) for k in map(int, args.ranks.split(","))}
+            first = next(iter(entry.values()))
+            for each in entry.values():
+                each["speed-up of the class"] = first["stages"]["total"] / each["stages"]["total"]
         else:
             entry = compare(arch, data, args.work, args.rounds)
         report["architectures"][arch] = entry

@@ -4,6 +4,7 @@ import os
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,9 @@ class Measured:
 def _tree(root: int) -> list[int]:
     children = [root]
     for pid in children:  # 列表在遍历中增长：逐层展开
-        for path in Path(f"/proc/{pid}/task").glob("*/children"):
-            children += [int(child) for child in path.read_text().split()]
+        with suppress(OSError):  # 进程刚刚结束
+            for path in Path(f"/proc/{pid}/task").glob("*/children"):
+                children += [int(child) for child in path.read_text().split()]
     return children
 
 

@@ -191,6 +191,11 @@ class MVTecDataset(Dataset):
         """The pictures' POSIX paths below the class folder."""
         return [p.relative_to(self.folder).as_posix() for p in self.files]
 
+    def summary(self) -> str:
+        """SHA-256 over the pictures' names and labels, and what masks there are; no file is read."""
+        known = [self.names(), self.labels.tolist(), [mask and mask.name for mask in self.masks], self.has_masks]
+        return hashlib.sha256(repr(known).encode("utf-8", "surrogateescape")).hexdigest()
+
     def fingerprint(self) -> str:
         """SHA-256 over the pictures' and masks' names and contents, in order (a hex string)."""
 

@@ -99,7 +99,8 @@ def complete(args: argparse.Namespace, **defaults: Any) -> None:
 
 def is_divided() -> bool:
     """Whether torchrun has started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE") or 1) > 1
+    known = all(os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    return known and int(os.environ["WORLD_SIZE"]) > 1
 
 
 def run(
@@ -159,7 +160,9 @@ def _keep_freed_memory() -> None:
     """
     with suppress(OSError, TypeError, AttributeError):  # 只有 glibc 有
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD：更大的才单独映射
+        # M_MMAP_THRESHOLD：更大的才单独映射；旧的 glibc 至多许 32 MB
+        if not mallopt(-3, 1 << 30):
+            mallopt(-3, 1 << 25)
         mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
@@ -255,7 +258,7 @@ def explain(problem: Exception) -> str | None:
     from datasets.images import DataError
     from padim.backbone import ArchitectureError, WeightsError
     from padim.device import DeviceError
-    from padim.distributed import RankError
+    from padim.distributed import RankError, UnlikeError
     from padim.embedding import DimensionError
     from padim.files import FULL
     from padim.gaussian import FeatureError, NotPositiveDefiniteError
@@ -263,7 +266,8 @@ def explain(problem: Exception) -> str | None:
     from padim.metrics import NotFiniteError
     from padim.store import StoreError
 
-    if isinstance(problem, (DataError, ArchitectureError, WeightsError, StoreError, DeviceError, TooLargeError)):
+    own = (DataError, ArchitectureError, WeightsError, StoreError, DeviceError, TooLargeError, UnlikeError)
+    if isinstance(problem, own):
         return str(problem)
     if isinstance(problem, RankError):
         return f"{problem}; the same command goes on from the last finished class"

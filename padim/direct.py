@@ -14,6 +14,7 @@ from typing import Any
 
 _DIRECT = getattr(os, "O_DIRECT", 0)  # 只有 Linux 有
 _PLAIN = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+_REFUSED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)  # 文件系统不支持直接写
 _BUFFER = 1 << 24  # 一次写出的字节数
 _EACH = 1 << 26  # 经过页缓存时，每写这么多就落盘一次：一次落盘几 GB 是打不断的
 
@@ -34,7 +35,7 @@ class Writer:
         try:
             self.file = os.open(path, _PLAIN | _DIRECT, 0o666)
         except OSError as problem:
-            if problem.errno != errno.EINVAL:  # 这个文件系统不支持
+            if problem.errno not in _REFUSED:
                 raise
             self.file, self.direct = os.open(path, _PLAIN, 0o666), False
         self.buffer = mmap(-1, _BUFFER)  # 直接写要求内存、文件位置与长度都按页对齐：经它转手
@@ -60,7 +61,7 @@ class Writer:
             try:
                 written = os.write(self.file, self.view[start : self.filled])
             except OSError as problem:
-                if not self.direct or problem.errno != errno.EINVAL:
+                if not self.direct or problem.errno not in _REFUSED:
                     raise
                 self._through_the_cache()  # 打开时允许，写时才拒绝的文件系统
                 continue

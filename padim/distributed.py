@@ -6,6 +6,7 @@ Without torchrun a run is one rank, `SOLO`: no process group, and torch.distribu
 import heapq
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,6 @@ from torch import Tensor
 
 # 集合通信的时限只是最后的保险：一个进程死了，靠连接断开与 torchrun 得知；写几 GB 文件的进程不该被当作死的
 _PATIENCE = timedelta(days=2)
-_BRIEF = timedelta(seconds=5)
 # 一个类别中不随图片数增长的工作（分解、评估、落盘）与合并高斯所需，折合图片数；只用来选择分法
 _FIXED, _MERGE = 60, 60
 
@@ -32,11 +32,17 @@ class RankError(RuntimeError):
     """Another rank has ended before its time; the message is one line."""
 
 
+class UnlikeError(ValueError):
+    """Machines that do not see the same; the message is one line with the remedy."""
+
+
 @contextmanager
 def _together() -> Iterator[None]:
     """Communication: whatever goes wrong in it is another rank's end."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as problem:  # gloo 与 NCCL 各抛各的，都是 RuntimeError
         reason = " ".join(str(problem).split())[:160]
         raise RankError(f"another rank of this run has ended ({reason})") from problem
@@ -78,7 +84,11 @@ class Ranks:
         if self.size == 1:
             yield from items
             return
-        while (index := self._store.add("turn", 1) - 1) < len(items):
+        while True:
+            with _together():
+                index = self._store.add("turn", 1) - 1
+            if index >= len(items):
+                return
             yield items[index]
 
     def agree(self, work: Callable[[], Item]) -> Item:
@@ -112,13 +122,35 @@ class Ranks:
         if self.leads:
             self.agree(lambda: None)
 
+    def check_same(self, *facts: Any) -> None:
+        """Raise unless all ranks know the same: what each reads for itself then decides alike everywhere.
+
+        Raises
+        ------
+        UnlikeError
+            The message names a host that differs.
+        """
+        if self.size > 1:
+            everyone = self.gather((socket.gethostname(), repr(facts)))
+            for host, theirs in everyone:
+                if theirs != everyone[0][1]:
+                    raise UnlikeError(
+                        f"{host} and {everyone[0][0]} do not see the same data, weights or devices; all machines need "
+                        "the same --data_path, --save_path and --weights"
+                    )
+
     def sum_(self, tensor: Tensor) -> Tensor:
         """Add up a contiguous tensor over all ranks, in place."""
         if self.size > 1:
             import torch.distributed as dist
 
-            with self._timed(tensor.device), _together():
+            with self._timed(), _together():
                 dist.all_reduce(tensor)
+                if tensor.device.type == "cuda":  # 不在 C 里等：别的进程死了，要能收到 torchrun 的 SIGTERM
+                    done = torch.cuda.Event()
+                    done.record()
+                    while not done.query():
+                        time.sleep(0.001)
         return tensor
 
     def from_leader(self, tensor: Tensor) -> Tensor:
@@ -141,28 +173,39 @@ class Ranks:
             yield handler
             return
         self._tags += 1  # 各处的消息各用一个标签：各进程按同样的次序进入
-        tag, lock, problems = self._tags, threading.Lock(), []
+        if not self.leads:
+            tag = self._tags
+            yield lambda *message: self._send(tag, *message)
+            self._send(tag, {"end": True})
+            return
+        tag, lock, problems, closed = self._tags, threading.Lock(), [], threading.Event()
 
         def handle(*message: Any) -> None:
+            if problems:  # 别的进程已死，或写不下去了：不必做到最后才说
+                raise problems[0]
             with lock:
                 handler(*message)
 
         def listen(source: int) -> None:
             try:
                 while (message := _receive(source, tag)) is not None:
-                    handle(*message)
+                    with lock:
+                        if closed.is_set():
+                            return
+                        handler(*message)
             except Exception as problem:
                 problems.append(problem)
 
-        if not self.leads:
-            yield lambda *message: self._send(tag, *message)
-            self._send(tag, {"end": True})
-            return
         # 守护线程：本进程出了错就走，不等别人
         listeners = [threading.Thread(target=listen, args=(r,), daemon=True) for r in range(1, self.size)]
         for listener in listeners:
             listener.start()
-        yield handle
+        try:
+            yield handle
+        except BaseException:
+            with lock:  # 出了这里，处理者所写的文件就关了：迟到的不再处理
+                closed.set()
+            raise
         with self._timed():
             for listener in listeners:
                 while listener.is_alive():
@@ -199,11 +242,9 @@ class Ranks:
             dist.destroy_process_group()
 
     @contextmanager
-    def _timed(self, device: torch.device | None = None) -> Iterator[None]:
+    def _timed(self) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        if device is not None and device.type == "cuda":
-            torch.cuda.synchronize(device)
         self.seconds += time.perf_counter() - start
 
 
@@ -238,15 +279,14 @@ def join() -> Ranks:
 
     numbers = (os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     rank, size, local_rank, local_size = map(int, numbers)
-    if int(os.environ.get("OMP_NUM_THREADS", 1)) == 1:
+    if local_size > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_size))
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     with _together():
         store, _, _ = next(dist.rendezvous("env://", rank, size))
         store.set_timeout(_PATIENCE)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
-    own = dist.PrefixStore("padim", store)
-    own.set_timeout(_BRIEF)
+    own = dist.PrefixStore(f"padim/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     return Ranks(rank, size, local_rank, local_size, _store=own)
 
 

@@ -189,7 +189,7 @@ class FigurePool:
 
     def __init__(self) -> None:
         # spawn：不复制主进程的内存，各平台行为一致；子进程只装入本文件所需
-        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun 的各进程平分
+        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # torchrun 的各进程平分
         self._size = max(1, min(8, cores - 1))  # 给主进程留一个核
         spawn = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(self._size, spawn, initializer=obey_parent)
@@ -223,8 +223,9 @@ class FigurePool:
         drawings = []
         for start in range(0, len(indices), _BATCH):
             part = indices[start : start + _BATCH]
-            # 掩码随任务送去：绘图进程不必为几张图解压全类的
-            call = store.root, store.arch, name, part, None if masks is None else masks[part], scale
+            # 掩码随任务送去：绘图进程不必为几张图解压全类的。相邻的几张不复制，掩码可能是几 GB 的文件
+            near = slice(part[0], part[-1] + 1) if part[-1] - part[0] < len(part) else part
+            call = store.root, store.arch, name, part, None if masks is None else masks[near], scale
             drawings.append(Drawing(call, self._submit(draw_localizations, *call)))
         return drawings
 

@@ -62,8 +62,9 @@ def _from_counts(tp: np.ndarray, fp: np.ndarray, thresholds: np.ndarray) -> Eval
     positive, negative = int(tp[-1]), int(fp[-1])
     if positive == 0 or negative == 0:
         return None
-    # 梯形面积的两倍是整数，没有舍入
-    area = np.sum(np.diff(fp, prepend=0) * (tp + np.r_[0, tp[:-1]]))
+    # 梯形面积的两倍是整数，没有舍入；几百亿像素时才超出 int64
+    steps, heights = np.diff(fp, prepend=0), tp + np.r_[0, tp[:-1]]
+    area = float(np.sum(steps * heights)) if 2 * positive * negative < 1 << 62 else steps.astype(float) @ heights
     # F1 = 2TP / (2TP + FP + FN)；并列时取最低的阈值，与 scikit-learn 的升序 argmax 相同
     f1 = 2 * tp / (tp + fp + positive)
     best = len(f1) - 1 - int(np.argmax(f1[::-1]))

@@ -417,9 +417,13 @@ class PaDiM:
 
     def finish_saving(self) -> None:
         """Wait for `save_in_background`, and raise what it raised; nothing to wait for is fine."""
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            saving[0].result()
+        if self._saving is not None:
+            try:
+                self._saving[0].result()
+            except Exception:
+                self._saving = None
+                raise
+            self._saving = None  # Ctrl-C 打断的等待不算等过：还要能放弃它
 
     def abort_saving(self) -> None:
         """Give up `save_in_background` at once: what was stored before stays."""
