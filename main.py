@@ -120,6 +120,8 @@ def experiment(args: argparse.Namespace, ranks: "Ranks", pool: "FigurePool", hel
         print(f"{len(left)} classes on {ranks.size} processes: {how}", flush=True)
     current = Run(args, root, preprocessing, store, model, ranks, SOLO if by_class else ranks)
 
+    rows = dict.fromkeys([*results["classes"], *checked])  # 各行的次序：不随哪个进程先做完
+
     def record(head: dict[str, Any]) -> None:
         name = head["class"]
         if "row" in head:
@@ -130,9 +132,7 @@ def experiment(args: argparse.Namespace, ranks: "Ranks", pool: "FigurePool", hel
         write()
 
     def write() -> None:
-        # 几个进程各做各的类：行的次序不随谁先做完
-        known = {name: results["classes"][name] for name in checked if name in results["classes"]}
-        results["classes"] = {n: r for n, r in results["classes"].items() if n not in known} | known
+        results["classes"] = {name: results["classes"][name] for name in rows if name in results["classes"]}
         results["averages"] = report.averages(results["classes"], reference, args.arch)
         store.write_results(results)
 
