@@ -29,7 +29,7 @@ NAME = "flange"
 def core(what: str, arch: str, *options: object) -> dict:
     """One measurement of benchmarks/core.py, in a process of its own."""
     command = [sys.executable, str(ROOT / "benchmarks" / "core.py"), what, "--arch", arch, *map(str, options)]
-    measured = measure(command, ROOT)
+    measured = measure(command, ROOT, {"OMP_WAIT_POLICY": "PASSIVE"})  # 与 padim.command 相同
     return json.loads(measured.stdout) | {"tree_peak_memory_bytes": measured.peak_memory_bytes}
 
 
