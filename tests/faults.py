@@ -1,10 +1,10 @@
 """Real runs of main.py, ended at random moments; what survives is held against an undisturbed run.
 
-``python tests/faults.py --runs 20 --seed 1 2 3`` prints most of the table of the READMEs. Each run gets SIGKILL, SIGTERM or
-Ctrl-C (SIGINT to the whole process group, as a terminal sends it) at a random moment; the next one is started with
-the same command in the same folder. After every fault: each stored file that the results call finished is there and
-unchanged, each file under its own name can be read, and no process is left. After at most five faults a run is let to
-its end and compared: maps, pictures, arrays and figures of merit must be identical.
+``python tests/faults.py --runs 20 --seed 1 2 3`` prints most of the table of the READMEs. Each run gets SIGKILL,
+SIGTERM or Ctrl-C (SIGINT to the whole process group, as a terminal sends it) at a random moment; the next one
+is started with the same command in the same folder. After every fault: each stored file that the results call
+finished is there and unchanged, each file under its own name can be read, and no process is left. After at most
+five faults a run is let to its end and compared: maps, pictures, arrays and figures of merit must be identical.
 """
 
 import argparse
