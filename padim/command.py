@@ -63,10 +63,14 @@ def _names(text: str) -> list[str]:
 _names.__name__ = "list of names with commas between them"
 
 
+def cores() -> int:
+    """This process's part of the machine's cores: torchrun may have started several here."""
+    return (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+
+
 def experiment_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the commands that fit models: data, backbone, where results go, how it is computed."""
-    # torchrun 在一台机器上起了几个进程，就把核平分
-    workers = max(1, min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1) - 1))
+    workers = max(1, min(8, cores() - 1))
     add = parser.add_argument
     add("--arch", help="backbone: wide_resnet50_2, resnet18, efficientnet_b5, or another of torchvision's")
     add("--layers", type=_names, metavar="A,B,C", help="the layers that are read (default: the backbone's own)")

@@ -1,7 +1,6 @@
 """The figures that the experiment draws; imports no torch, so that a drawing process starts quickly."""
 
 import multiprocessing
-import os
 import signal
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from padim import style
-from padim.command import obey_parent
+from padim.command import cores, obey_parent
 from padim.metrics import normalise
 from padim.store import Store, replacing
 
@@ -189,8 +188,7 @@ class FigurePool:
 
     def __init__(self) -> None:
         # spawn：不复制主进程的内存，各平台行为一致；子进程只装入本文件所需
-        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # torchrun 的各进程平分
-        self._size = max(1, min(8, cores - 1))  # 给主进程留一个核
+        self._size = max(1, min(8, cores() - 1))  # 给主进程留一个核
         spawn = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(self._size, spawn, initializer=obey_parent)
 
