@@ -59,10 +59,40 @@ def check_precision(precision: str, device: torch.device) -> None:
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Allow or forbid TF32; PyTorch leaves it on for convolutions."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+    """Allow or forbid TF32 in convolutions and matrix products; forbidden, they are IEEE float32.
+
+    PyTorch leaves TF32 on for convolutions, and its global switches allow it (and bfloat16 on CPUs) for products,
+    too. Whatever they say, they say the same again afterwards.
+    """
+    with _new_switches(allowed) if hasattr(torch.backends, "fp32_precision") else _old_switches(allowed):
+        yield
+
+
+@contextmanager
+def _new_switches(allowed: bool) -> Iterator[None]:
+    """``fp32_precision`` of each kind of operation (PyTorch 2.9 on): beside it the older switches cannot be read."""
+    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    switches = [cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv]
+    before = [switch.fp32_precision for switch in switches]
     try:
+        for switch in switches:
+            on_gpu = switch in (cuda.matmul, cudnn.conv)
+            switch.fp32_precision = "tf32" if allowed and on_gpu else "ieee"
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = "none"  # 继承上一级：读出的值相同，就让它仍随上一级而变
+            if switch.fp32_precision != value:
+                switch.fp32_precision = value
+
+
+@contextmanager
+def _old_switches(allowed: bool) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("high" if allowed else "highest")  # 连同 cuda.matmul.allow_tf32
+        torch.backends.cudnn.allow_tf32 = allowed
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

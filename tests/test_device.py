@@ -1,7 +1,13 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
+from conftest import ROOT
 
-from padim.device import DeviceError, check_precision, describe_device, pick_device, tf32
+from padim import device
+from padim.device import DeviceError, check_precision, describe_device, pick_device
 from padim.model import PaDiM
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -26,11 +32,109 @@ def test_devices():
         check_precision("tf32", torch.device("cpu"))
 
 
-def test_tf32_is_off_inside_and_as_it_was_outside():
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+# 每个公开的开关单独设，再旧新各一、新旧各一
+SWITCHES = [
+    "",
+    "b.fp32_precision = 'tf32'",
+    "b.fp32_precision = 'ieee'",
+    "b.cudnn.fp32_precision = 'tf32'",
+    "b.cudnn.conv.fp32_precision = 'tf32'",
+    "b.cuda.matmul.fp32_precision = 'tf32'",
+    "b.mkldnn.fp32_precision = 'bf16'",
+    "b.mkldnn.matmul.fp32_precision = 'bf16'",
+    "b.mkldnn.conv.fp32_precision = 'bf16'",
+    "b.cudnn.allow_tf32 = False",
+    "b.cuda.matmul.allow_tf32 = True",
+    "torch.set_float32_matmul_precision('medium')",
+    "torch.set_float32_matmul_precision('high'); b.fp32_precision = 'ieee'",
+    "b.fp32_precision = 'tf32'; b.cuda.matmul.allow_tf32 = False",
+    "b.cudnn.allow_tf32 = True; b.cudnn.conv.fp32_precision = 'ieee'",
+]
+PROGRAM = """
+import os, sys
+import torch
+from padim.device import tf32
+b = torch.backends
+torch.set_num_threads(1)
+
+def read(what):
+    try:
+        return eval(what)
+    except RuntimeError as problem:
+        return "cannot be read"
+
+def state():
+    places = ("b", "b.cuda.matmul", "b.cudnn", "b.cudnn.conv", "b.cudnn.rnn", "b.mkldnn", "b.mkldnn.matmul",
+              "b.mkldnn.conv")
+    old = ("b.cudnn.allow_tf32", "b.cuda.matmul.allow_tf32", "torch.get_float32_matmul_precision()")
+    return [read(f"{place}.fp32_precision") for place in places] + [read(what) for what in old]
+
+x, kernel = torch.randn(2, 64, 16, 16, generator=torch.Generator().manual_seed(0)), torch.ones(64, 64, 3, 3) / 7
+compute = lambda: (x[0, 0] @ x[1, 0], torch.nn.functional.conv2d(x, kernel))
+
+def check(switch):
     with tf32(False):
-        assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
-    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
+        wanted = compute()
+    for allowed in (False, True):
+        exec(switch)
+        before = state()
+        with tf32(allowed):
+            inside = [b.cuda.matmul.fp32_precision, b.cudnn.conv.fp32_precision]
+            assert inside == ["tf32" if allowed else "ieee"] * 2, inside
+            assert [b.mkldnn.matmul.fp32_precision, b.mkldnn.conv.fp32_precision] == ["ieee"] * 2
+            assert all(map(torch.equal, compute(), wanted))
+        assert state() == before, (before, state())
+
+for switch in SWITCHES:  # each in a process of its own, which has imported torch already
+    child = os.fork()
+    if child == 0:
+        try:
+            check(switch)
+        except BaseException as problem:
+            print(f"{switch!r}: {type(problem).__name__} {problem}", file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this PyTorch has the older switches only")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_float32_is_ieee_whatever_the_global_switches_say():
+    program = f"SWITCHES = {SWITCHES!r}\n{PROGRAM}"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_what_inherits_inherits_again():
+    """A switch above that is changed afterwards still reaches those below it."""
+    program = """
+import torch
+from padim.device import tf32
+torch.backends.fp32_precision = "tf32"
+with tf32(False):
+    pass
+torch.backends.fp32_precision = "ieee"
+assert torch.backends.cuda.matmul.fp32_precision == torch.backends.mkldnn.conv.fp32_precision == "ieee"
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_older_switches():
+    def state() -> tuple:
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        return cudnn.allow_tf32, matmul.allow_tf32, torch.get_float32_matmul_precision()
+
+    before = state()
+    for allowed in (False, True):
+        with device._old_switches(allowed):
+            assert state()[:2] == (allowed, allowed)
+        assert state() == before
 
 
 def test_no_mode_leaks_out_of_scoring():
@@ -43,7 +147,7 @@ def test_bf16_changes_the_forward_pass_only():
     exact = PaDiM("resnet18", "random", dimensions=20)
     rough = PaDiM("resnet18", "random", dimensions=20, precision="bf16")
     wanted, got = maps(exact), maps(rough)
-    assert rough.mean.dtype == rough.factor.dtype == got.dtype == torch.float32
+    assert {t.dtype for t in (*rough.state(), got)} == {torch.float32}
     deviation = ((got - wanted).abs() / wanted).max()
     assert 1e-6 < deviation < 0.1
 
