@@ -28,7 +28,7 @@ from padim.device import check_precision, tf32
 from padim.distributed import SOLO, Ranks
 from padim.embedding import Embedding, choose_dimensions
 from padim.features import Progress, empty
-from padim.gaussian import GaussianStream, factorise, mahalanobis
+from padim.gaussian import Gaussians, GaussianStream
 from padim.projection import Projection, principal_components
 
 FORWARD = 8  # CPU 上一次前向的图片数；与批大小无关
@@ -184,10 +184,23 @@ class PaDiM:
         if self.reduction == "pca":
             self.embedding = None
         self.count, self.held_out_scores = 0, None
-        self.mean: Tensor | None = None
-        self.covariance: Tensor | None = None
-        self.factor: Tensor | None = None
+        self._gaussians: Gaussians | None = None
         self._buffer: Tensor | None = None
+
+    def state(self) -> tuple[Tensor, Tensor]:
+        """Mean (P, d) and covariance (P, d, d), float32: the model's own memory, not a copy.
+
+        After `score` the covariances are first put back where their factors are, and the next `score` makes
+        those again.
+
+        Raises
+        ------
+        ValueError
+            If nothing is fitted.
+        """
+        if self._gaussians is None:
+            raise ValueError("the model is not fitted")
+        return self._gaussians.mean, self._gaussians.covariance()
 
     @torch.inference_mode()
     def _blocks(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -199,7 +212,7 @@ class PaDiM:
             self._buffer = torch.from_numpy(empty(shape)) if on_cpu else torch.empty(shape, device=self.device)
         buffer = self._buffer
         for images in batches:
-            for features in self._features(images.to(self.device, non_blocking=True)):
+            for features in self._features(images):
                 start, count = 0, len(features[0])
                 while start < count:  # 一批可跨两块：块的边界不随批大小移动
                     taken = min(count - start, BLOCK - filled)
@@ -215,7 +228,10 @@ class PaDiM:
     @torch.inference_mode()
     def _features(self, images: Tensor) -> Iterator[list[Tensor]]:
         """The backbone's features of a batch, a few images at a time where that is faster or memory is short."""
-        start = 0
+        if tuple(images.shape[2:]) != self.size:
+            here, own = ("x".join(map(str, size)) for size in (images.shape[2:], self.size))
+            raise ValueError(f"the images are {here} (height x width), the model is for {own}")
+        images, start = images.to(self.device, non_blocking=True), 0
         while start < len(images):
             part = images[start : start + (self._most or len(images))]
             try:
@@ -234,7 +250,7 @@ class PaDiM:
     def features(self, batches: Iterable[Tensor]) -> Iterator[list[Tensor]]:
         """The layers' outputs for images, batch by batch: (B, C_l, H_l, W_l) float32 each, at their own resolutions."""
         for images in batches:
-            for features in self._features(images.to(self.device, non_blocking=True)):
+            for features in self._features(images):
                 yield [feature.float() for feature in features]
 
     @torch.inference_mode()
@@ -251,7 +267,7 @@ class PaDiM:
         pooled = GaussianStream(1, self.channels, self.device)  # 各位置合为一个高斯
         every = Embedding(self.shapes, range(self.channels), self.device)
         for images in batches:
-            for features in self._features(images.to(self.device, non_blocking=True)):
+            for features in self._features(images):
                 for part in zip(*(feature.split(POOLED) for feature in features), strict=True):
                     block = torch.empty((self.positions, len(part[0]), self.channels), device=self.device)
                     every(part, block)
@@ -288,7 +304,8 @@ class PaDiM:
         Raises
         ------
         ValueError
-            For fewer than two images, or with ``pca`` before `fit_projection`.
+            For fewer than two images, for images of another size than the model's, or with ``pca`` before
+            `fit_projection`.
         """
         embedding = self.embedding
         if embedding is None:
@@ -303,7 +320,7 @@ class PaDiM:
             gaussian.merge(ranks.sum_)
         if held_out is not None:
             self.held_out_scores = self._hold_out(gaussian, held_out, ranks)
-        self.mean, self.covariance = gaussian.finish()
+        self._gaussians = Gaussians(*gaussian.finish())
         self.count = gaussian.count
         return self
 
@@ -329,8 +346,6 @@ class PaDiM:
     def score(self, batches: Iterable[Tensor]) -> Iterator[Scores]:
         """Score test images (paper, section III.C), block by block, in order.
 
-        The first call turns the covariances into their Cholesky factors, in place.
-
         Parameters
         ----------
         batches : iterable of Tensor, (B, 3, H, W) float32
@@ -342,20 +357,18 @@ class PaDiM:
         Raises
         ------
         ValueError
-            If nothing is fitted.
+            If nothing is fitted, or images are of another size than the model's.
         padim.gaussian.NotPositiveDefiniteError
             If the training features were not finite.
         """
-        if self.mean is None:
+        if self._gaussians is None:
             raise ValueError("fit or load comes before score")
         centre = self.grid[0] // 2 * self.grid[1] + self.grid[1] // 2
         for block in self._blocks(batches):
             with tf32(False):
-                if self.factor is None:
-                    if self._saving:
-                        self._saving[1].dumped.wait()
-                    self.factor, self.covariance = factorise(self.covariance), None
-                distances = mahalanobis(block, self.mean, self.factor)  # (P, m)
+                if self._saving:  # 因子要写进同一块内存：先等它落了盘
+                    self._saving[1].dumped.wait()
+                distances = self._gaussians.distances(block)  # (P, m)
                 maps = self.anomaly_map(distances.T.reshape(-1, *self.grid))  # (m, H, W)
             yield Scores(maps.cpu().numpy(), block[centre].cpu().numpy().copy())
 
@@ -395,15 +408,12 @@ class PaDiM:
         Raises
         ------
         ValueError
-            If nothing is fitted, or `score` has turned the covariances into factors.
+            If nothing is fitted.
         """
-        if self.covariance is None:
-            state = "was factorised in place by score; save before it" if self.factor is not None else "is not fitted"
-            raise ValueError(f"the covariance {state}")
         self._write(Path(path), source, Progress())
 
     def _write(self, path: Path, source: dict[str, Any], progress: Progress) -> None:
-        mean, covariance = (t.cpu().numpy() for t in (self.mean, self.covariance))
+        mean, covariance = (t.cpu().numpy() for t in self.state())
         components = self.embedding.components.cpu().numpy() if self.reduction == "pca" else None
         store.write_features(path, mean, covariance, self.provenance() | source, components, progress)
 
@@ -445,7 +455,7 @@ class PaDiM:
             components = store.read_components(Path(path), len(self.dimensions), self.channels)
             self.embedding = Projection(self.shapes, torch.from_numpy(components), self.device)
         mean, covariance = store.read_features(Path(path), self.positions, len(self.dimensions))
-        self.mean, self.covariance = (torch.from_numpy(a).to(self.device) for a in (mean, covariance))
+        self._gaussians = Gaussians(*(torch.from_numpy(a).to(self.device) for a in (mean, covariance)))
         record = store.read_json(Path(path).with_suffix(".json")) or {}
         self.count, self.held_out_scores = record.get("n_train", 0), record.get("held_out_scores")
         return self

@@ -20,7 +20,7 @@ from torch import Tensor
 from padim.anomaly_map import AnomalyMap
 from padim.device import tf32
 from padim.embedding import Embedding, choose_dimensions, covering_cells
-from padim.gaussian import factorise, mahalanobis
+from padim.gaussian import Gaussians
 from padim.model import PaDiM
 from padim.projection import Projection, principal_components
 
@@ -71,12 +71,12 @@ def add_positions(model: PaDiM, choices: Iterable[Sequence[str]]) -> None:
 def all_components(model: PaDiM) -> Tensor:
     """Principal components (t_d, t_d) of the embeddings of all positions, from the fitted Gaussians."""
     # 各位置合在一起的散布 = 位置内散布之和 + 各均值的散布；εI 与常数倍不改变特征向量
-    positions = model.grid[0] * model.grid[1]
-    mean = model.mean[:positions].double()
+    positions, (means, covariances) = model.grid[0] * model.grid[1], model.state()
+    mean = means[:positions].double()
     deviations = mean - mean.mean(0)
     scatter = deviations.T @ deviations * model.count
     for start in range(0, positions, _CHUNK):
-        part = model.covariance[start : min(start + _CHUNK, positions)]
+        part = covariances[start : min(start + _CHUNK, positions)]
         scatter += part.sum(0, dtype=torch.float64) * (model.count - 1)
     return principal_components(scatter, model.channels)
 
@@ -105,6 +105,7 @@ def maps_of(model: PaDiM, variant: "Variant", features: list[Tensor], components
     else:
         basis, (own, rows) = None, _channels(model, variant, layers)
         embed, index = Embedding(shapes, own, model.device), torch.tensor(rows, device=model.device)
+    means, covariances = model.state()
     with torch.inference_mode(), tf32(False):
         block = torch.empty((len(positions), len(features[0]), len(rows)), device=model.device)
         embed([features[i] for i in layers], block)
@@ -112,12 +113,12 @@ def maps_of(model: PaDiM, variant: "Variant", features: list[Tensor], components
         for start in range(0, len(positions), _CHUNK):
             here = slice(start, min(start + _CHUNK, len(positions)))
             if basis is not None:
-                mean, covariance = model.mean[here] @ basis.T, basis @ model.covariance[here] @ basis.T
+                mean, covariance = means[here] @ basis.T, basis @ covariances[here] @ basis.T
             else:
                 at = positions[here]
-                mean = model.mean[at[:, None], index]
-                covariance = model.covariance[at[:, None, None], index[:, None], index]  # (c, d, d)
-            distances[here] = mahalanobis(block[here], mean, factorise(covariance))
+                mean = means[at[:, None], index]
+                covariance = covariances[at[:, None, None], index[:, None], index]  # (c, d, d)
+            distances[here] = Gaussians(mean, covariance).distances(block[here])
         grid = shapes[0][1:]
         return AnomalyMap(grid, model.size, model.device)(distances.T.reshape(-1, *grid)).cpu().numpy()
 

@@ -33,9 +33,10 @@ def test_a_model_of_it_is_what_the_definition_says():
     embeddings = torch.cat([layers[2], *(interpolate(layers[k], (16, 24)) for k in (4, 5))], 1)
     embeddings = embeddings.permute(2, 3, 0, 1).flatten(0, 1).double()  # (P, N, 344)
     wanted = embeddings.mean(1)
-    assert (efficientnet.mean - wanted).abs().max() < 1e-4 * wanted.abs().max()
+    mean, covariance = efficientnet.state()
+    assert (mean - wanted).abs().max() < 1e-4 * wanted.abs().max()
     wanted = torch.cov(embeddings[123].T) + 0.01 * torch.eye(344)
-    assert (efficientnet.covariance[123] - wanted).abs().max() < 1e-4 * wanted.abs().max()
+    assert (covariance[123] - wanted).abs().max() < 1e-4 * wanted.abs().max()
 
 
 def test_sizes_that_are_no_multiples_of_each_other():
@@ -51,7 +52,7 @@ def test_any_network_with_named_layers():
     ]  # fmt: skip
     images = torch.rand(3, 3, 224, 224)
     model.fit([images])
-    assert model.mean.shape == (3136, 20) and next(model.score([images])).maps.shape == (3, 224, 224)
+    assert model.state()[0].shape == (3136, 20) and next(model.score([images])).maps.shape == (3, 224, 224)
 
 
 def test_layers_and_dimensions_of_a_known_network():

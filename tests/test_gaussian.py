@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.spatial.distance import mahalanobis as scipy_mahalanobis
 
-from padim.gaussian import GaussianStream, NotPositiveDefiniteError, factorise, mahalanobis
+from padim.gaussian import Gaussians, GaussianStream, NotPositiveDefiniteError
 
 P, N, D = 70, 23, 12  # 位置数不是分块的整数倍
 
@@ -58,9 +58,8 @@ def test_fewer_than_two_images(embeddings):
 def test_distances_are_scipys(embeddings):
     mean, covariance = fit(embeddings, [N])
     exact = covariance.double().numpy()
-    factor = factorise(covariance.clone())
     test = embeddings[:, :5] * 1.3
-    distances = mahalanobis(test, mean, factor)
+    distances = Gaussians(mean, covariance).distances(test)
     assert distances.shape == (P, 5)
     for p in range(0, P, 9):
         inverse = np.linalg.inv(exact[p])
@@ -69,11 +68,13 @@ def test_distances_are_scipys(embeddings):
             assert distances[p, n] == pytest.approx(wanted, rel=1e-4)
 
 
-def test_factorise_works_in_place_and_names_the_position(embeddings):
-    _, covariance = fit(embeddings, [N])
-    address = covariance.data_ptr()
-    assert factorise(covariance).data_ptr() == address
-    _, covariance = fit(embeddings, [N])
+def test_one_memory_and_the_position_without_a_factor(embeddings):
+    mean, covariance = fit(embeddings, [N])
+    before, address = covariance.clone(), covariance.data_ptr()
+    model = Gaussians(mean, covariance)
+    model.distances(embeddings[:, :2])
+    assert not torch.equal(covariance, before)
+    assert model.covariance().data_ptr() == address and torch.equal(covariance, before)
     covariance[41, 2, 2] = float("nan")
     with pytest.raises(NotPositiveDefiniteError, match="position 41 "):
-        factorise(covariance)
+        model.distances(embeddings[:, :2])

@@ -15,7 +15,7 @@ import main
 from padim.anomaly_map import AnomalyMap
 from padim.backbone import load_network
 from padim.features import check_covariances
-from padim.gaussian import FeatureError, GaussianStream, NotPositiveDefiniteError, factorise, mahalanobis
+from padim.gaussian import FeatureError, Gaussians, GaussianStream, NotPositiveDefiniteError
 from padim.metrics import evaluate
 from padim.store import read_features
 
@@ -96,7 +96,7 @@ def test_constant_features_have_exactly_the_regulariser(sizes):
     mean, covariance = fit(*(value.expand(70, m, 130) for m in sizes))
     assert torch.equal(mean, value[:, 0])
     assert torch.equal(covariance, (0.01 * torch.eye(130)).expand(70, 130, 130))
-    distances = mahalanobis(value, mean, factorise(covariance))
+    distances = Gaussians(mean, covariance).distances(value)
     assert torch.equal(distances, torch.zeros(70, 1))
 
 
@@ -105,7 +105,7 @@ def test_duplicates_and_fewer_images_than_dimensions():
     x = torch.randn(5, 4, 300, generator=torch.Generator().manual_seed(0)) * 3
     for training in (x[:, :2], x, x[:, :1].expand(5, 3, 300), torch.cat([x, x, x], 1)):
         mean, covariance = fit(training)
-        distances = mahalanobis(training, mean, factorise(covariance))
+        distances = Gaussians(mean, covariance).distances(training)
         n = training.shape[1]
         assert torch.isfinite(distances).all() and distances.max() <= (n - 1) / n**0.5 * 1.001
 
@@ -120,10 +120,11 @@ def test_features_that_are_not_finite_are_refused_with_their_position(bad, sizes
 
 
 def test_a_cholesky_that_fails_says_where():
-    _, covariance = fit(torch.randn(70, 9, 4, generator=torch.Generator().manual_seed(0)))
+    x = torch.randn(70, 9, 4, generator=torch.Generator().manual_seed(0))
+    mean, covariance = fit(x)
     covariance[41] = -covariance[41]
     with pytest.raises(NotPositiveDefiniteError, match="position 41 is not positive definite"):
-        factorise(covariance)
+        Gaussians(mean, covariance).distances(x)
 
 
 @pytest.fixture(scope="module")
