@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from padim.figures import FigurePool
     from padim.model import PaDiM
     from padim.results import Stopwatch
+    from padim.same_data import DataFolder
     from padim.store import Store
 
 
@@ -70,7 +71,7 @@ class Run:
     """
 
     args: argparse.Namespace
-    root: Path
+    data: "DataFolder"
     preprocessing: "Preprocessing"
     store: "Store"
     model: "PaDiM"
@@ -92,6 +93,7 @@ def experiment(args: argparse.Namespace, ranks: "Ranks", pool: "FigurePool", hel
     from padim.distributed import SOLO, RankError, whole_classes
     from padim.figures import chosen_figures, roc_figure
     from padim.model import PaDiM
+    from padim.same_data import DataFolder
     from padim.store import Store
     from padim.verdict import departures, sentence, verdict
 
@@ -107,7 +109,8 @@ def experiment(args: argparse.Namespace, ranks: "Ranks", pool: "FigurePool", hel
     if ranks.size > 1:
         seen = [MVTecDataset(root, name, split, preprocessing).summary() for name in checked for split in (True, False)]
         ranks.check_same(seen, model.weights_sha256, model.dimensions, device.type)
-    results = ranks.agree(lambda: begin(args, checked, preprocessing, store, model, ranks, held))
+    data = DataFolder(root, preprocessing)
+    results = ranks.agree(lambda: begin(args, checked, data, store, model, ranks, held))
     own_layers = find_architecture(args.arch, args.layers) is ARCHITECTURES.get(args.arch)
     is_published = preprocessing.is_published and own_layers and args.reduction == "random"
     reference = published_reference(model.is_imagenet and is_published)
@@ -118,7 +121,7 @@ def experiment(args: argparse.Namespace, ranks: "Ranks", pool: "FigurePool", hel
     if ranks.size > 1 and ranks.leads and left:
         how = "each class on one of them, the longest first" if by_class else "the images of each class are divided"
         print(f"{len(left)} classes on {ranks.size} processes: {how}", flush=True)
-    current = Run(args, root, preprocessing, store, model, ranks, SOLO if by_class else ranks)
+    current = Run(args, data, preprocessing, store, model, ranks, SOLO if by_class else ranks)
 
     rows = dict.fromkeys([*results["classes"], *checked])  # 各行的次序：不随哪个进程先做完
 
@@ -204,7 +207,7 @@ def check_data(
 def begin(
     args: argparse.Namespace,
     checked: dict[str, "CheckedClass"],
-    preprocessing: "Preprocessing",
+    data: "DataFolder",
     store: "Store",
     model: "PaDiM",
     ranks: "Ranks",
@@ -213,17 +216,25 @@ def begin(
     """Check memory and what is stored, lock the folder, and return the results to go on with."""
     from padim import memory
     from padim import results as report
+    from padim.same_data import check_same_data
     from padim.store import CONFIGURATION, stored_features
 
     for name, found in checked.items():
         memory.check(model, name, args.batch_size, found.n_train, found.n_test, processes=ranks.local_size)
     held.enter_context(store.locked())
-    made_from = model.provenance() | {"preprocessing": preprocessing.record()}
+    made_from = model.provenance() | {"preprocessing": data.preprocessing.record()}
     for name in [] if args.refit or args.no_features else checked:
         stored_features(store.features(name), made_from)
     options = json.loads(json.dumps(vars(args), default=str))  # 与读回的同形，才比得出是否同一条命令
-    results = report.begin(store, options, {key: made_from[key] for key in CONFIGURATION}, args.refit)
+    configuration = {key: made_from[key] for key in CONFIGURATION}
+    results = report.begin(
+        store, options, configuration, args.refit, lambda rows: check_same_data(rows, data, checked, store.results)
+    )
     results["run"] |= describe_run(model, ranks)
+    for name in [n for n in results["run"]["finished"] if n in checked]:
+        if not data.is_unchanged(name, results["classes"][name]):
+            print(f"{name}: its pictures have changed since it was finished; computing it again")
+            results["run"]["finished"].remove(name)
     if finished := results["run"]["finished"]:
         print(f"going on with the interrupted run; finished already: {', '.join(finished)}")
     store.write_results(results)
@@ -238,10 +249,10 @@ def run_class(run: Run, name: str) -> tuple[dict[str, Any], dict[str, Any] | Non
 
     run.store.check_there()
     watch, before = Stopwatch(), run.team.seconds
-    train, test = (MVTecDataset(run.root, name, split, run.preprocessing) for split in (True, False))
+    train, test = (MVTecDataset(run.data.root, name, split, run.preprocessing) for split in (True, False))
     with watch.stage("total"):
         with watch.stage("fingerprint"):
-            data = run.team.agree(lambda: {"training_files": train.fingerprint(), "test_files": test.fingerprint()})
+            data = run.team.agree(lambda: run.data.record(name))
         held_out = None if test.is_labelled or run.args.no_features else hold_out(len(train), run.args.seed)
         fit_or_load(run, train, name, watch, held_out, data["training_files"])
         row, arrays = score_and_evaluate(run, test, name, watch)

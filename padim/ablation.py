@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from datasets.preprocessing import Preprocessing
     from padim.model import PaDiM
+    from padim.same_data import DataFolder
     from padim.store import Store
 
 STUDIES = ("layers", "dimensions", "seeds")
@@ -154,22 +155,26 @@ def summarise(study: dict[str, Any]) -> dict[str, Any]:
     return study | {"averages": averages, "spread": spread}
 
 
-def begin(store: "Store", configuration: dict[str, Any], replace: bool) -> dict[str, Any]:
+def begin(
+    store: "Store", configuration: dict[str, Any], replace: bool, data: "DataFolder", chosen: list[str]
+) -> dict[str, Any]:
     """The stored studies, to add to; whoever calls this holds the store's lock.
 
     Raises
     ------
     padim.store.StoreError
-        If another configuration made them, or the file holds something else.
+        If another configuration made them, or they are of another data set, or the file holds something else.
     """
+    from padim.same_data import check_same_data
     from padim.store import StoreError, difference
 
     stored = None if replace else store.read_studies()
     if stored is None:
-        return {"configuration": configuration, "studies": {}}
+        return {"configuration": configuration, "data": {}, "studies": {}}
     if words := difference(stored["configuration"], configuration):
         remedy = "give another --save_path, or --refit to replace it"
         raise StoreError(f"{str(store.ablation)!r} was made with {words}; {remedy}")
+    check_same_data(stored["data"], data, chosen, store.ablation)
     return stored
 
 
@@ -205,6 +210,7 @@ def experiment(args: argparse.Namespace) -> None:
     from padim.device import pick_device
     from padim.embedding import DimensionError
     from padim.model import ALL, PaDiM
+    from padim.same_data import DataFolder
     from padim.store import CONFIGURATION, Store, write_json
     from padim.studies import add_positions
 
@@ -230,10 +236,12 @@ def experiment(args: argparse.Namespace) -> None:
         memory.check_ablation(model, name, args.batch_size, checked[name].n_train, checked[name].n_test)
     made_from = model.provenance() | {"preprocessing": preprocessing.record()}
     with store.locked():  # 读了再写：两项研究同时写，后写的会抹去先写的
-        results = begin(store, {key: made_from[key] for key in CONFIGURATION}, args.refit)
+        data = DataFolder(root, preprocessing)
+        results = begin(store, {key: made_from[key] for key in CONFIGURATION}, args.refit, data, classes)
         for name in classes:
             figures = study_class(model, name, root, preprocessing, args, studies)
             store.check_there()
+            results["data"][name] = data.record(name)
             for study, rows in ((study, [asdict(variant) for variant in studies[study]]) for study in studies):
                 before = results["studies"].get(study, {})
                 others = before["classes"] if before.get("variants") == rows else {}

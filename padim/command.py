@@ -63,6 +63,11 @@ def _names(text: str) -> list[str]:
 _names.__name__ = "list of names with commas between them"
 
 
+def _class_name(text: str) -> str:
+    """As a shell completes a folder's name: ``bottle/``."""
+    return text.rstrip("/" + os.sep) or text
+
+
 def cores() -> int:
     """This process's part of the machine's cores: torchrun may have started several here."""
     return (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
@@ -77,7 +82,13 @@ def experiment_options(parser: argparse.ArgumentParser) -> None:
     data_path = "one folder a class, or one class (default $MVTEC_PATH, else data/mvtec_anomaly_detection)"
     add("--data_path", type=Path, help=data_path)
     add("--save_path", type=Path, help="where results go (default mvtec_result)")
-    add("--classes", nargs="+", metavar="NAME", help="default: the MVTec AD classes that are there, else all found")
+    add(
+        "--classes",
+        type=_class_name,
+        nargs="+",
+        metavar="NAME",
+        help="default: the MVTec AD classes that are there, else all found",
+    )
     add("--weights", help="imagenet (default), random, or the path of a state dict")
     add("--seed", type=int, default=1024, help="of the random choice of channels (default 1024)")
     resize = "shorter side in pixels, or HEIGHTxWIDTH exactly (default 256)"

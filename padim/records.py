@@ -20,12 +20,17 @@ _FIGURES = {
     "published": ({"image": NUMBER, "pixel": NUMBER}, None),
     "difference": (LEVEL, None),
 }
-_ROW = _FIGURES | {
-    "threshold": (NUMBER, None),
-    "n_train": int,
-    "n_test": int,
-    "seconds": {"total": NUMBER, str: NUMBER},
-}
+DATA = {"data_path": str, "file_names": str, "training_files": str, "test_files": str}
+_ROW = (
+    _FIGURES
+    | DATA
+    | {
+        "threshold": (NUMBER, None),
+        "n_train": int,
+        "n_test": int,
+        "seconds": {"total": NUMBER, str: NUMBER},
+    }
+)
 RESULTS = {
     "classes": {str: _ROW},
     "averages": {str: (_FIGURES, None)},
@@ -47,7 +52,11 @@ _STUDY = {
     "averages": {str: LEVEL},
     "spread": {"image": (_SPREAD, None), "pixel": (_SPREAD, None)},
 }
-STUDIES = {"configuration": {"layers?": ([{"name": str}], None)}, "studies": {str: _STUDY}}
+STUDIES = {
+    "configuration": {"layers?": ([{"name": str}], None)},
+    "data": {str: DATA},
+    "studies": {str: _STUDY},
+}
 
 # 小数组：元素的种类（numpy 的 kind）与形状；n 是测试图数，None 任意。没有的（None）都可以
 _ARRAYS: dict[str, tuple[str, tuple]] = {

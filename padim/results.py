@@ -5,7 +5,7 @@ Imports no torch and no data set; what is published, and which classes are textu
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +85,13 @@ def averages(rows: dict[str, Row], reference: Reference, arch: str) -> dict[str,
     return result
 
 
-def begin(store: Store, options: dict[str, Any], configuration: dict[str, Any], replace: bool) -> dict[str, Any]:
+def begin(
+    store: Store,
+    options: dict[str, Any],
+    configuration: dict[str, Any],
+    replace: bool,
+    check_data: Callable[[dict[str, Row]], None],
+) -> dict[str, Any]:
     """The results to go on with: other classes' rows are kept, an incomplete run's progress too.
 
     Parameters
@@ -96,12 +102,14 @@ def begin(store: Store, options: dict[str, Any], configuration: dict[str, Any], 
     configuration : dict
         What rows must have in common to stand in one file.
     replace : bool
-        Drop rows of another configuration instead of refusing.
+        Drop rows of another configuration or data set instead of refusing.
+    check_data : callable
+        Given the rows, raises StoreError unless they are of the data set at hand.
 
     Raises
     ------
     StoreError
-        If the rows there were made by another configuration.
+        If the rows there were made by another configuration, or from another data set.
     """
     previous = store.read_results()
     run = {"options": options, "configuration": configuration, "finished": []}
@@ -114,6 +122,12 @@ def begin(store: Store, options: dict[str, Any], configuration: dict[str, Any], 
         raise StoreError(
             f"{str(store.results)!r} was made with {words}; give another --save_path, or --refit to replace it"
         )
+    try:
+        check_data(previous["classes"])
+    except StoreError:
+        if replace:
+            return results
+        raise
     results["classes"] = previous["classes"]
     if not previous["complete"] and previous["run"]["options"] == options:
         run["finished"] = [name for name in previous["run"]["finished"] if store.arrays(name).exists()]

@@ -9,6 +9,9 @@ TOLERANCE = 0.005  # 发表值只有三位小数
 PUBLISHED_RD = {"resnet18": 100, "wide_resnet50_2": 550}
 PUBLISHED_LAYERS = {"layer1", "layer2", "layer3"}  # 两个网络都是；给出的次序无关
 
+# 同一份公开代码的一位使用者报告过：其余十四类相符，唯 transistor 的 R18 是 0.887 / 0.959（原因不明）
+REPORTED = "transistor"
+
 # 不影响数字的选项，以及另有依据的：权重看内容，类别看结果里有哪些行
 NEUTRAL = frozenset({
     "arch", "batch_size", "classes", "data_path", "demo", "device", "figures", "no_features", "num_workers", "refit",
@@ -69,6 +72,8 @@ def verdict(rows: Mapping[str, Row], reference: Reference, arch: str, departed: 
             for name, beyond in outside.items()
         ]
         reason = f"{len(outside)} of {len(names)} classes differ by more than {TOLERANCE}: {', '.join(words)}"
+        if set(outside) == {REPORTED}:
+            reason += f"; that {REPORTED} alone differs has been reported before (issue 6 of the public script, 2021)"
     else:
         reason = f"image and pixel ROC AUC of all {len(names)} classes are within {TOLERANCE}"
     return {"reproduced": not outside, "reason": reason, "tolerance": TOLERANCE, "outside": outside}

@@ -15,6 +15,7 @@ from padim.style import OBJECTS, TEXTURES
 FIFTEEN = tuple(sorted(TEXTURES + OBJECTS))
 KINDS = ("good", "broken_large", "contamination", "manipulated_front")
 SIDE, GRID, DIMENSIONS = 48, 12, 6
+DATA = dict.fromkeys(("data_path", "file_names", "training_files", "test_files"), "0")
 
 
 def write_results(root: Path, arch: str, classes: tuple[str, ...] = FIFTEEN, seed: int = 0, masks: bool = True) -> dict:
@@ -40,7 +41,8 @@ def write_results(root: Path, arch: str, classes: tuple[str, ...] = FIFTEEN, see
         patches = rng.standard_normal((12, DIMENSIONS)).astype(np.float32)
         store.write_arrays(name, arrays | {"files": np.array(files), "patches": patches})
         seconds = {"fit": 3.0, "save": 0.5, "score": 2.0, "evaluate": 1.0, "total": 7.0}
-        rows[name] = compare(row | {"n_train": 30, "n_test": 12, "seconds": seconds}, reference.of(name, arch))
+        row |= {"n_train": 30, "n_test": 12, "seconds": seconds} | DATA
+        rows[name] = compare(row, reference.of(name, arch))
         write_model(store.features(name), arch, rng)
     results = {
         "classes": rows,
@@ -73,7 +75,7 @@ def write_ablation(root: Path, arch: str, classes: tuple[str, ...] = FIFTEEN) ->
         figures = {n: {v.label: dict(zip(("image", "pixel"), rng.uniform(0.8, 1, 2).tolist(), strict=True))
                        for v in variants} for n in classes}  # fmt: skip
         content[study] = summarise({"variants": [asdict(v) for v in variants], "classes": figures})
-    write_json(Store(root, arch).ablation, {"configuration": {}, "studies": content})
+    write_json(Store(root, arch).ablation, {"configuration": {}, "data": {}, "studies": content})
 
 
 def write_model(

@@ -1,6 +1,7 @@
 """Studies from one pass of the backbone give what separate runs give."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -169,6 +170,18 @@ def test_studies_are_merged_and_not_mixed(sample, tmp_path, capsys):
     assert run(sample, tmp_path, "--study", "layers", "--layers", "layer3") == 2
     assert "layers layer2, layer3, this run has layers layer3" in capsys.readouterr().err
     assert path.read_bytes() == before
+
+
+def test_studies_of_two_data_sets_are_not_mixed(sample, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(sample, out, *TWO, "--study", "seeds", "--rd", 5) == 0
+    other = tmp_path / "other"
+    shutil.copytree(sample / "linen", other / "linen")
+    before = (out / "ablation_resnet18.json").read_bytes()
+    assert run(other, out, *TWO, "--study", "seeds", "--rd", 5, "--classes", "linen") == 2
+    line = capsys.readouterr().err
+    assert str(other) in line and str(sample) in line and "--refit" in line
+    assert (out / "ablation_resnet18.json").read_bytes() == before
 
 
 def test_what_does_not_fit_is_refused(sample, tmp_path, capsys, monkeypatch):

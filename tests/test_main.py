@@ -165,7 +165,9 @@ def test_fewer_classes_keep_the_other_rows(copy, sample):
 
 
 def test_changed_training_pictures_refit_that_class_alone(copy, data, capsys):
+    assert run(data, copy, "--figures", "none") == 0  # 搬到别处的同一份数据
     (data / "linen/train/good/007.png").unlink()
+    capsys.readouterr()
     assert run(data, copy, "--figures", "none") == 0
     printed = capsys.readouterr().out
     assert "linen: the training pictures have changed" in printed and "flange: using the stored features" in printed
@@ -241,6 +243,50 @@ def test_an_interrupted_run_goes_on(data, tmp_path, done, capsys):
     for name in ("flange", "linen"):
         assert np.array_equal(maps(out, name), maps(done, name))
         assert results(out)["classes"][name]["pixel_rocauc"] == results(done)["classes"][name]["pixel_rocauc"]
+
+
+def test_going_on_compares_the_data(copy, data, capsys):
+    """A class that is finished, but whose pictures have changed since, is computed again."""
+    assert run(data, copy, "--figures", "none") == 0
+    path = copy / "results_resnet18.json"
+    path.write_text(json.dumps(results(copy) | {"complete": False}), encoding="utf-8")
+    shutil.copy(data / "flange/test/good/000.png", data / "flange/test/good/999.png")
+    before = results(copy)["classes"]
+    capsys.readouterr()
+    assert run(data, copy, "--figures", "none") == 0
+    printed = capsys.readouterr().out
+    assert "flange: its pictures have changed" in printed and "finished already: linen" in printed
+    after = results(copy)["classes"]
+    assert after["flange"]["n_test"] == before["flange"]["n_test"] + 1 and after["linen"] == before["linen"]
+
+
+def test_two_data_sets_never_share_a_table(copy, sample, tmp_path, capsys):
+    moved = shutil.copytree(sample, tmp_path / "moved")
+    assert run(moved, copy, "--classes", "flange", "--figures", "none") == 0  # 只是复制：同一份数据
+
+    other = tmp_path / "other"  # 另一个文件夹，没有已存的那一类
+    shutil.copytree(sample / "flange", other / "flange")
+    renamed = shutil.copytree(sample, tmp_path / "renamed")  # 同名的类，别的文件
+    (renamed / "linen/test/good/000.png").rename(renamed / "linen/test/good/abc.png")
+    redrawn = tmp_path / "redrawn"  # 文件名全都相同，内容不同
+    shutil.copytree(sample, redrawn)
+    for path in (redrawn / "flange/train/good").iterdir():
+        Image.open(path).rotate(180).save(path)
+    for folder in (other, renamed, redrawn):
+        before = tree(copy)
+        capsys.readouterr()
+        assert run(folder, copy, "--classes", "flange", "--figures", "none") == 2
+        line = error(capsys)
+        assert str(folder) in line and ("moved" in line or str(sample) in line)
+        assert "--save_path" in line and "--refit" in line
+        assert tree(copy) == before
+    assert run(other, copy, "--figures", "none", "--refit") == 0
+    assert set(results(copy)["classes"]) == {"flange"}
+
+
+def test_a_class_as_a_shell_completes_it(sample, tmp_path):
+    assert run(sample, tmp_path / "out", "--classes", "linen/", "--figures", "none", "--no_features") == 0
+    assert set(results(tmp_path / "out")["classes"]) == {"linen"}
 
 
 def test_ended_behind_the_last_class(copy, sample, capsys):

@@ -15,6 +15,7 @@ REFERENCE = Reference(GROUPS, FIGURES)
 def row(image, pixel, published=None):
     plain = {"image_rocauc": image, "pixel_rocauc": pixel, "pixel_aupro": pixel, "threshold": 0.5}
     plain |= {"n_train": 2, "n_test": 2}
+    plain |= dict.fromkeys(("data_path", "file_names", "training_files", "test_files"), "0")
     return report.compare(plain | {"seconds": {"total": 1.25}}, published)
 
 
@@ -52,6 +53,14 @@ def test_the_table_is_aligned():
     assert lines[3].split() == ["a_long_name", "1.0000", "–", "–", "0.5000", "–", "–", "0.5000", "1.2"]
 
 
+def anything(rows) -> None:
+    pass
+
+
+def foreign(rows) -> None:
+    raise StoreError("another data set")
+
+
 def test_what_a_run_goes_on_with(tmp_path):
     store = Store(tmp_path, "resnet18")
     made = {
@@ -62,18 +71,21 @@ def test_what_a_run_goes_on_with(tmp_path):
         "precision": "float32",
         "preprocessing": {},
     }
-    results = report.begin(store, {"rd": None}, made, replace=False)
+    results = report.begin(store, {"rd": None}, made, False, anything)
     assert results["classes"] == {} and not results["complete"]
     results["classes"] = {"a": row(1.0, 1.0), "b": row(0.5, 0.5)}
     results["run"]["finished"] = ["a", "b"]
     store.write_results(results)
     store.write_arrays("a", {"x": 1})  # b 的文件不见了：要重做
 
-    assert report.begin(store, {"rd": None}, made, False)["run"]["finished"] == ["a"]
-    assert report.begin(store, {"rd": 5}, made, False)["run"]["finished"] == []
-    assert set(report.begin(store, {"rd": 5}, made, False)["classes"]) == {"a", "b"}
+    assert report.begin(store, {"rd": None}, made, False, anything)["run"]["finished"] == ["a"]
+    assert report.begin(store, {"rd": 5}, made, False, anything)["run"]["finished"] == []
+    assert set(report.begin(store, {"rd": 5}, made, False, anything)["classes"]) == {"a", "b"}
     with pytest.raises(StoreError, match=r"seed 1, this run has seed 2.*--refit"):
-        report.begin(store, {}, made | {"seed": 2}, False)
-    assert report.begin(store, {}, made | {"seed": 2}, True)["classes"] == {}
+        report.begin(store, {}, made | {"seed": 2}, False, anything)
+    assert report.begin(store, {}, made | {"seed": 2}, True, anything)["classes"] == {}
+    with pytest.raises(StoreError, match="another data set"):
+        report.begin(store, {}, made, False, foreign)
+    assert report.begin(store, {}, made, True, foreign)["classes"] == {}
     store.write_results(results | {"complete": True})
-    assert report.begin(store, {"rd": None}, made, False)["run"]["finished"] == []
+    assert report.begin(store, {"rd": None}, made, False, anything)["run"]["finished"] == []

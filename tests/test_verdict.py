@@ -55,6 +55,18 @@ def test_those_outside_are_named():
     )
 
 
+def test_transistor_alone_has_been_reported_before():
+    given = judge(table("resnet18", transistor=(-0.038, -0.009)))
+    assert given["reproduced"] is False and set(given["outside"]) == {"transistor"}
+    assert sentence(given) == (
+        "published table not reproduced: 1 of 15 classes differ by more than 0.005: transistor (image -0.0380, pixel "
+        "-0.0090); that transistor alone differs has been reported before (issue 6 of the public script, 2021)"
+    )
+    both = sentence(judge(table("resnet18", transistor=(-0.038, -0.009), tile=(0.006, 0))))
+    alone = sentence(judge(table("resnet18", tile=(0.006, 0))))
+    assert "reported before" not in both + alone
+
+
 def test_missing_classes_and_figures():
     rows = table("resnet18")
     del rows["pill"], rows["tile"]
