@@ -1,4 +1,6 @@
-"""What the benchmark measures inside one process: the floor, the latency, the scaling.
+"""What the benchmark measures inside one process: the floor, the latency, the precisions, the scaling.
+
+基准测试在一个进程之内测量的：下限、单张延迟、各种精度、规模。
 
 Each prints one JSON object. Everything compared is timed in turn, several times, in this process,
 and the medians are reported: on a shared machine only such ratios mean anything.
@@ -19,11 +21,13 @@ import torch
 
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
+from experiment.saving import save
+from padim import PRECISIONS
 from padim.backbone import ARCHITECTURES, load_network
-from padim.device import PRECISIONS, pick_device
+from padim.device import pick_device
 from padim.metrics import evaluate_maps
 from padim.model import PaDiM
-from padim.results import peak_memory
+from system.resources import peak_memory
 
 BATCH = 32
 
@@ -60,11 +64,11 @@ def floor(model: PaDiM, data: Path, name: str, workers: int, rounds: int) -> dic
     ratio = statistics.median(b / a for a, b in pairs)
     path = data.parent / f"train_{model.arch}.pkl"
     model.fit(train)
-    save = timed(lambda: model.save(path), model.device)
+    saved = timed(lambda: save(model, path), model.device)
     written = path.stat().st_size
     for each in (path, path.with_suffix(".json")):
         each.unlink()
-    seconds = {"decode": decode, "forward": bare, "fit and score": ours, "write pickle": save}
+    seconds = {"decode": decode, "forward": bare, "fit and score": ours, "write pickle": saved}
     return seconds | {"ratio": ratio, "pickle_bytes": written}
 
 
@@ -107,9 +111,8 @@ def precisions(arch: str, device: torch.device, data: Path, name: str, workers: 
     models = {each: PaDiM(arch, "random", device=device, precision=each) for each in names}
 
     def forward(model: PaDiM) -> None:
-        for images in scored:
-            for _ in model._features(images.to(device)):
-                pass
+        for _ in model.features(scored):
+            pass
 
     times = [[timed(lambda m=m: forward(m), device) for m in models.values()] for _ in range(rounds + 1)][1:]
     seconds = dict(zip(names, map(statistics.median, zip(*times, strict=True)), strict=True))
@@ -145,6 +148,7 @@ def scaling(model: PaDiM, images: int) -> dict:
 
 
 def main() -> None:
+    """Run one measurement and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["floor", "latency", "precisions", "scaling"])
     parser.add_argument("--arch", choices=sorted(ARCHITECTURES), required=True)

@@ -1,5 +1,7 @@
 """Speed and memory of main.py against a textbook implementation, in one run.
 
+main.py 的速度与内存，与教科书实现在同一次运行中对照。
+
 python benchmarks/run.py                    both architectures, a class of 209 + 83 pictures of 900×900
 python benchmarks/run.py --latency          one image at a time
 python benchmarks/run.py --precision        what tf32 and bf16 do to speed, maps and ROC AUC
@@ -9,7 +11,6 @@ python benchmarks/run.py --ranks 1,2        speed-up of several processes, and t
 
 import argparse
 import json
-import os
 import platform
 import sys
 from datetime import datetime, timezone
@@ -22,6 +23,7 @@ import numpy as np
 
 from benchmarks.tree import measure
 from datasets.sample import write_sample
+from system.resources import cores
 
 NAME = "flange"
 
@@ -29,7 +31,7 @@ NAME = "flange"
 def core(what: str, arch: str, *options: object) -> dict:
     """One measurement of benchmarks/core.py, in a process of its own."""
     command = [sys.executable, str(ROOT / "benchmarks" / "core.py"), what, "--arch", arch, *map(str, options)]
-    measured = measure(command, ROOT, {"OMP_WAIT_POLICY": "PASSIVE"})  # 与 padim.command 相同
+    measured = measure(command, ROOT)
     return json.loads(measured.stdout) | {"tree_peak_memory_bytes": measured.peak_memory_bytes}
 
 
@@ -79,7 +81,7 @@ def compare(arch: str, data: Path, work: Path, rounds: int) -> dict:
 
 def divided(arch: str, data: Path, work: Path, ranks: int) -> dict:
     """main.py on so many processes, each with its part of the cores; one class, so that its images are divided."""
-    save, threads = work / f"ranks_{ranks}_{arch}", max(1, (os.cpu_count() or 1) // ranks)
+    save, threads = work / f"ranks_{ranks}_{arch}", max(1, cores() // ranks)
     launcher = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "--"] if ranks > 1 else []
     )
@@ -90,7 +92,7 @@ def divided(arch: str, data: Path, work: Path, ranks: int) -> dict:
     spent = seconds.get("communication", 0.0)
     return {
         "threads a process": threads,
-        "cores a process": (os.cpu_count() or 1) / ranks,
+        "cores a process": cores() / ranks,
         "end_to_end": measured.seconds,
         "stages": seconds,
         "communication, share of the class": spent / seconds["total"],
@@ -117,7 +119,10 @@ def _figure(name: str, value: float | None) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the command; returns the exit status."""
+    title, _, examples = __doc__.split("\n\n")
+    description = f"{title}\n\n{examples}"
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", choices=["resnet18", "wide_resnet50_2"])
     parser.add_argument("--latency", action="store_true", help="one image at a time")
     parser.add_argument("--precision", action="store_true", help="what tf32 and bf16 do to speed, maps and ROC AUC")
@@ -135,7 +140,7 @@ def main() -> int:
     args.work = args.work.resolve()
 
     report = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "machine": f"{platform.machine()}, {cores()} cores, {platform.system()}",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "architectures": {},
     }

@@ -1,5 +1,7 @@
 """The textbook: what the public scripts compute, the way they compute it. Only the benchmark runs it.
 
+教科书实现：公开脚本算什么、怎样算，这里就算什么、怎样算；只供基准测试。
+
 The whole network, every channel of every image concatenated at 56×56 before some are chosen,
 ``np.cov`` and ``np.linalg.inv`` for every position, SciPy's distance for every image at every
 position, scikit-learn's metrics, one figure after another.
@@ -38,6 +40,8 @@ DIMENSIONS = {"resnet18": (448, 100), "wide_resnet50_2": (1792, 550)}
 
 
 class Clock:
+    """Seconds of each stage, from the end of the one before."""
+
     def __init__(self) -> None:
         self.stages: dict[str, float] = {}
         self.last = time.perf_counter()
@@ -69,6 +73,7 @@ def embed(network: torch.nn.Module, loader: DataLoader, chosen: torch.Tensor, ke
 
 
 def draw(path: Path, image: np.ndarray, truth: np.ndarray, score: np.ndarray, threshold: float) -> None:
+    """Write one localization figure."""
     figure, axes = plt.subplots(1, 5, figsize=(12, 3))
     figure.subplots_adjust(right=0.9)
     mask = opening(score > threshold, disk(4))
@@ -89,6 +94,7 @@ def draw(path: Path, image: np.ndarray, truth: np.ndarray, score: np.ndarray, th
 
 
 def main() -> None:
+    """Fit, score, evaluate and draw one class; print the stages' seconds and the figures of merit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", choices=sorted(DIMENSIONS), required=True)
     parser.add_argument("--data", type=Path, required=True)
@@ -139,7 +145,7 @@ def main() -> None:
     a, b = 2 * precision * recall, precision + recall
     threshold = thresholds[np.argmax(np.divide(a, b, out=np.zeros_like(a), where=b != 0)[:-1])]
     clock("metrics")
-    for i, picture in enumerate(to_pictures(images)):
+    for i, picture in enumerate(to_pictures(images.numpy())):
         draw(args.out / f"{i}.png", picture, truth[i], scores[i], threshold)
     clock("figures")
     np.save(args.out / "maps.npy", maps)

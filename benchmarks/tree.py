@@ -1,41 +1,44 @@
-"""Running a command and watching the memory of its process tree."""
+"""Running a command and watching the memory of its process tree.
+
+运行一条命令，监视其进程树的内存。
+"""
 
 import os
 import subprocess
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A finished command: seconds of the whole process, and the tree's peak bytes (None off Linux)."""
+    """A finished command.
+
+    Attributes
+    ----------
+    seconds : float
+        Of the whole process.
+    peak_memory_bytes : int or None
+        Of the process and all below it; None where the system does not tell (off Linux).
+    stdout : str
+    """
 
     seconds: float
     peak_memory_bytes: int | None
     stdout: str
 
 
-def _tree(root: int) -> list[int]:
-    children = [root]
-    for pid in children:  # 列表在遍历中增长：逐层展开
-        with suppress(OSError):  # 进程刚刚结束
-            for path in Path(f"/proc/{pid}/task").glob("*/children"):
-                children += [int(child) for child in path.read_text().split()]
-    return children
-
-
-def _resident(root: int) -> int:
+def _proportional(root: psutil.Process) -> int:
     """Proportional set size of the tree: a page shared by k processes counts 1/k in each."""
     total = 0
-    for pid in _tree(root):
+    for process in (root, *root.children(recursive=True)):
         try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:  # 进程刚刚结束
+            total += getattr(process.memory_full_info(), "pss", 0)
+        except psutil.Error:  # 进程刚刚结束
             continue
-        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
     return total
 
 
@@ -46,13 +49,21 @@ def measure(
 
     A look costs the kernel milliseconds a gigabyte, hence not oftener.
 
+    Parameters
+    ----------
+    command : list of str
+    cwd : Path
+    environment : dict, optional
+        Variables besides this process's.
+    interval : float
+
     Raises
     ------
     RuntimeError
         If it fails; the message is the end of what it wrote to stderr.
     """
     start, peak, ended = time.perf_counter(), 0, threading.Event()
-    process = subprocess.Popen(
+    process = psutil.Popen(
         command,
         cwd=cwd,
         env=os.environ | (environment or {}),
@@ -61,14 +72,13 @@ def measure(
         text=True,
         encoding="utf-8",
     )
-    linux = Path(f"/proc/{process.pid}/smaps_rollup").exists()
 
     def watch() -> None:
         nonlocal peak
-        while linux and not ended.wait(interval):
+        while not ended.wait(interval):
             try:
-                peak = max(peak, _resident(process.pid))
-            except OSError:
+                peak = max(peak, _proportional(process))
+            except psutil.Error:  # 命令刚刚结束
                 continue
 
     watcher = threading.Thread(target=watch)

@@ -1,9 +1,10 @@
 """Fetching MVTec AD: its licence, a download that goes on after a break, a checked archive, safe unpacking.
 
+MVTec AD 的下载：许可、断点续传、校验、安全解包。
+
 ``python -m datasets.mvtec --download DIR`` is the command.
 """
 
-import argparse
 import hashlib
 import lzma
 import re
@@ -18,8 +19,9 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from datasets.errors import DataError
-from datasets.lock import alone_in
+from system.command import Parser, run
+from system.errors import UserError
+from system.lock import lock
 
 URL = (
     "https://www.mydrive.ch/shares/150996/b52ecdcbf521176e9db9c731f2304b27/download/"
@@ -59,7 +61,7 @@ def get_mvtec(folder: Path, classes: Sequence[str], url: str = URL, sha256: str 
 
     Raises
     ------
-    DataError
+    UserError
         If the archive cannot be had, is another one, or must not be unpacked, or if another process
         is at it in this folder; the message names the remedy.
     """
@@ -67,8 +69,8 @@ def get_mvtec(folder: Path, classes: Sequence[str], url: str = URL, sha256: str 
         return list(classes)
     if not hasattr(tarfile, "data_filter"):
         version = ".".join(map(str, sys.version_info[:3]))
-        raise DataError(f"Python {version} cannot unpack archives safely; 3.10.12, 3.11.4 and 3.12 or later can")
-    with alone_in(folder):
+        raise UserError(f"Python {version} cannot unpack archives safely; 3.10.12, 3.11.4 and 3.12 or later can")
+    with lock(folder / ".lock", "give another --download"):
         archive = _have_archive(folder / ARCHIVE, url, sha256)
         return _unpack(archive, folder, classes)
 
@@ -77,13 +79,13 @@ def _have_archive(archive: Path, url: str, sha256: str) -> Path:
     """The archive, checked; downloaded if it is not there."""
     if archive.exists():
         if (found := _hash(archive)) != sha256:
-            raise DataError(f"{str(archive)!r} is not MVTec AD's archive (SHA-256 {found}); move it away")
+            raise UserError(f"{str(archive)!r} is not MVTec AD's archive (SHA-256 {found}); move it away")
     else:
         part = archive.with_name(f"{ARCHIVE}.part")
         _fetch(url, part)
         if (found := _hash(part)) != sha256:
             part.unlink()
-            raise DataError(
+            raise UserError(
                 f"what {url} sent is not MVTec AD's archive: its SHA-256 is {found}, not {sha256}; "
                 f"{str(part)!r} is removed; try again, or give another source with --url"
             )
@@ -141,11 +143,11 @@ def _connect(url: str, have: int) -> tuple[HTTPResponse | None, int, int | None]
 def _fetch(url: str, part: Path) -> None:
     """Download to ``part``, after what is there already if the server can."""
     if not url.startswith(("http://", "https://")):
-        raise DataError(f"{url!r} is no http or https address; see --url")
+        raise UserError(f"{url!r} is no http or https address; see --url")
     try:
         response, done, total = _connect(url, part.stat().st_size if part.exists() else 0)
     except (OSError, HTTPException, ValueError) as problem:
-        raise DataError(
+        raise UserError(
             f"cannot download {url} ({_reason(problem)}); try again, give another source with --url, "
             f"or put the archive at {str(part.with_suffix(''))!r} yourself"
         ) from problem
@@ -155,7 +157,7 @@ def _fetch(url: str, part: Path) -> None:
         # 解开后不会比压缩包小：装不下就不必开始
         free, needed = shutil.disk_usage(part.parent).free, 2 * (total or 0) - done
         if free < needed:
-            raise DataError(f"{str(part.parent)!r} has {_size(free)} free, {_size(needed)} or more are needed")
+            raise UserError(f"{str(part.parent)!r} has {_size(free)} free, {_size(needed)} or more are needed")
         broken = None
         with open(part, "ab" if done else "wb") as file, _bar("downloading", total, done) as bar:
             while True:
@@ -173,7 +175,7 @@ def _fetch(url: str, part: Path) -> None:
         broken = "the connection was closed"
     if broken:
         whole = f" of {_size(total)}" if total else ""
-        raise DataError(
+        raise UserError(
             f"the download broke off at {_size(done)}{whole} ({broken}); the same command goes on from there"
         )
 
@@ -199,16 +201,16 @@ def _unpack(archive: Path, folder: Path, classes: Sequence[str]) -> list[str]:
                 tar.extract(member, temporary, filter="data")
                 bar.update(raw.tell() - bar.n)
         if not is_complete(temporary, classes):
-            raise DataError(f"{str(archive)!r} does not hold the classes of MVTec AD; give another --url")
+            raise UserError(f"{str(archive)!r} does not hold the classes of MVTec AD; give another --url")
         return [entry.name for entry in sorted(temporary.iterdir()) if not _move(entry, folder / entry.name)]
     except (tarfile.TarError, lzma.LZMAError, EOFError) as problem:
-        raise DataError(f"cannot unpack {str(archive)!r} ({_reason(problem)}); remove it and run again") from problem
+        raise UserError(f"cannot unpack {str(archive)!r} ({_reason(problem)}); remove it and run again") from problem
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _check_member(member: tarfile.TarInfo, archive: Path) -> None:
-    """Raise DataError for whatever has no place in a folder of pictures."""
+    """Raise UserError for whatever has no place in a folder of pictures."""
     paths = PurePosixPath(member.name), PureWindowsPath(member.name)
     if any(p.anchor or ".." in p.parts for p in paths):
         problem = "leads out of the folder"
@@ -216,7 +218,7 @@ def _check_member(member: tarfile.TarInfo, archive: Path) -> None:
         problem = "is neither a file nor a folder"
     else:
         return
-    raise DataError(f"{str(archive)!r} holds {member.name!r}, which {problem}; it is not unpacked, remove it")
+    raise UserError(f"{str(archive)!r} holds {member.name!r}, which {problem}; it is not unpacked, remove it")
 
 
 def _move(entry: Path, target: Path) -> bool:
@@ -232,53 +234,54 @@ def ask_licence() -> None:
 
     Raises
     ------
-    DataError
+    UserError
         If the answer is not yes, or nobody is there to answer.
     """
     nobody = "nobody is there to accept the licence; if you do, give --accept-license"
     if sys.stdin is None or not sys.stdin.isatty():
-        raise DataError(nobody)
+        raise UserError(nobody)
     try:
         answer = input("Do you accept these terms? [y/N] ")
     except EOFError:
-        raise DataError(nobody) from None
+        raise UserError(nobody) from None
     if answer.strip().lower() not in ("y", "yes"):
-        raise DataError("the licence was not accepted; nothing was downloaded")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        self.exit(2, f"error: {message}; see --help\n")
+        raise UserError("the licence was not accepted; nothing was downloaded")
 
 
 def main(classes: Sequence[str], argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status: 0 done, 2 a mistake in one line on stderr."""
-    parser = _Parser(prog="python -m datasets.mvtec", description="Fetch MVTec AD.")
+    """Run the command; returns the exit status, see `system.command.run`.
+
+    Parameters
+    ----------
+    classes : sequence of str
+        What the archive must hold.
+    argv : list of str, optional
+        The options; by default those of this process.
+    """
+    parser = Parser(prog="python -m datasets.mvtec", description="Fetch MVTec AD.")
     parser.add_argument("--download", type=Path, metavar="DIR", required=True, help="where its classes go")
     parser.add_argument("--accept-license", action="store_true", help="do not ask: CC BY-NC-SA 4.0 is accepted")
     parser.add_argument("--url", default=URL, help="another source of the same archive")
     args = parser.parse_args(argv)
     folder = args.download
-    for stream in (sys.stdout, sys.stderr):  # 控制台写不出的文件夹名，不值得为之中断
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
-    try:
-        if is_complete(folder, classes):
-            print(f"MVTec AD is in {folder} already")
-        else:
-            print(LICENCE)
-            if not args.accept_license:
-                ask_licence()
-            if kept := get_mvtec(folder, classes, args.url, SHA256):
-                print(f"left as they were: {', '.join(kept)}; remove them and run again to have the archive's")
-            print(f"wrote MVTec AD: {folder} ({ARCHIVE} in it is no longer needed)")
+
+    def work() -> None:
+        try:
+            if is_complete(folder, classes):
+                print(f"MVTec AD is in {folder} already")
+            else:
+                print(LICENCE)
+                if not args.accept_license:
+                    ask_licence()
+                if kept := get_mvtec(folder, classes, args.url, SHA256):
+                    print(f"left as they were: {', '.join(kept)}; remove them and run again to have the archive's")
+                print(f"wrote MVTec AD: {folder} ({ARCHIVE} in it is no longer needed)")
+        except OSError as problem:
+            where = str(problem.filename or folder)
+            raise UserError(
+                f"{where!r}: {problem.strerror or problem}; what is downloaded is kept: mend this and run again"
+            ) from problem
         words = f'"{folder}"' if " " in str(folder) else folder
         print(f"next: python main.py --data_path {words}")
-        return 0
-    except DataError as problem:
-        message = str(problem)
-    except OSError as problem:
-        where = str(problem.filename or folder)
-        message = f"{where!r}: {problem.strerror or problem}; what is downloaded is kept: mend this and run again"
-    print(f"error: {message}", file=sys.stderr)
-    return 2
+
+    return run(work, "interrupted; the same command goes on from there")

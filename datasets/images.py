@@ -1,4 +1,7 @@
-"""Reading picture files as a person sees them, and masks as what is not zero."""
+"""Picture files: decoded as a viewer shows them, 8-bit RGB; masks as what is not zero.
+
+图片文件的读取：图片按看图软件所示解码，掩码为非零处。
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from datasets.errors import DataError
+from system.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 _LOST = "a symbolic link that is circular or leads nowhere"
@@ -16,8 +19,12 @@ _LOST = "a symbolic link that is circular or leads nowhere"
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP", "PPM")
 
 
+class DataError(UserError):
+    """A picture, or a class of pictures, that cannot be used as it is; whoever can do without it catches this."""
+
+
 def is_picture(path: Path) -> bool:
-    """Whether ``path`` has a picture's suffix; hidden files (``._x.png`` of macOS) have not."""
+    """Whether ``path`` has a picture's suffix and is not hidden (as ``._x.png`` of macOS is)."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
@@ -27,7 +34,7 @@ def is_folder(path: Path) -> bool:
     Raises
     ------
     DataError
-        If it is a symbolic link that is circular or leads nowhere: pictures that are missed in silence.
+        If it is a symbolic link that is circular or leads nowhere, since pictures would be missed in silence.
     """
     if path.is_dir():
         return True

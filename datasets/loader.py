@@ -1,57 +1,38 @@
-"""Batches from a data set, decoded ahead by threads."""
+"""Batches of torch tensors from a data set with NumPy items; the only file of this folder that imports torch.
 
-from collections import deque
+把数据集的 NumPy 样本叠成 torch 张量的批；本文件夹中只有这里装入 torch。
+"""
+
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+
+from datasets.read_ahead import Indexed, read_ahead
 
 
-def batches(dataset: Dataset, batch_size: int, workers: int) -> Iterator[tuple[Tensor, ...]]:
+def batches(dataset: Indexed, batch_size: int, workers: int) -> Iterator[tuple[Tensor, ...]]:
     """Yield the data set in order, as stacked batches; the last may be smaller.
 
     Parameters
     ----------
-    dataset : Dataset
-        Its items are tuples of tensors of equal shape.
+    dataset : Indexed
+        Its items are tuples of arrays or NumPy scalars; an element has the same shape and dtype in all of them.
     batch_size : int
     workers : int
         Threads that decode ahead, by three batches at most; 0 decodes in the caller's thread.
+
+    Yields
+    ------
+    tuple of Tensor
+        One tensor ``(B, ...)`` for each element of an item, of its dtype.
 
     Raises
     ------
     Exception
         Whatever an item raises, as it was raised.
-
-    Notes
-    -----
-    Threads, and not the processes of ``torch.utils.data.DataLoader``: Pillow decodes and resizes
-    outside the interpreter lock, so threads scale as well, and they start at once, need no shared
-    memory segment, import nothing again where processes are spawned, and never duplicate the
-    covariance where they are forked (every page written after a fork is copied).
     """
-    ahead: deque = deque()  # (下标, future)，按序
-    indices = iter(range(len(dataset)))
-    # 解码线程里的张量运算各用一线程，不与网络争抢
-    pool = ThreadPoolExecutor(max(workers, 1), "decode", initializer=torch.set_num_threads, initargs=(1,))
-
-    def refill() -> None:
-        while len(ahead) < 3 * batch_size and (index := next(indices, None)) is not None:
-            ahead.append((index, pool.submit(dataset.__getitem__, index) if workers else None))
-
-    def take(count: int) -> list[tuple[Tensor, ...]]:
-        items = [ahead.popleft() for _ in range(count)]
-        # 主线程不空等：解码线程从前往后，它从后往前，解码还没轮到的图片
-        own = {i: dataset[i] for i, future in reversed(items) if future is None or future.cancel()}
-        return [own[i] if i in own else future.result() for i, future in items]
-
-    try:
-        refill()
-        while ahead:
-            items = take(min(batch_size, len(ahead)))
-            refill()
-            yield tuple(torch.stack(column) for column in zip(*items, strict=True))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with closing(read_ahead(dataset, batch_size, workers)) as ahead:  # 中途不要了，解码线程也随之结束
+        for items in ahead:
+            yield tuple(torch.stack([torch.as_tensor(v) for v in column]) for column in zip(*items, strict=True))

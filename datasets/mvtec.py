@@ -1,4 +1,6 @@
-"""MVTec AD, and any folder in its layout.
+"""MVTec AD, and any folder in its layout (the paper's section IV.A).
+
+MVTec AD 数据集，以及任何同样布局的文件夹（论文第 IV.A 节）。
 
 A class is a folder::
 
@@ -15,44 +17,25 @@ Bergmann et al., "MVTec AD: A Comprehensive Real-World Dataset for Unsupervised 
 Detection", CVPR 2019.
 """
 
-import sys
-
-from datasets.names import CLASSES, OBJECTS, TEXTURES  # noqa: F401
-
-if __name__ == "__main__":  # 在装入 torch 之前：下载用不着它
-    from datasets import ending
-
-    def _download() -> int:
-        from datasets.download import main
-
-        return main(CLASSES)
-
-    sys.exit(ending.run(_download, "interrupted; the same command goes on from there"))
-
-import csv
 import hashlib
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset
 
-from datasets.errors import DataError
-from datasets.images import is_folder, is_picture, read_image, read_mask, read_size
+from datasets import download
+from datasets.images import DataError, is_folder, is_picture, read_image, read_mask, read_size
 from datasets.preprocessing import Preprocessing, words
+from system.errors import UserError
 
-
-def published() -> dict[str, dict[str, float]]:
-    """The ROC AUC that the original code's authors published, ``{row: {column: value}}``.
-
-    Rows are the fifteen classes and ``all_textures``, ``all_objects``, ``all``; columns are
-    ``{arch}_image`` and ``{arch}_pixel``.
-    """
-    with open(Path(__file__).with_name("published.csv"), encoding="utf-8", newline="") as file:
-        return {row.pop("class"): {k: float(v) for k, v in row.items()} for row in csv.DictReader(file)}
+TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
+OBJECTS = (
+    "bottle", "cable", "capsule", "hazelnut", "metal_nut", "pill", "screw", "toothbrush", "transistor", "zipper",
+)  # fmt: skip
+CLASSES = tuple(sorted(TEXTURES + OBJECTS))
 
 
 def locate(path: Path, names: Sequence[str] | None = None) -> tuple[Path, Sequence[str] | None]:
@@ -62,14 +45,14 @@ def locate(path: Path, names: Sequence[str] | None = None) -> tuple[Path, Sequen
 
     Raises
     ------
-    DataError
+    UserError
         If another class than that one is named, or a link leads nowhere.
     """
     if not _has_training(path) or any(map(_has_training, _visible(path))):
         return path, names
     path = path.resolve()  # "." 也有名字
     if set(names or ()) - {path.name}:
-        raise DataError(f"{str(path)!r} is the class {path.name!r}; leave out --classes, or give its parent folder")
+        raise UserError(f"{str(path)!r} is the class {path.name!r}; leave out --classes, or give its parent folder")
     return path.parent, [path.name]
 
 
@@ -87,11 +70,11 @@ def find_classes(root: Path, names: Sequence[str] | None = None) -> list[str]:
 
     Raises
     ------
-    DataError
+    UserError
         If ``root`` is no folder, holds no class, or lacks a named one, or a link there leads nowhere.
     """
     if not root.is_dir():
-        raise DataError(
+        raise UserError(
             f"no data folder {str(root)!r}; give the folder that holds the classes with --data_path, "
             f"or fetch MVTec AD with: python -m datasets.mvtec --download {root}"
         )
@@ -99,13 +82,13 @@ def find_classes(root: Path, names: Sequence[str] | None = None) -> list[str]:
     for name in names or ():
         if name not in found:
             known = ", ".join(p.name for p in _visible(root) if (p / "train" / "good").is_dir()) or "none"
-            raise DataError(
+            raise UserError(
                 f"no class {name!r} (a folder with train/good) in {str(root)!r}; found: {known}; see --classes"
             )
     if names:
         return list(dict.fromkeys(names))
     if not found:
-        raise DataError(f"no class (a folder with train/good) in {str(root)!r}; see --data_path")
+        raise UserError(f"no class (a folder with train/good) in {str(root)!r}; see --data_path")
     return [name for name in CLASSES if name in found] or found
 
 
@@ -113,13 +96,13 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if is_picture(p)) if is_folder(folder) else []
 
 
-class MVTecDataset(Dataset):
+class MVTecDataset:
     """One class, one split.
 
     An item is ``(image, label, mask)``: float32 ``(3, 224, 224)``, normalised with ImageNet's mean
-    and deviation; int64 ``()``, 1 for a defect; uint8 ``(1, 224, 224)``, 1 where the defect is,
+    and deviation; ``numpy.int64``, 1 for a defect; uint8 ``(1, 224, 224)``, 1 where the defect is,
     all zero for normal pictures and in a class without ``ground_truth``. Another ``preprocessing``
-    gives other sizes.
+    gives other sizes. A ``torch.utils.data.DataLoader`` takes the data set as it is.
 
     Parameters
     ----------
@@ -171,16 +154,16 @@ class MVTecDataset(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.int64, np.ndarray]:
         # 数据集内的路径，含类别名：同一张图在哪台机器上都有同样的随机旋转与裁剪
         key = f"{self.folder.name}/{self.files[index].relative_to(self.folder).as_posix()}"
         image = self.preprocessing.image(read_image(self.files[index]), key)  # (3, 224, 224)
         path = self.masks[index]
         if path is None:
-            mask = torch.zeros(1, *image.shape[1:], dtype=torch.uint8)
+            mask = np.zeros((1, *image.shape[1:]), np.uint8)
         else:
             mask = self.preprocessing.mask(read_mask(path), key)  # (1, 224, 224)
-        return image, torch.tensor(int(self.labels[index])), mask
+        return image, np.int64(self.labels[index]), mask
 
     @property
     def is_labelled(self) -> bool:
@@ -236,7 +219,7 @@ def check_class(root: Path, name: str, preprocessing: Preprocessing | None = Non
 
     Raises
     ------
-    DataError
+    UserError
         For fewer than two training pictures, a file that is no picture, a defect picture without
         mask, a mask of another size, or pictures that are not of one size once they are prepared;
         the message names the file and the remedy.
@@ -245,15 +228,15 @@ def check_class(root: Path, name: str, preprocessing: Preprocessing | None = Non
     train, test = (MVTecDataset(root, name, split, preprocessing) for split in (True, False))
     folder = str(train.folder / "train" / "good")
     if not train.files:
-        raise DataError(f"no training pictures in {folder!r}; put normal pictures there")
+        raise UserError(f"no training pictures in {folder!r}; put normal pictures there")
     if len(train.files) == 1:
-        raise DataError(f"a single training picture in {folder!r}; a covariance needs at least two")
+        raise UserError(f"a single training picture in {folder!r}; a covariance needs at least two")
 
     def check(file: Path, mask: Path | None) -> tuple[int, int]:
         size = read_size(file)
         if mask is not None and read_size(mask) != size:
             (w, h), (mw, mh) = size, read_size(mask)
-            raise DataError(f"mask {str(mask)!r} is {mw}x{mh}, its picture {w}x{h}; they must be of one size")
+            raise UserError(f"mask {str(mask)!r} is {mw}x{mh}, its picture {w}x{h}; they must be of one size")
         return preprocessing.output_size(size, file)
 
     files, masks, first = train.files + test.files, [None] * len(train) + test.masks, None
@@ -261,7 +244,7 @@ def check_class(root: Path, name: str, preprocessing: Preprocessing | None = Non
         for file, size in zip(files, pool.map(check, files, masks), strict=True):
             first = first or size
             if size != first:
-                raise DataError(
+                raise UserError(
                     f"{str(file)!r} comes out at {words(*size)}, {str(files[0])!r} at {words(*first)} (height x "
                     "width); a class has one size: give --resize HEIGHTxWIDTH, or a --crop"
                 )
@@ -273,14 +256,18 @@ def common_size(checked: dict[str, CheckedClass]) -> tuple[int, int]:
 
     Raises
     ------
-    DataError
+    UserError
         If there is more than one.
     """
     (name, first), *others = checked.items()
     for other, found in others:
         if found.size != first.size:
-            raise DataError(
+            raise UserError(
                 f"class {name!r} comes out at {words(*first.size)}, class {other!r} at {words(*found.size)} (height x "
                 "width); a run has one size: give --resize HEIGHTxWIDTH, a --crop, or one of them with --classes"
             )
     return first.size
+
+
+if __name__ == "__main__":
+    sys.exit(download.main(CLASSES))

@@ -1,16 +1,18 @@
-"""Pictures without labels, from files and folders."""
+"""Pictures without labels, from files and folders.
+
+没有标注的图片：来自文件与文件夹。
+"""
 
 import os
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
+import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
 
-from datasets.errors import DataError
-from datasets.images import is_folder, is_picture, read_image
+from datasets.images import DataError, is_folder, is_picture, read_image
 from datasets.preprocessing import Preprocessing, words
+from system.errors import UserError
 
 
 class Picture(NamedTuple):
@@ -26,9 +28,19 @@ def find_pictures(inputs: list[Path], figures: Path | None = None) -> list[Pictu
     Links are followed; hidden files and folders are left out, and the folder ``figures``, where figures are
     to go.
 
+    Parameters
+    ----------
+    inputs : list of Path
+        Files and folders.
+    figures : Path, optional
+
+    Returns
+    -------
+    list of Picture
+
     Raises
     ------
-    DataError
+    UserError
         If an input is not there or is where figures go, a folder holds no picture or cannot be read, or a
         link in it leads nowhere.
     """
@@ -36,16 +48,16 @@ def find_pictures(inputs: list[Path], figures: Path | None = None) -> list[Pictu
     own = figures.resolve() if figures else None
     for place in inputs:
         if own and place.exists() and own in (place.resolve(), *place.resolve().parents):
-            raise DataError(f"{str(place)!r} is where figures go ({str(figures)!r}); give another --out")
+            raise UserError(f"{str(place)!r} is where figures go ({str(figures)!r}); give another --out")
         if place.is_dir():
             files = [(place / below, place.resolve().name / below) for below in _below(place, own)]
             if not files:
                 but = f" but in {str(figures)!r}, where figures go" if figures and figures.is_dir() else ""
-                raise DataError(f"no picture in {str(place)!r}{but}; PNG, JPEG, BMP and TIFF count")
+                raise UserError(f"no picture in {str(place)!r}{but}; PNG, JPEG, BMP and TIFF count")
         elif place.exists():
             files = [(place, Path(place.name))]
         else:
-            raise DataError(f"no picture or folder {str(place)!r}; give what is there")
+            raise UserError(f"no picture or folder {str(place)!r}; give what is there")
         for file, name in files:
             first = figure = name if name.suffix == ".png" else name.with_name(f"{name.name}.png")
             while figure in taken:  # 不同文件夹里的同名图片
@@ -58,7 +70,7 @@ def find_pictures(inputs: list[Path], figures: Path | None = None) -> list[Pictu
 
 def _below(folder: Path, own: Path | None) -> list[Path]:
     def unreadable(problem: OSError) -> None:
-        raise DataError(
+        raise UserError(
             f"cannot read folder {problem.filename!r} ({problem.strerror}); mend it or leave it out"
         ) from problem
 
@@ -78,11 +90,11 @@ def _below(folder: Path, own: Path | None) -> list[Path]:
     return sorted(found)
 
 
-class NewPictures(Dataset):
+class NewPictures:
     """Pictures to score, prepared as the training pictures were.
 
-    An item is ``(image, index, readable)``: float32 (3, H, W), normalised; int64 (); bool (). Of a
-    picture that cannot be used the image is zero, and ``problems[index]`` says why.
+    An item is ``(image, index, readable)``: float32 (3, H, W), normalised; ``numpy.int64``;
+    ``numpy.bool_``. Of a picture that cannot be used the image is zero, and ``problems[index]`` says why.
 
     Parameters
     ----------
@@ -90,6 +102,11 @@ class NewPictures(Dataset):
     preprocessing : Preprocessing
     size : (int, int)
         Height and width that must come out.
+
+    Attributes
+    ----------
+    problems : dict
+        ``{index: message}`` of the pictures read so far that cannot be used.
     """
 
     def __init__(self, files: list[Path], preprocessing: Preprocessing, size: tuple[int, int]):
@@ -99,7 +116,7 @@ class NewPictures(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.int64, np.bool_]:
         file = self.files[index]
         try:
             picture = read_image(file)
@@ -110,8 +127,8 @@ class NewPictures(Dataset):
         except MemoryError:
             self.problems[index] = f"no memory to prepare {str(file)!r}; cut it down, or give a smaller --num_workers"
         if index in self.problems:
-            image, readable = torch.zeros(3, *self.size), False
-        return image, torch.tensor(index), torch.tensor(readable)
+            image, readable = np.zeros((3, *self.size), np.float32), False
+        return image, np.int64(index), np.bool_(readable)
 
     def _check(self, file: Path, picture: Image.Image) -> None:
         size = self.preprocessing.output_size(picture.size, file)

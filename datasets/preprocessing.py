@@ -1,4 +1,6 @@
-"""How pictures and their masks are prepared for the network.
+"""How pictures and their masks are prepared for the network (the paper's section IV.A); Pillow and NumPy only.
+
+图片与掩码的预处理（论文第 IV.A 节），只用 Pillow 与 NumPy。
 
 References
 ----------
@@ -13,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as F  # noqa: N812
+from PIL.Image import Resampling
 
-from datasets.errors import DataError
+from datasets.images import DataError
+from system.errors import UserError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_MEAN, _STD = (np.array(v, np.float32).reshape(3, 1, 1) for v in (MEAN, STD))
 ROTATION = 10  # 度：Rd-MVTec AD 的旋转在 ±10° 之内
 PROTOCOLS = ("aligned", "rd")
 
@@ -61,7 +63,7 @@ class Preprocessing:
 
         Raises
         ------
-        DataError
+        UserError
             If it is none of this program's.
         """
         try:
@@ -72,7 +74,7 @@ class Preprocessing:
         except (AttributeError, TypeError, LookupError):
             made = None
         if made is None or made.protocol not in PROTOCOLS or made.record() != record:
-            raise DataError(f"no preprocessing of this program: {record}; fit again")
+            raise UserError(f"no preprocessing of this program: {record}; fit again")
         return made
 
     @property
@@ -119,44 +121,79 @@ class Preprocessing:
         other = int(self.resize * long / short)  # 与 torchvision 的取整一致
         return (other, self.resize) if size[0] <= size[1] else (self.resize, other)
 
-    def image(self, picture: Image.Image, key: str | None = None) -> torch.Tensor:
-        """An RGB picture as the network takes it: float32 (3, H, W), normalised.
+    def image(self, picture: Image.Image, key: str | None = None) -> np.ndarray:
+        """An RGB picture as the network takes it.
 
         Parameters
         ----------
         picture : PIL.Image.Image
+            RGB.
         key : str, optional
             The picture's path within its data set: what the draws of ``rd`` depend on, beside the
             seed. Without one, as for new pictures, the picture is not turned, and cropped at the
             centre.
+
+        Returns
+        -------
+        ndarray of float32, (3, H, W)
+            Normalised, contiguous; H and W are those of `output_size`.
         """
-        framed = self._frame(picture, InterpolationMode.LANCZOS, InterpolationMode.BILINEAR, key)
-        return F.normalize(F.to_tensor(framed), MEAN, STD)
+        framed = self._frame(picture, Resampling.LANCZOS, Resampling.BILINEAR, key)
+        image = np.asarray(framed).transpose(2, 0, 1).astype(np.float32, order="C")  # (3, H, W)
+        # 逐步照 torchvision 的 to_tensor 与 normalize，全程 float32：逐位相同
+        image /= 255
+        image -= _MEAN
+        image /= _STD
+        return image
 
-    def mask(self, mask: Image.Image, key: str | None = None) -> torch.Tensor:
-        """A mask, framed as its picture with the same ``key`` is: uint8 (1, H, W), 1 where not zero."""
-        framed = self._frame(mask, InterpolationMode.NEAREST, InterpolationMode.NEAREST, key)
-        return (F.pil_to_tensor(framed) > 0).to(torch.uint8)
+    def mask(self, mask: Image.Image, key: str | None = None) -> np.ndarray:
+        """A mask, framed as its picture with the same ``key`` is.
 
-    def _frame(
-        self, picture: Image.Image, scaling: InterpolationMode, turning: InterpolationMode, key: str | None
-    ) -> Image.Image:
+        Parameters
+        ----------
+        mask : PIL.Image.Image
+            Of one channel.
+        key : str, optional
+            That of the picture.
+
+        Returns
+        -------
+        ndarray of uint8, (1, H, W)
+            1 where the mask is not zero.
+        """
+        framed = self._frame(mask, Resampling.NEAREST, Resampling.NEAREST, key)
+        return (np.asarray(framed)[None] > 0).astype(np.uint8)  # (1, H, W)
+
+    def _frame(self, picture: Image.Image, scaling: Resampling, turning: Resampling, key: str | None) -> Image.Image:
         height, width = self._resized(picture.size)
         centred = self.protocol == "aligned" or key is None
-        in_one_step = centred and self.crop and scaling == InterpolationMode.LANCZOS
+        in_one_step = centred and self.crop and scaling == Resampling.LANCZOS
         if in_one_step and (cropped := _resized_centre(picture, (height, width), _pair(self.crop))) is not None:
             return cropped
-        picture = F.resize(picture, [height, width], scaling)
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), scaling)
         if centred:
-            return F.center_crop(picture, list(_pair(self.crop))) if self.crop else picture
+            return _cropped_centre(picture, _pair(self.crop)) if self.crop else picture
         # 随机数只取决于种子与路径：与次序、线程、批大小无关，图与掩码相同
         digest = hashlib.sha256(f"{self.seed}/{key}".encode("utf-8", "surrogateescape")).digest()
         draws = random.Random(int.from_bytes(digest, "big"))
-        picture = F.rotate(picture, draws.uniform(-ROTATION, ROTATION), turning, fill=0)
+        picture = picture.rotate(draws.uniform(-ROTATION, ROTATION), turning, fillcolor="black")
         if not self.crop:
             return picture
         h, w = _pair(self.crop)
-        return F.crop(picture, draws.randint(0, height - h), draws.randint(0, width - w), h, w)
+        top, left = draws.randint(0, height - h), draws.randint(0, width - w)
+        return picture.crop((left, top, left + w, top + h))
+
+
+def _cropped_centre(picture: Image.Image, crop: tuple[int, int]) -> Image.Image:
+    (h, w), (width, height) = crop, picture.size
+    top, left = _start(height, h), _start(width, w)
+    return picture.crop((left, top, left + w, top + h))
+
+
+def _start(whole: int, part: int) -> int:
+    """Where a centred part begins."""
+    return round((whole - part) / 2)  # 与 torchvision 的取整一致
 
 
 def _resized_centre(picture: Image.Image, resized: tuple[int, int], crop: tuple[int, int]) -> Image.Image | None:
@@ -168,11 +205,11 @@ def _resized_centre(picture: Image.Image, resized: tuple[int, int], crop: tuple[
     """
     source, whole, part = picture.width, resized[0], crop[0]
     are_squares = (picture.height, resized[1], crop[1]) == (source, whole, part)
-    start = round((whole - part) / 2)  # 与 torchvision 的取整一致
+    start = _start(whole, part)
     if not are_squares or not all(_is_float32(n * source, whole) for n in (1, start, part, start + part)):
         return None
     first, last = start * source / whole, (start + part) * source / whole
-    return picture.resize(crop, Image.Resampling.LANCZOS, box=(first, first, last, last))
+    return picture.resize(crop, Resampling.LANCZOS, box=(first, first, last, last))
 
 
 def _is_float32(numerator: int, denominator: int) -> bool:
@@ -189,8 +226,10 @@ def words(*extent: Any) -> str:
     return str(extent) if isinstance(extent, int) else "x".join(map(str, extent))
 
 
-def to_pictures(images: torch.Tensor) -> np.ndarray:
+def to_pictures(images: np.ndarray) -> np.ndarray:
     """Undo the normalisation, exactly: float32 (B, 3, H, W) → uint8 (B, H, W, 3)."""
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
-    pictures = (images.cpu() * std + mean).mul_(255).round_().clamp_(0, 255)
-    return pictures.to(torch.uint8).permute(0, 2, 3, 1).numpy()  # (B, H, W, 3)
+    pictures = images * _STD
+    pictures += _MEAN
+    pictures *= 255
+    pictures = pictures.round(out=pictures).clip(0, 255, out=pictures)
+    return pictures.astype(np.uint8).transpose(0, 2, 3, 1)  # (B, H, W, 3)

@@ -1,4 +1,7 @@
-"""How the sample pictures are drawn: a woven cloth and a turned flange, sound and with defects."""
+"""How the sample pictures are drawn: a woven cloth and a turned flange, sound and with defects.
+
+样本图片的画法：亚麻布与法兰盘，完好的与带缺陷的。
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

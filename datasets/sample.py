@@ -1,11 +1,12 @@
 """A small procedural data set in the MVTec layout: one texture class, one object class.
 
+程序画出的小数据集，MVTec 布局：一个纹理类，一个物体类。
+
 ``python -m datasets.sample --out DIR --train N --test N --size S`` writes it. Every picture is
 drawn from a generator seeded by its own name, so the files do not depend on order or machine
 load, and a larger set begins with the pictures of a smaller one.
 """
 
-import argparse
 import os
 import shutil
 import sys
@@ -18,6 +19,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from datasets.recipes import CLASSES
+from system.command import Parser, run
+from system.errors import UserError
+from system.resources import cores
 
 
 def _plan(n_train: int, n_test: int, kinds: list[str]) -> list[tuple[str, str, int]]:
@@ -72,7 +76,7 @@ def write_sample(out: Path, n_train: int = 40, n_test: int = 18, size: int = 256
             for name, recipe in CLASSES.items()
             for entry in _plan(n_train, n_test, sorted(recipe.defects))
         ]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             done = pool.map(lambda job: _write_picture(*job), jobs)
             for _ in tqdm(done, desc=f"sample data | {out}", total=len(jobs), unit="image"):
                 pass
@@ -93,25 +97,24 @@ def _remove_abandoned(out: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m datasets.sample", description=__doc__.splitlines()[0])
+    """Run the command; returns the exit status, see `system.command.run`."""
+    parser = Parser(prog="python -m datasets.sample", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="the folder to make")
     parser.add_argument("--train", type=int, default=40, help="training images a class (default 40)")
     parser.add_argument("--test", type=int, default=18, help="test images a class (default 18)")
     parser.add_argument("--size", type=int, default=256, help="side in pixels (default 256)")
     args = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
         if args.train < 1 or args.test < 0 or args.size < 32:
-            raise ValueError("--train must be at least 1, --test at least 0, --size at least 32")
-        write_sample(args.out, args.train, args.test, args.size)
-    except FileExistsError:
-        print(f"error: {args.out} is there already; remove it or give another --out", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
-    print(f"wrote {args.out}: {', '.join(CLASSES)}, {args.train} training and {args.test} test images each")
-    return 0
+            raise UserError("--train must be at least 1, --test at least 0, --size at least 32")
+        try:
+            write_sample(args.out, args.train, args.test, args.size)
+        except FileExistsError as problem:
+            raise UserError(f"{str(args.out)!r} is there already; remove it or give another --out") from problem
+        print(f"wrote {args.out}: {', '.join(CLASSES)}, {args.train} training and {args.test} test images each")
+
+    return run(work, "interrupted; nothing was written")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,7 @@
-"""PaDiM, one file for one idea, in the order of the paper; importing the package loads nothing."""
+"""PaDiM, the method and nothing else: tensors in, tensors out.
+
+PaDiM 方法本身：张量进，张量出；不知道文件、选项与进程。
+"""
+
+EPSILON = 0.01  # 公式 1 的正则项 εI
+PRECISIONS = ("float32", "tf32", "bf16")  # 网络前向的算术；其后总是 float32

@@ -1,4 +1,6 @@
-"""From distances to anomaly maps and scores.
+"""From distances to anomaly maps.
+
+从距离到异常图：双线性上采样与高斯平滑（论文 III.C）。
 
 References
 ----------

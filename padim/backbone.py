@@ -1,5 +1,7 @@
 """The pretrained network, cut off behind the last layer that PaDiM reads.
 
+预训练网络，截到 PaDiM 所读的最后一层为止（论文 III.A 与 IV.C）。
+
 References
 ----------
 Defard et al., arXiv 2011.08785, section III.A and IV.C (backbones).
@@ -19,6 +21,7 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights, list_m
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from padim.graph import dry_run, fold_batch_norm, keep_returned, open_sequences, receptive_fields
+from system.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,6 @@ ARCHITECTURES = {
 }
 
 
-class ArchitectureError(ValueError):
-    """A network or a layer that is not there, or gives no feature maps; the message is one line with the remedy."""
-
-
-class WeightsError(ValueError):
-    """Weights that are not there or do not fit; the message is one line with the remedy."""
-
-
 @dataclass(frozen=True)
 class Layer:
     """One layer's output for the input size at hand; strides and receptive field in pixels."""
@@ -77,19 +72,19 @@ def find_architecture(arch: str, layers: Sequence[str] | None = None) -> Archite
 
     Raises
     ------
-    ArchitectureError
+    UserError
         If there is no such network, or no ``layers`` where they are needed.
     """
     known = list_models(module=torchvision.models)
     if arch not in known:
         close = difflib.get_close_matches(arch.lower(), known, 4, 0.5) or list(ARCHITECTURES)
-        raise ArchitectureError(f"torchvision has no network {arch!r}; --arch takes {', '.join(close)} and others")
+        raise UserError(f"torchvision has no network {arch!r}; --arch takes {', '.join(close)} and others")
     entry = ARCHITECTURES.get(arch)
     if entry and (not layers or set(layers) == set(entry.layers)):
         return entry
     if not layers:
         names = ", ".join(_layer_names(get_model(arch, weights=None))[:8])
-        raise ArchitectureError(f"which layers of {arch} to read is not known; give some with --layers ({names}, …)")
+        raise UserError(f"which layers of {arch} to read is not known; give some with --layers ({names}, …)")
     return Architecture(tuple(dict.fromkeys(layers)), None)
 
 
@@ -106,12 +101,12 @@ def imagenet_weights(arch: str) -> WeightsEnum:
 
     Raises
     ------
-    WeightsError
+    UserError
         If torchvision has no such weights for this network.
     """
     weights = get_model_weights(arch)
     if "IMAGENET1K_V1" not in weights.__members__:
-        raise WeightsError(f"torchvision has no IMAGENET1K_V1 weights for {arch}; give a file with --weights PATH")
+        raise UserError(f"torchvision has no IMAGENET1K_V1 weights for {arch}; give a file with --weights PATH")
     return weights.IMAGENET1K_V1
 
 
@@ -127,7 +122,7 @@ def load_network(arch: str, weights: str) -> tuple[nn.Module, bool]:
 
     Raises
     ------
-    WeightsError
+    UserError
         If the download, the file or its content fails; the message names the remedy.
     """
     # 与黄金结果相同：先播种，再构造；不动调用者的随机数状态
@@ -155,25 +150,23 @@ def _download(arch: str) -> dict[str, Tensor]:
     except Exception as problem:  # 断网、断流、写不进缓存、缓存里的坏文件：抛什么都有可能
         reason = " ".join(str(problem).split())[:120]
         if not cached.exists():
-            raise WeightsError(
+            raise UserError(
                 f"cannot download the ImageNet weights ({reason}); fetch {entry.url} elsewhere, then give the file "
                 f"with --weights PATH or put it at {str(cached)!r}"
             ) from problem
-        raise WeightsError(f"cannot use {str(cached)!r} ({reason}); delete it and run again") from problem
+        raise UserError(f"cannot use {str(cached)!r} ({reason}); delete it and run again") from problem
 
 
 def _read(path: Path, arch: str) -> tuple[dict[str, Tensor], bool]:
     if not path.is_file():
-        raise WeightsError(
-            f"no weights file {str(path)!r}; --weights takes 'imagenet', 'random' or a state dict's path"
-        )
+        raise UserError(f"no weights file {str(path)!r}; --weights takes 'imagenet', 'random' or a state dict's path")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:
         reason = " ".join(str(problem).split())[:120]
-        raise WeightsError(f"cannot read {str(path)!r} as a state dict ({reason}); see --weights") from problem
+        raise UserError(f"cannot read {str(path)!r} as a state dict ({reason}); see --weights") from problem
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(f"{str(path)!r} holds no state dict; save it with torch.save(model.state_dict(), ...)")
+        raise UserError(f"{str(path)!r} holds no state dict; save it with torch.save(model.state_dict(), ...)")
     # torchvision 的文件名里带着内容哈希的前八位：借此认出官方权重
     with open(path, "rb") as file:
         digest = hashlib.sha256(file.read()).hexdigest()
@@ -189,7 +182,7 @@ def _check_fit(state: dict[str, Tensor], wanted: dict[str, Tensor], arch: str, s
             problems.append(f"{k} is {tuple(state[k].shape)}, not {tuple(wanted[k].shape)}")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise WeightsError(f"{source!r} does not fit {arch}: {'; '.join(problems[:3])}{more}; see --weights and --arch")
+        raise UserError(f"{source!r} does not fit {arch}: {'; '.join(problems[:3])}{more}; see --weights and --arch")
 
 
 def weights_sha256(network: nn.Module) -> str:
@@ -225,7 +218,7 @@ class Backbone(nn.Module):
 
     Raises
     ------
-    ArchitectureError
+    UserError
         If there is no such layer.
 
     Notes
@@ -247,7 +240,7 @@ class Backbone(nn.Module):
                 raise
             close = difflib.get_close_matches(absent, there, 4, 0.5) or there[:8]
             message = f"the network has no layer {absent!r}; --layers takes {', '.join(close)}, …"
-            raise ArchitectureError(message) from problem
+            raise UserError(message) from problem
         nodes = list(self.graph.graph.nodes)
         returned = nodes[-1].args[0]  # 最后一个节点是输出：层名 → 节点
         self.layers = tuple(sorted(layers, key=lambda name: nodes.index(returned[name])))
@@ -266,7 +259,7 @@ class Backbone(nn.Module):
 
         Raises
         ------
-        ArchitectureError
+        UserError
             If a layer's output is no feature map, or the network does not take images of this size: too
             small for it, or too large for the memory there is.
         """
@@ -278,11 +271,11 @@ class Backbone(nn.Module):
         except (RuntimeError, AssertionError, MemoryError) as problem:
             reason = " ".join(str(problem).split())[:120]
             if _out_of_memory(problem):
-                raise ArchitectureError(
+                raise UserError(
                     f"images of {height}x{width} are too large for this machine ({reason}); "
                     "give a smaller --resize and --crop, or another --arch"
                 ) from problem
-            raise ArchitectureError(
+            raise UserError(
                 f"the network takes no images of {height}x{width} ({reason}); "
                 "give a larger --resize and --crop, or another --arch"
             ) from problem
@@ -293,7 +286,7 @@ class Backbone(nn.Module):
             # 没有行列的（ViT）、通道排在最后的（Swin）都不是 (C, H, W)：行列之比须与图像相同，各差不过一格
             if len(shape) != 3 or abs(shape[2] * height - shape[1] * width) > height + width:
                 size = " × ".join(map(str, shape))
-                raise ArchitectureError(
+                raise UserError(
                     f"layer {name!r} gives {size} values, no map of channels × height × width; see --layers"
                 )
             field = max(height, width) if math.isinf(field) else field

@@ -1,4 +1,7 @@
-"""Curves of figures of merit, thinned so that a few thousand points stand for millions."""
+"""Curves of figures of merit, thinned so that a few thousand points stand for millions.
+
+曲线抽稀：几千个点代表几百万个点。
+"""
 
 import numpy as np
 

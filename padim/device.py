@@ -1,13 +1,17 @@
-"""The device of a run, and its arithmetic."""
+"""The device, its memory and its arithmetic.
+
+设备、内存与算术精度。
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 
+import numpy as np
 import torch
+from torch import Tensor
 
-
-class DeviceError(ValueError):
-    """A device that is not there; the message is one line."""
+from system.errors import UserError
 
 
 def pick_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.device:
@@ -17,14 +21,14 @@ def pick_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.de
 
     Raises
     ------
-    DeviceError
+    UserError
         If there is no such device, or not one for each process.
     """
     if local_size > 1 and name != "cpu" and torch.cuda.is_available():
         if name not in ("auto", "cuda"):
-            raise DeviceError(f"--device {name} is one GPU for {local_size} processes; give --device cuda, or cpu")
+            raise UserError(f"--device {name} is one GPU for {local_size} processes; give --device cuda, or cpu")
         if local_size > torch.cuda.device_count():
-            raise DeviceError(
+            raise UserError(
                 f"{local_size} processes and {torch.cuda.device_count()} GPUs; give a smaller --nproc_per_node, "
                 "or --device cpu"
             )
@@ -38,7 +42,7 @@ def pick_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.de
             raise ValueError(f"a {device.type} device")
         return device
     except Exception as problem:  # 没有 CUDA、序号越界、名字不认识：各抛各的
-        raise DeviceError(f"--device {name} cannot be used here; --device cpu can") from problem
+        raise UserError(f"--device {name} cannot be used here; --device cpu can") from problem
 
 
 def describe_device(device: torch.device) -> str:
@@ -48,13 +52,24 @@ def describe_device(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
-PRECISIONS = ("float32", "tf32", "bf16")
+def empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Uninitialised float32; in main memory it begins at a multiple of 64 bytes.
+
+    Numpy, unlike torch, asks the system for huge pages, but aligns to 16 bytes only; and the last bit
+    of a matrix product may depend on the alignment.
+    """
+    if device.type != "cpu":
+        return torch.empty(shape, device=device)
+    count = 4 * prod(shape)
+    raw = np.empty(count + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return torch.from_numpy(raw[start : start + count].view(np.float32).reshape(shape))
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Raise DeviceError where the device has no such arithmetic."""
+    """Raise UserError where the device has no such arithmetic."""
     if precision == "tf32" and device.type != "cuda":
-        raise DeviceError(f"--precision tf32 needs a CUDA device, not {device.type}; leave it out")
+        raise UserError(f"--precision tf32 needs a CUDA device, not {device.type}; leave it out")
 
 
 @contextmanager

@@ -1,71 +1,27 @@
-"""One multivariate Gaussian for every patch position, and the distance to it.
+"""One multivariate Gaussian for every patch position, from a stream of embeddings.
+
+每个位置一个多元高斯，由嵌入的流估计（论文 III.B，公式 1）。
 
 References
 ----------
-Defard et al., arXiv 2011.08785, section III.B: equation 1 (mean and regularised covariance) and
-equation 2 (Mahalanobis distance).
+Defard et al., arXiv 2011.08785, section III.B: equation 1 (mean and regularised covariance).
 """
 
-import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Thread
 
 import torch
 from torch import Tensor
 
-from padim.features import empty
+from padim import EPSILON
+from padim.chunks import by_chunks, lower_strips, mirror
+from padim.device import empty
+from padim.mahalanobis import Gaussians
+from system.errors import UserError
 
-EPSILON = 0.01  # 公式 1 的正则项 εI
-_STRIP = 128  # 散布矩阵一次更新的行数
-_CHUNK = 1 << 20  # CPU 上一个线程一次取的协方差元素数
-_MERGED = 1 << 23  # 与其他进程合并时，一次相加的协方差元素数
+_MERGED = 1 << 25  # 与其他进程合并时，一次相加的协方差元素数
 _TEMPORARY = 128  # 不动散布矩阵而求距离时，同时分解的位置数
-
-
-def _lower_strips(d: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of the strips that cover a (d, d) matrix's lower triangle."""
-    for row in range(0, d, _STRIP):
-        yield slice(row, row + _STRIP), slice(0, row + _STRIP)
-
-
-def _by_chunks(work: Callable[[slice], None], positions: int, d: int, device: torch.device) -> None:
-    """Call ``work`` for slices of positions, which together are all of them."""
-    if device.type == "cpu":
-        _in_threads(work, positions, d)
-    else:
-        _in_turn(work, positions, d)
-
-
-def _in_threads(work: Callable[[slice], None], positions: int, d: int) -> None:
-    # 单个矩阵太小，不值得分给多个线程：每个线程独自做几个位置，中间结果留在缓存里
-    size = max(1, _CHUNK // d**2)
-    chunks = [slice(i, min(i + size, positions)) for i in range(0, positions, size)]
-    if len(chunks) == 1:
-        work(chunks[0])
-        return
-    # 推理模式与线程数都只对本线程有效
-    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for _ in pool.map(torch.inference_mode()(work), chunks):
-            pass
-
-
-def _in_turn(work: Callable[[slice], None], positions: int, d: int) -> None:
-    """On a GPU: one slice after the other, halved and tried again when memory does not suffice."""
-    size, start = 512, 0
-    while start < positions:
-        here = slice(start, min(start + size, positions))
-        try:
-            work(here)
-        except torch.OutOfMemoryError:
-            if size == 1:
-                raise
-            size //= 2
-            torch.cuda.empty_cache()
-            warnings.warn("GPU memory is short: going on with fewer positions at a time", stacklevel=4)
-        else:
-            start = here.stop
 
 
 @contextmanager
@@ -75,14 +31,6 @@ def _not_repeatable() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as problem:
         raise MemoryError("out of memory amid a change of the covariances") from problem
-
-
-class NotPositiveDefiniteError(ValueError):
-    """A covariance without Cholesky factor: its features were not finite, or far out of scale."""
-
-
-class FeatureError(ValueError):
-    """Training features that are NaN, infinite, or too large to square in float32."""
 
 
 class GaussianStream:
@@ -126,9 +74,8 @@ class GaussianStream:
         shape = (positions, dimensions, dimensions)
         if device.type == "cpu":
             # 几 GB 内存初次写入费时，在网络处理第一批图片时就开始
-            scatter = empty(shape)
-            self.scatter: Tensor | None = torch.from_numpy(scatter)
-            self._zeroing = Thread(target=scatter.fill, args=(0,), daemon=True)
+            self.scatter: Tensor | None = empty(shape, device)
+            self._zeroing = Thread(target=self.scatter.numpy().fill, args=(0,), daemon=True)
             self._zeroing.start()
         else:
             self.scatter, self._zeroing = torch.zeros(shape, device=device), None
@@ -163,12 +110,12 @@ class GaussianStream:
             deviations[:, m] = shift * (n * m / (n + m)) ** 0.5
             step = shift * (m / (n + m))
             with _not_repeatable():  # 需要内存的都在此之前
-                for rows, columns in _lower_strips(d):  # 对称：只算下三角，省去四成乘法
+                for rows, columns in lower_strips(d):  # 对称：只算下三角，省去四成乘法
                     self.scatter[here, rows, columns].baddbmm_(deviations[..., rows].mT, deviations[..., columns])
                 self.mean[here] += step
 
         with self._changing():
-            _by_chunks(merge, positions, d, block.device)
+            by_chunks(merge, positions, d, block.device)
             self.count += m
 
     def merge(self, add: Callable[[Tensor], Tensor]) -> None:
@@ -193,10 +140,14 @@ class GaussianStream:
             size = max(1, _MERGED // d**2)
             for start in range(0, positions, size):
                 here = slice(start, start + size)
-                for rows, columns in _lower_strips(d):
-                    strip = self.scatter[here, rows, columns]
-                    moved = torch.baddbmm(strip, shift[here, :, rows].mT, shift[here, :, columns])
-                    strip.copy_(add(moved))
+                strips = [self.scatter[here, rows, columns] for rows, columns in lower_strips(d)]
+                moved = [
+                    torch.baddbmm(strip, shift[here, :, rows].mT, shift[here, :, columns]).flatten()
+                    for strip, (rows, columns) in zip(strips, lower_strips(d), strict=True)
+                ]
+                total_here = add(torch.cat(moved))  # 一段位置的全部下三角，一条消息
+                for strip, part in zip(strips, total_here.split([m.numel() for m in moved]), strict=True):
+                    strip.copy_(part.view(strip.shape))
             self.mean, self.count = common, total
 
     def clear(self) -> None:
@@ -214,7 +165,7 @@ class GaussianStream:
 
         Raises
         ------
-        NotPositiveDefiniteError
+        UserError
             If the embeddings seen were not finite.
         """
         self._check_sound()
@@ -234,7 +185,7 @@ class GaussianStream:
         ------
         ValueError
             For fewer than two images: the unbiased covariance divides by n − 1.
-        FeatureError
+        UserError
             If a feature was not finite, or too large to square in float32; the message names the position.
         """
         if self.count < 2:
@@ -248,131 +199,17 @@ class GaussianStream:
             finite = (diagonal.isfinite() & self.mean[here].isfinite()).all(1)
             if not finite.all():
                 position = here.start + int(finite.logical_not().nonzero()[0])
-                raise FeatureError(f"the training features at position {position} are not finite")
-            _mirror(chunk, upper=True)  # 重来也一样
+                raise UserError(
+                    f"the training features at position {position} are not finite: the weights hold NaN or are far out "
+                    "of scale; try other --weights"
+                )
+            mirror(chunk, upper=True)  # 重来也一样
             with _not_repeatable():
                 chunk.div_(self.count - 1)
                 diagonal.add_(EPSILON)  # 公式 1：+ εI
 
         with self._changing():
             mean = self.mean.float()
-            _by_chunks(complete, *covariance.shape[:2], covariance.device)
+            by_chunks(complete, *covariance.shape[:2], covariance.device)
         self.scatter, self._is_sound = None, False  # 内存已交出
         return mean, covariance
-
-
-def _mirror(chunk: Tensor, upper: bool) -> None:
-    """Copy a triangle of matrices (c, d, d), bit for bit: the lower onto the ``upper``, or the upper onto the lower."""
-    d = chunk.shape[1]
-    for row in range(0, d, _STRIP):
-        rows, rest = slice(row, row + _STRIP), slice(row + _STRIP, None)
-        if upper:
-            chunk[:, rows, rest] = chunk[:, rest, rows].mT
-        else:
-            chunk[:, rest, rows] = chunk[:, rows, rest].mT
-        square = chunk[:, rows, rows]
-        ones = torch.ones(square.shape[1:], dtype=torch.bool, device=chunk.device)
-        square.copy_(torch.where(ones.triu(1) if upper else ones.tril(-1), square.mT, square))
-
-
-class Gaussians:
-    """The fitted Gaussians of all positions; covariances and Cholesky factors share one memory.
-
-    Parameters
-    ----------
-    mean : Tensor, (P, d) float32
-    covariance : Tensor, (P, d, d) float32
-        Symmetric. It becomes this object's own: the factors are written into its lower triangles.
-
-    Notes
-    -----
-    The factors are made by the first call of `distances`, chunk by chunk. The covariances stay in the strict upper
-    triangles, their diagonal beside, so that nothing is lost when that is interrupted, and `covariance` has them
-    back bit for bit.
-    """
-
-    def __init__(self, mean: Tensor, covariance: Tensor):
-        self.mean, self._memory = mean, covariance
-        self._diagonal: Tensor | None = None  # (P, d)，下三角里不再全是协方差时
-        self._is_factorised = False
-
-    @torch.inference_mode()
-    def covariance(self) -> Tensor:
-        """The covariances (P, d, d): this object's memory, with the factors replaced if they are there."""
-        if self._diagonal is not None:
-            self._is_factorised = False
-            diagonal = self._diagonal
-
-            def restore(here: slice) -> None:
-                chunk = self._memory[here]
-                _mirror(chunk, upper=False)
-                chunk.diagonal(dim1=1, dim2=2).copy_(diagonal[here])
-
-            _by_chunks(restore, *self._memory.shape[:2], self._memory.device)
-            self._diagonal = None
-        return self._memory
-
-    def distances(self, block: Tensor) -> Tensor:
-        """Mahalanobis distances (P, m) float32 of embeddings (P, m, d) float32 to their position's Gaussian.
-
-        Raises
-        ------
-        NotPositiveDefiniteError
-            If a covariance has no Cholesky factor; the message names the first such position.
-        """
-        if not self._is_factorised:
-            covariance = self.covariance()
-            self._diagonal = covariance.diagonal(dim1=1, dim2=2).clone()
-            factorise(covariance)
-            self._is_factorised = True
-        return mahalanobis(block, self.mean, self._memory)
-
-
-def factorise(covariance: Tensor) -> None:
-    """Write the Cholesky factors of covariances (P, d, d) into their lower triangles, chunk by chunk.
-
-    Raises
-    ------
-    NotPositiveDefiniteError
-        The message names the first such position.
-    """
-    lower = torch.ones(covariance.shape[1:], dtype=torch.bool, device=covariance.device).tril()
-
-    def one(here: slice) -> None:
-        chunk = covariance[here]
-        factor, info = torch.linalg.cholesky_ex(chunk)
-        if info.any():
-            position = here.start + int(info.ne(0).nonzero()[0])
-            raise NotPositiveDefiniteError(f"the covariance at position {position} is not positive definite")
-        torch.where(lower, factor, chunk, out=chunk)  # 只此一步改变内存，之后不会再失败
-
-    _by_chunks(one, *covariance.shape[:2], covariance.device)
-
-
-def mahalanobis(block: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
-    """Mahalanobis distances of embeddings to their position's Gaussian.
-
-    Parameters
-    ----------
-    block : Tensor, (P, m, d) float32
-    mean : Tensor, (P, d) float32
-    factor : Tensor, (P, d, d) float32
-        From `factorise`; only its lower triangles are read.
-
-    Returns
-    -------
-    Tensor, (P, m) float32
-
-    Notes
-    -----
-    With Σ = LLᵀ, equation 2 is ‖L⁻¹(x − μ)‖: one triangular solve, and no inverse of Σ.
-    """
-    distances = block.new_empty(block.shape[:2])
-
-    def solve(here: slice) -> None:
-        deviations = block[here] - mean[here, None]  # (c, m, d)
-        whitened = torch.linalg.solve_triangular(factor[here], deviations.mT, upper=False)  # (c, d, m)
-        torch.linalg.vector_norm(whitened, dim=1, out=distances[here])
-
-    _by_chunks(solve, *mean.shape, block.device)
-    return distances

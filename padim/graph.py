@@ -1,19 +1,14 @@
-"""Work on a traced network: what is read off its graph, and what makes it faster."""
+"""Work on a traced network: what is read off its graph, and what makes it faster.
+
+对追踪所得计算图的加工：读出感受野与内存，折叠批归一化。
+"""
 
 import math
-import operator
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.functional import relu
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.ops import SqueezeExcitation
-
-# 结果总是新内存的运算；其余的（视图、推理时的 Dropout）都当作可能原样交出输入
-_FRESH = (nn.Conv2d, nn.BatchNorm2d, nn.Linear, nn.LayerNorm, nn.MaxPool2d, nn.AvgPool2d, SqueezeExcitation)
-_FRESH_FUNCTIONS = (operator.add, operator.mul, torch.add, torch.mul, torch.cat, relu)
-_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.setitem)
 
 
 class Watched(torch.fx.Interpreter):
@@ -43,17 +38,11 @@ class _Watching(nn.Module):
 def dry_run(graph: torch.fx.GraphModule, height: int, width: int) -> tuple[dict[str, Tensor], int]:
     """What a graph returns for one image, as tensors without content, and the most bytes alive at one time.
 
-    Only shapes are computed (on torch's ``meta`` device), so that no size is too large to ask about. An
-    operation that has no such form is the exception: then the network runs.
+    Only shapes are computed (on torch's ``meta`` device), so that no size is too large to ask about.
     """
     watching = _Watching(graph)
-    state = [*watching.named_parameters(), *watching.named_buffers()]
-    try:
-        shapes = {name: value.to("meta") for name, value in state}
-        return functional_call(watching, shapes, (torch.zeros(1, 3, height, width, device="meta"),))
-    except NotImplementedError:
-        device = state[0][1].device if state else "cpu"
-        return watching(torch.zeros(1, 3, height, width, device=device))
+    shapes = {n: value.to("meta") for n, value in [*watching.named_parameters(), *watching.named_buffers()]}
+    return functional_call(watching, shapes, (torch.zeros(1, 3, height, width, device="meta"),))
 
 
 def open_sequences(graph: torch.fx.GraphModule) -> None:
@@ -87,55 +76,14 @@ def fold_batch_norm(graph: torch.fx.GraphModule) -> None:
 
 
 def keep_returned(graph: torch.fx.GraphModule) -> None:
-    """Copy every returned value that a later node overwrites: ``ReLU(inplace=True)``, ``+=``.
-
-    A graph where nothing does is left as it is, and as fast.
-    """
-    modules, nodes = dict(graph.named_modules()), list(graph.graph.nodes)
-    place = {node: i for i, node in enumerate(nodes)}
-    # 共用一块内存的节点：有就地运算，或可能原样交出输入，就与输入同组
-    group = {node: {node} for node in nodes}
-    for node in nodes:
-        for source in _shared(node, modules):
-            group[source] |= group[node]
-            for member in group[source]:
-                group[member] = group[source]
-    overwritten = [(node, node.all_input_nodes[0]) for node in nodes if _overwrites(node, modules)]
-    output = nodes[-1]
+    """Copy every returned value as soon as it is there: what comes later may overwrite it (``ReLU(inplace=True)``)."""
+    output = list(graph.graph.nodes)[-1]
     kept = dict(output.args[0])
     for name, node in kept.items():
-        if any(place[by] > place[node] and source in group[node] for by, source in overwritten):
-            with graph.graph.inserting_after(node):
-                kept[name] = graph.graph.call_method("clone", (node,))
+        with graph.graph.inserting_after(node):
+            kept[name] = graph.graph.call_method("clone", (node,))
     output.args = (kept,)
     graph.recompile()
-
-
-def _overwrites(node: torch.fx.Node, modules: dict[str, nn.Module]) -> bool:
-    """Whether a node changes its first input."""
-    if not node.all_input_nodes:
-        return False
-    if node.op == "call_module":
-        return bool(getattr(modules[node.target], "inplace", False))
-    if node.op == "call_method":
-        return node.target.endswith("_") and not node.target.startswith("_")
-    if node.op != "call_function":
-        return False
-    named = getattr(node.target, "__name__", "").endswith("_")  # torch.relu_
-    return named or node.target in _IN_PLACE or bool(node.kwargs.get("inplace"))
-
-
-def _shared(node: torch.fx.Node, modules: dict[str, nn.Module]) -> list[torch.fx.Node]:
-    """The inputs whose memory a node's result may be."""
-    if _overwrites(node, modules):
-        return node.all_input_nodes[:1]
-    if node.op == "call_module":
-        module = modules[node.target]
-        activation = hasattr(module, "inplace") and not isinstance(module, nn.modules.dropout._DropoutNd)
-        return [] if activation or isinstance(module, _FRESH) else node.all_input_nodes
-    if node.op in ("call_function", "call_method"):
-        return [] if node.target in _FRESH_FUNCTIONS else node.all_input_nodes
-    return []
 
 
 def receptive_fields(graph: torch.fx.GraphModule) -> dict[str, tuple[float, int]]:

@@ -1,10 +1,14 @@
-"""Pixels of test sets that are too large to sort, counted by score in one pass; imports no torch."""
+"""Pixels of test sets that are too large to sort, counted by score in one pass.
+
+太大而不排序的测试集：像素按得分计数，一遍完成。
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import label
 
-from padim.files import forget
+from system.files import forget
 
 BINS = 1 << 22
 CHUNK = 64  # 一次读入的异常图数
@@ -35,8 +39,6 @@ class Histogram:
 
 def label_regions(masks: np.ndarray) -> tuple[np.ndarray, int]:
     """8-connected regions of masks (N, H, W), numbered from 1 over all pictures, and their number."""
-    from scipy.ndimage import label  # 画图的脚本用不到，不必等它装入
-
     # 三维结构元只连同一张图里的像素：一次标完
     return label(masks != 0, np.pad(np.ones((1, 3, 3), bool), ((1, 1), (0, 0), (0, 0))))
 

@@ -1,5 +1,7 @@
 """ROC, precision–recall and the best-F1 threshold, all from one sort; per-region overlap from another.
 
+ROC、精确率–召回率、最佳 F1 阈值与区域重叠率（论文 IV.A）。
+
 Scikit-learn's ``roc_curve``, ``roc_auc_score`` and ``precision_recall_curve`` define the former;
 the data set's authors' own evaluation code (in the package ``pyaupro``) the latter. The tests hold
 the figures against both.
@@ -11,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from padim.curves import TOLERANCE, bin_ends, thin
-from padim.files import forget
 from padim.histogram import CHUNK, Histogram, count_pixels, label_regions
+from system.errors import UserError
+from system.files import forget
 
 SORTED = 1 << 26  # 像素更多的测试集（1300 张 224×224 的图）不排序，只计数
 PRO_LIMIT = 0.3  # 区域重叠曲线积分到此假阳性率
@@ -161,10 +164,6 @@ def _region_overlap(fpr: np.ndarray, overlap: np.ndarray, limit: float) -> Regio
     )
 
 
-class NotFiniteError(ValueError):
-    """Anomaly maps with NaN or infinite values."""
-
-
 def evaluate_maps(
     maps: np.ndarray, labels: np.ndarray, masks: np.ndarray | None
 ) -> tuple[dict[str, Any], dict[str, float | None]]:
@@ -188,7 +187,7 @@ def evaluate_maps(
 
     Raises
     ------
-    NotFiniteError
+    UserError
         If a map holds a value that is not finite.
 
     Notes
@@ -205,7 +204,9 @@ def evaluate_maps(
     image_raw = np.concatenate(highs)
     low, high = float(np.min(lows)), float(image_raw.max())  # NaN 会传到结果里
     if not np.isfinite((low, high)).all():
-        raise NotFiniteError("an anomaly map holds values that are not finite")
+        raise UserError(
+            "an anomaly map is not finite: the weights hold NaN or are far out of scale; try other --weights"
+        )
     image = evaluate(image_raw, labels)
     pixel = overlap = None
     if masks is not None and maps.size > SORTED:

@@ -1,19 +1,21 @@
-"""What all plot scripts share: their options, their errors, and how a figure is written."""
+"""What all plot scripts share: their options, how they end, and how a figure is written.
+
+各绘图脚本共有的：选项、收尾、图的写法。
+"""
 
 import _root  # noqa: F401, I001
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from padim.command import Parser
-from padim.files import TEXT
-from padim.store import StoreError, replacing
-from padim.style import FontError, Say, look
+from experiment.style import Say, look
+from system import command
+from system.command import Parser
+from system.files import TEXT, replacing
 
 Draw = Callable[[argparse.Namespace, Say], Iterator[Path]]
 FORMATS = ("png", "pdf")
@@ -33,8 +35,18 @@ def _dpi(text: str) -> int:
 
 
 def parser(description: str, *, several: bool = False, language: Callable | None = None) -> Parser:
-    """The common options; ``several`` result folders are taken, or more than one ``language``."""
-    made = Parser(description=description)
+    """The common options.
+
+    Parameters
+    ----------
+    description : str
+        A script's docstring, whose first line is shown.
+    several : bool
+        Whether several result folders are taken.
+    language : callable, optional
+        The type of ``--lang``, where that is more than one language.
+    """
+    made = Parser(description=description.splitlines()[0])
     add = made.add_argument
     folders = {"nargs": "+", "default": [Path("mvtec_result")]} if several else {"default": Path("mvtec_result")}
     add("--result", type=Path, metavar="DIR", help="folder that main.py wrote (default mvtec_result)", **folders)
@@ -73,46 +85,18 @@ def save_text(text: str, args: argparse.Namespace, stem: str, suffix: str) -> Pa
     return path
 
 
-def describe(problem: Exception) -> str:
-    """The one line that tells a user what is wrong and what to do."""
-    if isinstance(problem, OSError):
-        where = f"{problem.filename!r}: " if problem.filename else ""
-        return f"{where}{problem.strerror or problem}; see --result and --out"
-    return str(problem)
-
-
 def run(draw: Draw, args: argparse.Namespace) -> int:
-    """Draw, tell what was written, and report what a user must change; the exit status."""
-    written: list[Path] = []
-    problem = None
-    lenient_console()
-    try:
+    """Draw, and tell what is written as soon as it is; the exit status."""
+
+    def work() -> None:
         with look(args.lang) as say:
             for path in draw(args, say):
-                written.append(path)
-    except USER_ERRORS as caught:
-        problem = caught
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    report(written)
-    if problem is None:
-        return 0
-    print(f"error: {describe(problem)}", file=sys.stderr)
-    return 2
+                report([path])
 
-
-def lenient_console() -> None:
-    """Print names that the console's encoding lacks with question marks, and not fail for them."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+    return command.run(work)
 
 
 def report(paths: Iterable[Path]) -> None:
     """Tell what was written."""
     for path in paths:
         print(f"wrote {path}", flush=True)
-
-
-USER_ERRORS = (StoreError, FontError, OSError)

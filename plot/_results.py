@@ -1,4 +1,7 @@
-"""Reading a result folder for the plot scripts: every mistake is one line with its remedy."""
+"""Reading a result folder for the plot scripts: every mistake is one line with its remedy.
+
+供各绘图脚本读取结果文件夹；出错时一行，含补救的办法。
+"""
 
 import _root  # noqa: F401, I001
 
@@ -10,25 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from padim.mapped import check, map_features
-from padim.records import matches
-from padim.store import Store, StoreError, read_json
-from padim.style import class_order
+from experiment.fitted import check_covariances, map_fitted
+from experiment.records import is_fitted_record
+from experiment.store import Store
+from experiment.style import class_order
+from system.errors import UserError
+from system.files import read_json
 
-LEVELS = ("image", "pixel")
 ARCHITECTURES = ("resnet18", "wide_resnet50_2", "efficientnet_b5")  # 先后次序；其余按名称排在后面
-ARRAYS = {
-    "files", "labels", "masks", "image_scores", "threshold", "threshold_raw", "image_threshold_raw", "score_min",
-    "score_max", "patches", "image_roc", "pixel_roc", "pixel_pr",
-}  # fmt: skip
-SIZES = ("channels", "height", "width", "stride", "receptive_field")
-LAYER = {"name": str, **dict.fromkeys(SIZES, int)}
-PROVENANCE = {"arch": str, "dimensions": [int], "layers": [LAYER], "n_train": int}
 
 
 @dataclass(frozen=True)
 class Results:
-    """One architecture's results below one folder.
+    """One model's results below one folder.
 
     Attributes
     ----------
@@ -43,8 +40,7 @@ class Results:
     @cached_property
     def command(self) -> str:
         """What makes these results."""
-        default = f"python main.py --arch {self.store.arch} --save_path {self.store.root}"
-        return self.content["run"].get("command", default)
+        return self.content["run"]["command"]
 
     @cached_property
     def classes(self) -> list[str]:
@@ -60,9 +56,9 @@ class Results:
         path = self.store.arrays(name)
         try:
             arrays = self.store.read_arrays(name)
-        except StoreError:
-            arrays = {}
-        if arrays is None or not arrays.keys() >= ARRAYS:
+        except UserError as problem:
+            raise self._unusable(path) from problem
+        if arrays is None:
             raise self._unusable(path)
         return arrays
 
@@ -79,35 +75,35 @@ class Results:
         return loaded[0], loaded[1]
 
     def provenance(self, name: str) -> dict[str, Any]:
-        """What a class's features were made from."""
-        path = self.store.features(name).with_suffix(".json")
+        """What a class's Gaussians were made from; for this their pickle need not be there."""
+        path = self.store.fitted(name).with_suffix(".json")
         record = read_json(path)
-        if not matches(record, PROVENANCE) or not record["layers"]:
+        if not is_fitted_record(record):
             raise self._unusable(path)
         return record
 
-    def features(self, name: str) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    def fitted(self, name: str) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
         """A class's mean (P, d), covariance (P, d, d), both mapped, and grid (H, W)."""
         record = self.provenance(name)
         grid = record["layers"][0]["height"], record["layers"][0]["width"]
-        path = self.store.features(name)
-        if not path.exists() or record.get("pickle_bytes", 0) is None:  # None：换到一半被打断的一对
+        path = self.store.fitted(name)
+        if not path.exists() or record["pickle_bytes"] != path.stat().st_size:  # 被截断，或不是一对
             raise self._unusable(path)
         try:
-            return *map_features(path, grid[0] * grid[1], len(record["dimensions"])), grid
-        except StoreError as problem:
-            raise StoreError(f"{problem}; make it again with: {self.command}") from problem
+            return *map_fitted(path, grid[0] * grid[1], len(record["dimensions"])), grid
+        except UserError as problem:
+            raise UserError(f"{problem}; make it again with: {self.command}") from problem
 
     def check(self, name: str, covariances: np.ndarray, first: int = 0) -> None:
-        """Raise StoreError unless these (n, d, d) of a class, from position ``first`` on, can be covariances."""
+        """Raise UserError unless these (n, d, d) of a class, from position ``first`` on, can be covariances."""
         try:
-            check(self.store.features(name), covariances, first)
-        except StoreError as problem:
-            raise StoreError(f"{problem}; make it again with: {self.command}") from problem
+            check_covariances(self.store.fitted(name), covariances, first)
+        except UserError as problem:
+            raise UserError(f"{problem}; make it again with: {self.command}") from problem
 
-    def _unusable(self, path: Path) -> StoreError:
+    def _unusable(self, path: Path) -> UserError:
         state = "is not what main.py writes, or is damaged" if path.exists() else "is not there"
-        return StoreError(f"{str(path)!r} {state}; make it with: {self.command}")
+        return UserError(f"{str(path)!r} {state}; make it with: {self.command}")
 
 
 def architectures(root: Path) -> list[str]:
@@ -121,7 +117,7 @@ def open_results(root: Path, arch: str | None) -> list[Results]:
 
     Raises
     ------
-    StoreError
+    UserError
         If there are none, or the file is foreign; the message names the command that makes them.
     """
     found = architectures(root)
@@ -132,7 +128,7 @@ def open_results(root: Path, arch: str | None) -> list[Results]:
     wanted = arch or "wide_resnet50_2"
     what = f"no results of {arch}" if arch else "no results"
     demo = f"; results of the sample data are in {str(root / 'demo')!r}" if architectures(root / "demo") else ""
-    raise StoreError(
+    raise UserError(
         f"{what} in {str(root)!r} (--result); make them with: "
         f"python main.py --arch {wanted} --data_path FOLDER_OF_MVTEC_AD --save_path {root}{demo}"
     )
@@ -142,7 +138,7 @@ def _open(root: Path, arch: str) -> Results:
     store = Store(root, arch)
     results = Results(store, store.read_results())
     if not results.classes:
-        raise StoreError(f"{str(store.results)!r} has no scored class yet; make some with: {results.command}")
+        raise UserError(f"{str(store.results)!r} has no scored class yet; make some with: {results.command}")
     return results
 
 
@@ -153,7 +149,7 @@ def chosen_classes(results: Results, args: argparse.Namespace) -> list[str]:
     if args.name is None:
         return results.classes[:1]
     if args.name not in results.classes:
-        raise StoreError(
+        raise UserError(
             f"no class {args.name!r} in {str(results.store.results)!r}; there are {', '.join(results.classes)}"
         )
     return [args.name]

@@ -1,4 +1,7 @@
-"""The studies of layers, dimensions and seeds: image and pixel ROC AUC of every variant."""
+"""The studies of layers, dimensions and seeds: image and pixel ROC AUC of every variant.
+
+层、维数与随机种子三项研究：各方案的图像级与像素级 ROC AUC。
+"""
 
 import _root  # noqa: F401, I001
 
@@ -10,13 +13,14 @@ from typing import Any
 
 import numpy as np
 from _options import Parser, parser, run, save
-from _results import LEVELS
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from padim import style
-from padim.store import Store, StoreError
-from padim.style import Say
+from experiment import style
+from experiment.published import LEVELS
+from experiment.store import Store
+from experiment.style import Say
+from system.errors import UserError
 
 COLOURS = dict(zip(LEVELS, (style.IMAGE_COLOUR, style.PIXEL_COLOUR), strict=True))
 MARKERS = {"image": "o", "pixel": "s"}
@@ -32,26 +36,26 @@ def read(root: Path, arch: str | None) -> list[tuple[str, dict[str, Any]]]:
 
     Raises
     ------
-    StoreError
+    UserError
         If there are none, or a file holds something else; the message names the command that makes them.
     """
     archs = [arch] if arch else sorted(p.stem.removeprefix("ablation_") for p in root.glob("ablation_*.json"))
-    command = f"python -m padim.ablation --arch {arch or 'resnet18'} --save_path {root}"
+    command = f"python ablation.py --arch {arch or 'resnet18'} --save_path {root}"
     found = []
     for each in archs:
         store = Store(root, each)
         try:
             content = store.read_studies()
-        except StoreError as problem:
-            raise StoreError(f"{problem}; make it with: {command}") from problem
+        except UserError as problem:
+            raise UserError(f"{problem}; make it with: {command}") from problem
         if content is None:
             break
         studies = {name: content["studies"][name] for name in PANELS if name in content["studies"]}
         if not studies or not all(study["variants"] and study["classes"] for study in studies.values()):
-            raise StoreError(f"{str(store.ablation)!r} holds no studies; make some with: {command}")
+            raise UserError(f"{str(store.ablation)!r} holds no studies; make some with: {command}")
         found.append((each, studies))
     if not found:
-        raise StoreError(f"no studies in {str(root)!r} (--result); make some with: {command}")
+        raise UserError(f"no studies in {str(root)!r} (--result); make some with: {command}")
     return found
 
 

@@ -1,21 +1,27 @@
-"""Every figure that the results at hand allow; lists what was drawn, and what was skipped and why."""
+"""Every figure that the results at hand allow; lists what was drawn, and what was skipped and why.
+
+现有结果画得出的所有图；列出画了什么，略过了什么、为何。
+"""
 
 import _root  # noqa: F401, I001
 
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
-from _options import USER_ERRORS, Parser, describe, lenient_console, parser, report
+from _options import Parser, parser, report
 from _results import architectures
 
-from padim.command import obey_parent
-from padim.store import StoreError
-from padim.style import look
+from experiment.style import chinese_font, look
+from system import command
+from system.errors import UserError
+from system.resources import cores
 
 # 各脚本；每个架构一图的，逐个架构画，一个架构的问题不连累另一个
 ALL_ARCHITECTURES = ("framework", "auroc_table", "complexity", "localization")
@@ -42,16 +48,36 @@ def figure(script: str, shared: dict, arch: str | None, language: str) -> list[P
     module = import_module(script)
     own = vars(module.options().parse_args([]))
     own |= shared | {"lang": language, "arch": arch} | ({"all": True} if "all" in own else {})
-    if isinstance(own["result"], Path) and script == "auroc_table":
+    if script == "auroc_table":
         own["result"] = [own["result"]]
     with look(language) as say:
         return list(module.draw(argparse.Namespace(**own), say))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    args = options().parse_args(argv)
-    lenient_console()
+def obey_parent() -> None:
+    """In a child process: leave Ctrl-C to the parent, and end when the parent has ended, however that was."""
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # 终端的 Ctrl-C 送给整个进程组；子进程由主进程来收
+    Thread(target=follow, daemon=True).start()
+
+
+def draw(args: argparse.Namespace) -> None:
+    """Draw with a process a core, and tell in order what was written, then what was skipped.
+
+    Raises
+    ------
+    UserError
+        If no Chinese font is installed for ``--lang zh``.
+    OSError
+        If a figure cannot be written.
+    """
+    if "zh" in args.lang:  # 没有字体，哪一张都画不成：不是略过
+        chinese_font()
     shared = {key: getattr(args, key) for key in ("result", "out", "format", "dpi")}
     archs = [args.arch] if args.arch else architectures(args.result) or [None]
     jobs = [(script, args.arch) for script in ALL_ARCHITECTURES]
@@ -59,8 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     if any(args.result.glob("ablation_*.json")):  # 研究是另一条命令，多半没有做
         jobs.append(("ablation", args.arch))
     skipped: list[str] = []
-    # spawn：各平台行为一致；绘图进程启动只需半秒
-    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"), obey_parent) as pool:
+    # 进程而非线程：matplotlib 的设置是全局的。spawn：各平台行为一致；绘图进程启动只需半秒
+    with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), obey_parent) as pool:
         drawing = [
             (script, arch, pool.submit(figure, script, shared, arch, language))
             for script, arch in jobs
@@ -70,20 +96,23 @@ def main(argv: list[str] | None = None) -> int:
             for script, arch, future in drawing:
                 try:
                     report(future.result())
-                except StoreError as problem:
-                    skipped.append(f"skipped {script}{f' ({arch})' if arch else ''}: {describe(problem)}")
-        except USER_ERRORS as problem:
-            pool.shutdown(cancel_futures=True)
-            print(f"error: {describe(problem)}", file=sys.stderr)
-            return 2
+                except UserError as problem:
+                    skipped.append(f"skipped {script}{f' ({arch})' if arch else ''}: {problem}")
         except KeyboardInterrupt:
             for child in multiprocessing.active_children():
                 child.terminate()
-            print("interrupted", file=sys.stderr)
-            return 130
+            raise
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     for line in dict.fromkeys(skipped):
         print(line)
-    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    args = options().parse_args(argv)
+    return command.run(lambda: draw(args))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""ROC AUC of every class beside the published: grouped bars, and tables as Markdown, CSV, LaTeX."""
+"""ROC AUC of every class beside the published: grouped bars, and tables as Markdown, CSV, LaTeX.
+
+各类的 ROC AUC 与发表值：分组条形图，及 Markdown、CSV、LaTeX 表格。
+"""
 
 import _root  # noqa: F401, I001
 
@@ -10,15 +13,17 @@ from pathlib import Path
 
 import numpy as np
 from _options import Parser, parser, run, save, save_text
-from _results import LEVELS, Results, architectures, open_results
+from _results import Results, architectures, open_results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from padim import style
-from padim.store import StoreError
-from padim.style import Say
+from experiment import style
+from experiment.fitted import CONFIGURATION
+from experiment.published import LEVELS
+from system.errors import UserError
+from experiment.style import Say
 
 GROUPS = ("textures", "objects", "all")
 STEM = "auroc_table"
@@ -81,14 +86,14 @@ def collect(folders: list[Path], arch: str | None) -> Table:
 
     Raises
     ------
-    StoreError
+    UserError
         If a folder has no results, or the folders cannot be averaged because their classes or
         anything but the seed differ.
     """
     opened: dict[str, list[Results]] = {}
     for folder in folders:
         for results in open_results(folder, arch):
-            opened.setdefault(results.store.arch, []).append(results)
+            opened.setdefault(results.store.key, []).append(results)
     table = Table([a for a in architectures_in_order(folders) if a in opened], {a: len(rs) for a, rs in opened.items()})
     for each in opened.values():
         _check_alike(each)
@@ -101,9 +106,7 @@ def collect(folders: list[Path], arch: str | None) -> Table:
             rows = [row for r in opened[a] if (row := r.content[part].get(name))]
             for level in LEVELS:
                 values = [row[f"{level}_rocauc"] for row in rows if row[f"{level}_rocauc"] is not None]
-                table.cells[name][a, level] = Cell(
-                    values, ((rows[0].get("published") if rows else None) or {}).get(level)
-                )
+                table.cells[name][a, level] = Cell(values, ((rows[0]["published"] if rows else None) or {}).get(level))
     return table
 
 
@@ -113,22 +116,23 @@ def architectures_in_order(folders: list[Path]) -> list[str]:
 
 
 def _check_alike(each: list[Results]) -> None:
-    first = each[0]
-    configuration = first.content["run"].get("configuration") or {}
+    first, words = each[0], {"weights_sha256": "weights", "dimensions": "numbers of dimensions"}
     for other in each[1:]:
-        theirs = other.content["run"].get("configuration") or {}
-        if theirs.get("weights_sha256") != configuration.get("weights_sha256"):
-            word = "weights"
-        elif len(theirs.get("dimensions") or ()) != len(configuration.get("dimensions") or ()):
-            word = "numbers of dimensions"
-        elif set(other.content["classes"]) != set(first.content["classes"]):
-            word = "classes"
-        else:
+        here, there = map(_but_for_the_seed, (first, other))
+        word = next((words.get(key, key) for key in here if here[key] != there[key]), None)
+        if word is None:
             continue
-        raise StoreError(
+        raise UserError(
             f"{str(first.store.results)!r} and {str(other.store.results)!r} have different {word}; "
             "give --result folders that differ in the seed alone"
         )
+
+
+def _but_for_the_seed(results: Results) -> dict[str, object]:
+    """What results must have in common to be averaged; of the dimensions, which the seed draws, how many."""
+    made_with = results.content["run"]["configuration"]
+    same = {key: made_with[key] for key in CONFIGURATION if key not in ("seed", "dimensions")}
+    return same | {"dimensions": len(made_with["dimensions"]), "classes": set(results.content["classes"])}
 
 
 def row_label(name: str, say: Say) -> str:

@@ -1,4 +1,7 @@
-"""Seconds a stage and peak memory, from the runs' own records and from the benchmark's file."""
+"""Seconds a stage and peak memory, from the runs' own records and from the benchmark's file.
+
+各阶段的时间与峰值内存，取自各次运行的记录与基准测试的文件。
+"""
 
 import _root  # noqa: F401, I001
 
@@ -15,9 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from padim import style
-from padim.store import StoreError, read_json
-from padim.style import Say
+from experiment import style
+from experiment.style import Say
+from system.errors import UserError
+from system.files import read_json
 
 STAGES = {
     "fingerprint": "指纹", "load": "读取", "fit": "拟合", "save": "保存", "score": "打分", "evaluate": "评估",
@@ -76,13 +80,11 @@ def merged(stages: dict[str, float], total: float) -> dict[str, float]:
 
 def of_run(results: Results, say: Say) -> Bar:
     """Seconds of an average class of a run, and the peak memory of the run."""
-    seconds = [row["seconds"] for row in results.content["classes"].values() if row.get("seconds")]
-    if not seconds:
-        raise StoreError(f"{str(results.store.results)!r} has no times; make them with: {results.command}")
+    seconds = [row["seconds"] for row in results.content["classes"].values()]
     names = dict.fromkeys(stage for each in seconds for stage in each)
     average = {stage: float(np.mean([each.get(stage, 0) for each in seconds])) for stage in names}
-    stages = merged(average, average.get("total", 0))
-    label = f"{style.arch_label(results.store.arch)}\n" + say("a class", "每类平均")
+    stages = merged(average, average["total"])
+    label = f"{style.arch_label(results.store.key)}\n" + say("a class", "每类平均")
     return Bar(label, stages, results.content["run"].get("peak_memory_bytes"))
 
 
@@ -91,13 +93,13 @@ def of_benchmark(path: Path, arch: str | None, say: Say) -> list[Bar]:
 
     Raises
     ------
-    StoreError
+    UserError
         If the file is missing or holds something else.
     """
     content = read_json(path)
     remedy = f"make it with: python benchmarks/run.py --json {path}"
     if content is None:
-        raise StoreError(f"{str(path)!r} (--benchmark) is not there or is no JSON; {remedy}")
+        raise UserError(f"{str(path)!r} (--benchmark) is not there or is no JSON; {remedy}")
     bars = []
     try:
         for each, record in content["architectures"].items():
@@ -109,7 +111,7 @@ def of_benchmark(path: Path, arch: str | None, say: Say) -> list[Bar]:
                 memory, label = record[key]["peak_memory_bytes"], f"{style.arch_label(each)}\n{name}"
                 bars.append(Bar(label, stages, memory, floor if key == "padim" else None))
     except (KeyError, TypeError, AttributeError):
-        raise StoreError(f"{str(path)!r} (--benchmark) is no benchmark of this program; {remedy}") from None
+        raise UserError(f"{str(path)!r} (--benchmark) is no benchmark of this program; {remedy}") from None
     return bars
 
 

@@ -1,4 +1,7 @@
-"""The method as a diagram: images, backbone, feature maps, embedding, Gaussians, anomaly map."""
+"""The method as a diagram: images, backbone, feature maps, embedding, Gaussians, anomaly map.
+
+方法示意图：图像、骨干网络、特征图、嵌入、高斯分布、异常图。
+"""
 
 import _root  # noqa: F401, I001
 
@@ -14,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Ellipse, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
 from scipy.ndimage import gaussian_filter, zoom
 
-from padim import style
-from padim.style import Say
+from experiment import style
+from experiment.style import Say
 
 WIDTH, HEIGHT = 720, 305  # 百分之一英寸：坐标即印刷尺寸
 HEADER, UPPER, MIDDLE, LOWER = 284, 202, 152, 97  # 标题与上、中、下三行的中线

@@ -1,4 +1,7 @@
-"""The fitted Gaussians: the mean's norm, one position's covariance, correlation and eigenvalues."""
+"""The fitted Gaussians: the mean's norm, one position's covariance, correlation and eigenvalues.
+
+拟合好的高斯：均值的范数，一个位置的协方差、相关系数与特征值。
+"""
 
 import _root  # noqa: F401, I001
 
@@ -14,11 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from padim import style
-from padim.store import StoreError
-from padim.style import Say
-
-FLOOR = 0.01  # 公式 1 的正则项 εI：特征值不会更小
+from experiment import style
+from system.errors import UserError
+from experiment.style import Say
+from padim import EPSILON
 
 
 def options() -> Parser:
@@ -67,7 +69,8 @@ def matrix(axes: Axes, values: np.ndarray, title: str, colours: str, limit: floa
 def spectrum(axes: Axes, values: np.ndarray, n_train: int, say: Say) -> None:
     """Eigenvalues (d,) in descending order, and the floor that regularisation puts under them."""
     axes.semilogy(np.arange(1, len(values) + 1), values[::-1], color=style.NORMAL_COLOUR, lw=1.4)
-    axes.axhline(FLOOR, color=style.DEFECT_COLOUR, ls="--", lw=0.9, label=say("floor ε = 0.01", "下限 ε = 0.01"))
+    floor = say(f"floor ε = {EPSILON}", f"下限 ε = {EPSILON}")  # 公式 1 的正则项：特征值不会更小
+    axes.axhline(EPSILON, color=style.DEFECT_COLOUR, ls="--", lw=0.9, label=floor)
     if n_train <= len(values):
         label = say(f"rank n − 1 = {n_train - 1}", f"秩 n − 1 = {n_train - 1}")
         axes.axvline(n_train - 1, color="0.45", ls=":", lw=0.9, label=label)
@@ -80,10 +83,10 @@ def spectrum(axes: Axes, values: np.ndarray, n_train: int, say: Say) -> None:
 
 def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> Figure:
     """Four panels, six with ``--condition``."""
-    mean, covariance, (height, width) = results.features(name)
+    mean, covariance, (height, width) = results.fitted(name)
     row, column = args.position or (height // 2, width // 2)
     if not (0 <= row < height and 0 <= column < width):
-        raise StoreError(f"--position {row} {column}: the grid has {height} × {width} positions, counted from 0")
+        raise UserError(f"--position {row} {column}: the grid has {height} × {width} positions, counted from 0")
     position = row * width + column
     if args.condition:
         results.check(name, covariance)
@@ -104,7 +107,7 @@ def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> F
         panels["f"].hist(np.log10(numbers), 30, color=style.NORMAL_COLOUR)
         panels["f"].set(title=label, ylabel=say("positions", "位置数"))
     where = say(f"position ({row}, {column})", f"位置（{row}, {column}）")
-    drawing.suptitle(f"{style.printable(name)}, {style.arch_label(results.store.arch)}, {where}", size=style.TEXT_SIZE)
+    drawing.suptitle(f"{style.printable(name)}, {style.arch_label(results.store.key)}, {where}", size=style.TEXT_SIZE)
     return drawing
 
 
@@ -112,7 +115,7 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``gaussian_parameters_{class}_{arch}``."""
     for results in open_results(args.result, args.arch):
         for name in chosen_classes(results, args):
-            stem = f"gaussian_parameters_{name}_{style.arch_short(results.store.arch)}"
+            stem = f"gaussian_parameters_{name}_{style.arch_short(results.store.key)}"
             yield from save(figure(results, name, args, say), args, stem)
 
 

@@ -1,4 +1,7 @@
-"""Localization examples: rows of image, ground truth, heat map, predicted mask, segmentation."""
+"""Localization examples: rows of image, ground truth, heat map, predicted mask, segmentation.
+
+定位示例：每行为图像、真值、热图、预测掩码、分割结果。
+"""
 
 import _root  # noqa: F401, I001
 
@@ -14,11 +17,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from padim import style
-from padim.figures import PANELS, panel_images
+from experiment import style
+from experiment.figures import PANELS, panel_images
 from padim.metrics import normalise
-from padim.store import StoreError
-from padim.style import Say
+from system.errors import UserError
+from experiment.style import Say
 
 TITLES_ZH = ("图像", "真值", "预测热图", "预测掩码", "分割结果")
 LEFT, TOP, BOTTOM, GAP, BAR, RIGHT = 0.2, 0.22, 0.06, 0.05, 0.09, 0.5  # 英寸：行名、列名、下边、间隔、色条及其刻度
@@ -74,7 +77,7 @@ def figure(results: Results, name: str, wanted: list[int] | None, say: Say) -> F
     maps, images = results.pixels(name, count)
     indices = wanted or typical(arrays["files"], arrays["image_scores"])
     if bad := [i for i in indices if not 0 <= i < count]:
-        raise StoreError(f"--index {bad[0]}: {name} has {count} test images, counted from 0")
+        raise UserError(f"--index {bad[0]}: {name} has {count} test images, counted from 0")
 
     # 双栏宽；行数多时缩小，使整图不超出一页
     ratio = maps.shape[1] / maps.shape[2]
@@ -104,7 +107,7 @@ def figure(results: Results, name: str, wanted: list[int] | None, say: Say) -> F
                 axes.set_title(say(PANELS[column], TITLES_ZH[column]), pad=3, size=style.SMALL_SIZE)
     bar = place(LEFT + len(PANELS) * (width + GAP), TOP, BAR, total[1] - TOP - BOTTOM)
     drawing.colorbar(ScalarMappable(cmap=style.HEAT), cax=bar).set_label(
-        f"{say('Anomaly score, ', '异常得分，')}{style.arch_label(results.store.arch)}"
+        f"{say('Anomaly score, ', '异常得分，')}{style.arch_label(results.store.key)}"
     )
     bar.grid(False)
     return drawing

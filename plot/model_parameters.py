@@ -1,4 +1,7 @@
-"""The model's parameters at a glance: layers, kept dimensions, receptive fields, memory."""
+"""The model's parameters at a glance: layers, kept dimensions, receptive fields, memory.
+
+模型参数一览：各层、保留的维、感受野、内存。
+"""
 
 import _root  # noqa: F401, I001
 
@@ -17,8 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from padim import style
-from padim.style import Say
+from experiment import style
+from experiment.style import Say
 
 
 def options() -> Parser:
@@ -74,7 +77,7 @@ def size(values: int) -> str:
 def barcode(axes: Axes, record: dict[str, Any], say: Say) -> None:
     """All channels in a row, the kept ones marked in their layer's colour."""
     start = 0
-    is_chosen = record.get("reduction") != "pca"  # 主成分由所有通道合成，没有哪些通道被保留
+    is_chosen = record["reduction"] != "pca"  # 主成分由所有通道合成，没有哪些通道被保留
     for layer, colour in zip(record["layers"], cycle(style.LAYER_COLOURS), strict=False):
         end = start + layer["channels"]
         axes.add_patch(Rectangle((start, 0), end - start, 1, fc=colour, ec="none", alpha=0.22))
@@ -99,8 +102,7 @@ def record_total(record: dict[str, Any]) -> int:
 
 def receptive_fields(axes: Axes, record: dict[str, Any], say: Say) -> None:
     """What one value of each layer sees, to scale in the input picture."""
-    first = record["layers"][0]
-    height, width = record.get("size") or (first["height"] * first["stride"], first["width"] * first["stride"])
+    height, width = record["size"]
     axes.add_patch(Rectangle((0, 0), width, height, fc="0.95", ec="0.4"))
     for layer, colour in reversed(list(zip(record["layers"], cycle(style.LAYER_COLOURS), strict=False))):
         field = layer["receptive_field"]
@@ -133,7 +135,7 @@ def layer_lines(record: dict[str, Any], parameters: Parameters, say: Say) -> lis
     lines = [[*heading, say("receptive field", "感受野")]]
     for layer, kept in zip(record["layers"], parameters.kept, strict=True):
         output = f"{layer['height']} × {layer['width']}"
-        kept = "–" if record.get("reduction") == "pca" else kept
+        kept = "–" if record["reduction"] == "pca" else kept
         numbers = layer["channels"], kept, layer["stride"], layer["receptive_field"]
         lines.append([layer["name"], output, *map(str, numbers)])
     return [*lines, [say("together", "合计"), "", str(record_total(record)), str(parameters.dimensions), "", ""]]
@@ -166,7 +168,7 @@ def figure(arch: str, records: list[dict[str, Any]], say: Say) -> Figure:
     receptive_fields(panels["d"], record, say)
     kept, total = parameters.dimensions, record_total(record)
     title = say(f"{kept} of {total} channels kept", f"{total} 个通道中保留 {kept} 个")
-    if record.get("reduction") == "pca":
+    if record["reduction"] == "pca":
         title = say(f"{total} channels projected onto {kept} components", f"{total} 个通道投影到 {kept} 个主成分")
     drawing.suptitle(f"{style.arch_label(arch)}{say(': ', '：')}{title}", size=style.TEXT_SIZE)
     return drawing
@@ -175,7 +177,7 @@ def figure(arch: str, records: list[dict[str, Any]], say: Say) -> Figure:
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``model_parameters_{arch}``."""
     for results in open_results(args.result, args.arch):
-        arch, records = results.store.arch, [results.provenance(name) for name in results.classes]
+        arch, records = results.store.key, [results.provenance(name) for name in results.classes]
         drawing = figure(arch, records, say)
         yield from save(drawing, args, f"model_parameters_{style.arch_short(arch)}")
 

@@ -1,4 +1,7 @@
-"""The Gaussian of the centre position in its two leading directions, with the test patches over it."""
+"""The Gaussian of the centre position in its two leading directions, with the test patches over it.
+
+中心位置的高斯在其两个主方向上的截面，及其上的测试图块。
+"""
 
 import _root  # noqa: F401, I001
 
@@ -14,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
-from padim import style
-from padim.store import StoreError
-from padim.style import Say
+from experiment import style
+from system.errors import UserError
+from experiment.style import Say
 
 RADII = (1, 2, 3)
 
@@ -61,13 +64,13 @@ def contours(axes: Axes, variances: np.ndarray, say: Say) -> None:
 def figure(results: Results, name: str, say: Say) -> Figure:
     """Left the plane of the two leading directions, right the distances in all dimensions."""
     arrays = results.arrays(name)
-    means, covariances, grid = results.features(name)
+    means, covariances, grid = results.fitted(name)
     centre = grid[0] // 2 * grid[1] + grid[1] // 2
     results.check(name, covariances[centre : centre + 1], centre)
     mean, covariance = np.array(means[centre], np.float64), np.array(covariances[centre], np.float64)
     if arrays["patches"].shape[1:] != mean.shape or len(mean) < 2:
         path = str(results.store.arrays(name))
-        raise StoreError(f"{path!r} does not belong to the stored features; make it again with: {results.command}")
+        raise UserError(f"{path!r} does not belong to the stored features; make it again with: {results.command}")
     variances, directions = leading_directions(covariance)
     plane = (arrays["patches"] - mean) @ directions  # (N, 2)
     distances, kinds = mahalanobis(arrays["patches"], mean, covariance), patch_kinds(arrays, grid)
@@ -91,7 +94,7 @@ def figure(results: Results, name: str, say: Say) -> Figure:
     reach = np.maximum(np.abs(plane).max(axis=0), RADII[-1] * np.sqrt(variances)) * 1.08
     left.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]))
     left.set(xlabel=say("first leading direction", "第一主方向"), ylabel=say("second leading direction", "第二主方向"))
-    left.set_title(f"{style.printable(name)}, {style.arch_label(results.store.arch)}")
+    left.set_title(f"{style.printable(name)}, {style.arch_label(results.store.key)}")
     left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, borderaxespad=0)
     right.set_xticks(range(len(shown)), [ticks[k] for k in shown])
     right.set(xlim=(-0.5, len(shown) - 0.5), ylim=(0, None), ylabel=say("Mahalanobis distance", "马氏距离"))
@@ -103,7 +106,7 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``patch_gaussian_{class}_{arch}``."""
     for results in open_results(args.result, args.arch):
         for name in chosen_classes(results, args):
-            stem = f"patch_gaussian_{name}_{style.arch_short(results.store.arch)}"
+            stem = f"patch_gaussian_{name}_{style.arch_short(results.store.key)}"
             yield from save(figure(results, name, say), args, stem)
 
 

@@ -1,4 +1,7 @@
-"""Pixel-level precision–recall curves of all classes, with the point of the best F1."""
+"""Pixel-level precision–recall curves of all classes, with the point of the best F1.
+
+各类的像素级精确率–召回率曲线，标出最佳 F1 之处。
+"""
 
 import _root  # noqa: F401, I001
 
@@ -13,9 +16,9 @@ from _results import Results, open_results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from padim import style
-from padim.store import StoreError
-from padim.style import Say
+from experiment import style
+from system.errors import UserError
+from experiment.style import Say
 
 
 def options() -> Parser:
@@ -43,7 +46,7 @@ def figure(results: Results, say: Say) -> Figure:
     curves = {name: results.arrays(name) for name in results.classes}
     curves = {name: arrays for name, arrays in curves.items() if arrays["pixel_pr"] is not None}
     if not curves:
-        raise StoreError(f"no class in {str(results.store.results)!r} has both masks and defects: no pixel-level curve")
+        raise UserError(f"no class in {str(results.store.results)!r} has both masks and defects: no pixel-level curve")
     lines = style.class_lines(results.classes)
     drawing = Figure((style.DOUBLE, 3.4), layout="constrained")
     axes = drawing.subplots()
@@ -68,7 +71,7 @@ def figure(results: Results, say: Say) -> Figure:
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``precision_recall_{arch}``."""
     for results in open_results(args.result, args.arch):
-        yield from save(figure(results, say), args, f"precision_recall_{style.arch_short(results.store.arch)}")
+        yield from save(figure(results, say), args, f"precision_recall_{style.arch_short(results.store.key)}")
 
 
 def main(argv: list[str] | None = None) -> int:

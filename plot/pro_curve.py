@@ -1,4 +1,7 @@
-"""Per-region overlap against the false-positive rate, of all classes, with the area up to 0.3."""
+"""Per-region overlap against the false-positive rate, of all classes, with the area up to 0.3.
+
+各类的区域重叠率对假阳性率的曲线，及至 0.3 的面积。
+"""
 
 import _root  # noqa: F401, I001
 
@@ -12,10 +15,10 @@ from _options import Parser, parser, run, save
 from _results import Results, open_results
 from matplotlib.figure import Figure
 
-from padim import style
+from experiment import style
 from padim.metrics import PRO_LIMIT
-from padim.store import StoreError
-from padim.style import Say
+from system.errors import UserError
+from experiment.style import Say
 
 
 def options() -> Parser:
@@ -28,19 +31,16 @@ def curves(results: Results) -> dict[str, tuple[np.ndarray, float]]:
 
     Raises
     ------
-    StoreError
-        If no class has them, or the folder was written before they were computed.
+    UserError
+        If no class has them.
     """
     found = {}
     for name in results.classes:
         arrays, row = results.arrays(name), results.row(name)
-        if "pixel_pro" not in arrays or "pixel_aupro" not in row:
-            path = str(results.store.arrays(name))
-            raise StoreError(f"{path!r} has no per-region overlap yet; run main.py again: {results.command}")
         if arrays["pixel_pro"] is not None and row["pixel_aupro"] is not None:
             found[name] = arrays["pixel_pro"], row["pixel_aupro"]
     if not found:
-        raise StoreError(f"no class in {str(results.store.results)!r} has both masks and defects: no PRO curve")
+        raise UserError(f"no class in {str(results.store.results)!r} has both masks and defects: no PRO curve")
     return found
 
 
@@ -67,7 +67,7 @@ def figure(results: Results, say: Say) -> Figure:
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``pro_curve_{arch}``."""
     for results in open_results(args.result, args.arch):
-        yield from save(figure(results, say), args, f"pro_curve_{style.arch_short(results.store.arch)}")
+        yield from save(figure(results, say), args, f"pro_curve_{style.arch_short(results.store.key)}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,7 @@
-"""Image-level and pixel-level ROC curves of all classes."""
+"""Image-level and pixel-level ROC curves of all classes.
+
+各类的图像级与像素级 ROC 曲线。
+"""
 
 import _root  # noqa: F401, I001
 
@@ -8,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from _options import Parser, parser, run, save
-from _results import LEVELS, Results, open_results
+from _results import Results, open_results
 
-from padim.figures import Curves, roc_drawing
-from padim.style import Say, arch_short, printable
+from experiment.figures import Curves, roc_drawing
+from experiment.published import LEVELS
+from experiment.style import Say, arch_short, printable
 
 
 def options() -> Parser:
@@ -34,7 +38,7 @@ def curves(results: Results) -> Curves:
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``roc_curve_{arch}``."""
     for results in open_results(args.result, args.arch):
-        yield from save(roc_drawing(curves(results), say), args, f"roc_curve_{arch_short(results.store.arch)}")
+        yield from save(roc_drawing(curves(results), say), args, f"roc_curve_{arch_short(results.store.key)}")
 
 
 def main(argv: list[str] | None = None) -> int:

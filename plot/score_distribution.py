@@ -1,4 +1,7 @@
-"""Image-score distributions of normal and defective test images, with the image threshold."""
+"""Image-score distributions of normal and defective test images, with the image threshold.
+
+正常与有缺陷的测试图像的得分分布，及图像阈值。
+"""
 
 import _root  # noqa: F401, I001
 
@@ -14,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from padim import style
-from padim.style import Say
+from experiment import style
+from experiment.style import Say
 
 COLUMNS, BINS = 5, np.linspace(0, 1, 21)
 
@@ -61,7 +64,7 @@ def figure(results: Results, say: Say) -> Figure:
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``score_distribution_{arch}``."""
     for results in open_results(args.result, args.arch):
-        yield from save(figure(results, say), args, f"score_distribution_{style.arch_short(results.store.arch)}")
+        yield from save(figure(results, say), args, f"score_distribution_{style.arch_short(results.store.key)}")
 
 
 def main(argv: list[str] | None = None) -> int:

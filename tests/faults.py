@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from datasets.sample import write_sample
-from padim.store import Store, read_features
+from experiment.fitted import read_fitted
+from experiment.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCH, DIMENSIONS, POSITIONS = "resnet18", 20, 3136
@@ -66,7 +67,7 @@ def outcome(out: Path) -> dict[str, Any]:
     rows = {name: {k: v for k, v in row.items() if k != "seconds"} for name, row in results["classes"].items()}
     files = {}
     for path in sorted(out.rglob("*")):
-        if path.name.startswith(".lock_"):  # 算完之后、删锁之前被杀；锁文件自身无碍，下一次运行删去
+        if path.name.startswith(".lock_"):  # 算完之后、删锁之前被杀；锁的两个文件自身无碍，下一次运行删去
             continue
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
@@ -85,7 +86,7 @@ def finished_files(out: Path) -> dict[Path, str]:
         return {}
     files = {}
     for name in results["run"]["finished"]:
-        paths = [store.features(name), store.features(name).with_suffix(".json"), store.maps(name)]
+        paths = [store.fitted(name), store.fitted(name).with_suffix(".json"), store.maps(name)]
         paths += [store.images(name), store.arrays(name), store.picture(name, 0)]
         files |= {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
     return files
@@ -100,7 +101,7 @@ def check_readable(out: Path) -> int:
             continue
         count += 1
         if path.suffix == ".pkl":
-            read_features(path, POSITIONS, DIMENSIONS)
+            read_fitted(path, POSITIONS, DIMENSIONS)
         elif path.suffix == ".npy":
             np.load(path)
         elif path.suffix == ".npz":

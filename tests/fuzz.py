@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from PIL import Image
 
-from datasets.images import DataError, read_image, read_mask, read_size
-from padim.mapped import map_features
-from padim.store import StoreError, read_features
+from datasets.images import read_image, read_mask, read_size
+from experiment.fitted import map_fitted, read_fitted
+from system.errors import UserError
 
 P, D = 12, 3
 SECONDS = 20
@@ -36,6 +36,13 @@ class Payload:
 
     def __reduce__(self):
         return exec, ("import sys; sys.executed = True",)
+
+
+# 与被测的名单分开写：那里多放进一个名字，这里就会发现
+CONSTRUCTORS = {
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.numeric", "_frombuffer"),
+}  # fmt: skip
 
 
 def pickles() -> list[bytes]:
@@ -121,16 +128,17 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.what == "pickles":
-        corpus, own = pickles(), StoreError
-        readers: tuple[Callable, ...] = (lambda p: read_features(p, P, D), lambda p: map_features(p, P, D))
+        corpus: list[bytes] = pickles()
+        readers: tuple[Callable, ...] = (lambda p: read_fitted(p, P, D), lambda p: map_fitted(p, P, D))
     else:
-        corpus, own, readers = pictures(), DataError, (read_image, read_mask, read_size)
+        corpus, readers = pictures(), (read_image, read_mask, read_size)
 
     suspicious, watching = [], False
 
     def audit(event: str, arguments: tuple) -> None:
+        allowed = event == "pickle.find_class" and arguments in CONSTRUCTORS  # numpy 的构造函数，别无其他
         if watching and event.startswith(("pickle.", "subprocess.", "os.", "socket.", "exec", "ctypes.dlopen")):
-            suspicious.append(event)
+            suspicious.extend([] if allowed else [f"{event} {arguments}"[:200]])
 
     counts: Counter = Counter()
     rng = random.Random(args.seed)
@@ -141,7 +149,7 @@ def main() -> int:
             for read in readers:
                 try:
                     read(path)
-                except own:
+                except UserError:
                     counts["refused as they are"] += 1
         sys.addaudithook(audit)
         limit(MEGABYTES[args.what])
@@ -155,7 +163,7 @@ def main() -> int:
                 try:
                     read(path)
                     outcome = "read"
-                except own as problem:
+                except UserError as problem:
                     outcome = "refused" if "\n" not in str(problem) else "failed otherwise"
                 except BaseException:
                     traceback.print_exc()

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.download import ARCHIVE
-from datasets.names import CLASSES
+from datasets.mvtec import CLASSES
 
 
 def pack(members: dict[str, object]) -> bytes:

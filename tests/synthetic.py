@@ -1,16 +1,21 @@
-"""A tiny result folder, written through padim.store as main.py writes it, without a model."""
+"""A tiny result folder, written through experiment/ as main.py writes it, without a model."""
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from padim.ablation import Variant, summarise
+from ablation import summarise
+from datasets.mvtec import OBJECTS, TEXTURES
+from experiment.fitted import CONFIGURATION, write_fitted
+from experiment.published import Reference, compare
+from experiment.results import averages
+from experiment.store import Store
 from padim.metrics import evaluate_maps
-from padim.results import Reference, averages, compare
-from padim.store import Store, write_features, write_json
-from padim.style import OBJECTS, TEXTURES
+from padim.variants import Variant
+from system.files import write_json
 
 FIFTEEN = tuple(sorted(TEXTURES + OBJECTS))
 KINDS = ("good", "broken_large", "contamination", "manipulated_front")
@@ -43,13 +48,13 @@ def write_results(root: Path, arch: str, classes: tuple[str, ...] = FIFTEEN, see
         seconds = {"fit": 3.0, "save": 0.5, "score": 2.0, "evaluate": 1.0, "total": 7.0}
         row |= {"n_train": 30, "n_test": 12, "seconds": seconds} | DATA
         rows[name] = compare(row, reference.of(name, arch))
-        write_model(store.features(name), arch, rng)
+        write_model(store.fitted(name), arch, rng)
     results = {
         "classes": rows,
         "averages": averages(rows, reference, arch),
         "run": {
             "command": f"python main.py --arch {arch} --seed {seed}",
-            "configuration": {"weights_sha256": "0", "dimensions": list(range(DIMENSIONS)), "seed": seed},
+            "configuration": configuration(arch, seed),
             "peak_memory_bytes": 1_500_000_000,
             "finished": list(rows),
             "options": {},
@@ -75,24 +80,35 @@ def write_ablation(root: Path, arch: str, classes: tuple[str, ...] = FIFTEEN) ->
         figures = {n: {v.label: dict(zip(("image", "pixel"), rng.uniform(0.8, 1, 2).tolist(), strict=True))
                        for v in variants} for n in classes}  # fmt: skip
         content[study] = summarise({"variants": [asdict(v) for v in variants], "classes": figures})
-    write_json(Store(root, arch).ablation, {"configuration": {}, "data": {}, "studies": content})
+    write_json(Store(root, arch).ablation, {"configuration": configuration(arch), "data": {}, "studies": content})
 
 
-def write_model(
-    path: Path, arch: str, rng: np.random.Generator, dimensions: int = DIMENSIONS, grid: int = GRID
-) -> None:
-    """Random Gaussians and their provenance."""
-    positions = grid * grid
-    factors = rng.standard_normal((positions, dimensions, dimensions)).astype(np.float32)
-    covariance = factors @ factors.transpose(0, 2, 1) / dimensions + 0.01 * np.eye(dimensions, dtype=np.float32)
+def record(arch: str, grid: int = GRID, seed: int = 0) -> dict[str, Any]:
+    """What main.py writes beside a pickle, but for its dimensions and the pickle's size."""
     channels = (64, 128, 256) if arch == "resnet18" else (256, 512, 1024)
     layers = [
         {"name": f"layer{k + 1}", "channels": c, "height": grid >> k, "width": grid >> k, "stride": 4 << k,
          "receptive_field": (43, 99, 211)[k]}
         for k, c in enumerate(channels)
     ]  # fmt: skip
-    record = {"arch": arch, "weights_sha256": "0", "layers": layers, "n_train": 30}
-    chosen = rng.permutation(sum(channels))[:dimensions].tolist()
-    write_features(
-        path, rng.random((positions, dimensions)).astype(np.float32), covariance, record | {"dimensions": chosen}
-    )
+    network = {"arch": arch, "weights": "random", "weights_sha256": "0", "precision": "float32", "layers": layers}
+    data = {"size": [4 * grid, 4 * grid], "n_train": 30, "training_files": "0", "held_out_scores": None}
+    return network | data | {"seed": seed, "reduction": "random", "preprocessing": {"resize": 256, "crop": 224}}
+
+
+def configuration(arch: str, seed: int = 0) -> dict[str, Any]:
+    """What the rows of a results file have in common."""
+    whole = record(arch, seed=seed) | {"dimensions": list(range(DIMENSIONS))}
+    return {key: whole[key] for key in CONFIGURATION}
+
+
+def write_model(
+    path: Path, arch: str, rng: np.random.Generator, dimensions: int = DIMENSIONS, grid: int = GRID
+) -> None:
+    """Random Gaussians and their record."""
+    positions, made_from = grid * grid, record(arch, grid)
+    factors = rng.standard_normal((positions, dimensions, dimensions)).astype(np.float32)
+    covariance = factors @ factors.transpose(0, 2, 1) / dimensions + 0.01 * np.eye(dimensions, dtype=np.float32)
+    chosen = rng.permutation(sum(layer["channels"] for layer in made_from["layers"]))[:dimensions].tolist()
+    mean = rng.random((positions, dimensions)).astype(np.float32)
+    write_fitted(path, mean, covariance, made_from | {"dimensions": chosen})

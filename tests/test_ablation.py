@@ -1,5 +1,6 @@
 """Studies from one pass of the backbone give what separate runs give."""
 
+import importlib.util
 import json
 import shutil
 import sys
@@ -9,11 +10,12 @@ import pytest
 import torch
 from conftest import ROOT
 
+import ablation
 import main
-from padim import ablation, memory
+from experiment import memory
+from experiment.store import Store
 from padim.model import ALL, PaDiM
-from padim.store import Store
-from padim.studies import add_positions, all_components, maps_of
+from padim.variants import Variant, all_components, layer_choices, maps_of, variants
 
 sys.path.insert(0, str(ROOT / "plot"))
 FAST = ["--arch", "resnet18", "--weights", "random", "--classes", "flange", "--num_workers", "0"]
@@ -82,11 +84,10 @@ def test_maps_of_every_choice_of_layers(arch, size, added):
     """Raw maps against a model of its own, also where the layers' sizes are no multiples of each other."""
     generator = torch.Generator().manual_seed(0)
     train, test = (torch.rand(n, 3, *size, generator=generator) for n in (6, 3))
-    model = PaDiM(arch, "random", ALL, size=size)
-    rows = ablation.variants(model, "layers", 20, [], 1024)
-    positions = model.positions
-    add_positions(model, [variant.layers for variant in rows])
-    assert (model.positions > positions) == added
+    layers = [layer.name for layer in PaDiM(arch, "random", ALL, size=size).layers]
+    model = PaDiM(arch, "random", ALL, size=size, also=layer_choices(layers))
+    rows = variants(model.layers, "layers", 20, [], 1024)
+    assert (model.positions > model.grid[0] * model.grid[1]) == added
     model.fit([train])
     features = [torch.cat(layer) for layer in zip(*model.features([test]), strict=True)]
     total = 0
@@ -103,7 +104,7 @@ def test_maps_of_every_choice_of_layers(arch, size, added):
         np.testing.assert_allclose(maps, wanted, rtol=1e-4)
     components = all_components(model)
     assert components.shape == (model.channels, model.channels)
-    whole = maps_of(model, ablation.Variant("", variant.layers, "pca", model.channels), features, components)
+    whole = maps_of(model, Variant("", variant.layers, "pca", model.channels), features, components)
     np.testing.assert_allclose(whole, maps_of(model, rows[-3], features), rtol=1e-3)  # 正交变换不改变距离
 
 
@@ -185,7 +186,7 @@ def test_studies_of_two_data_sets_are_not_mixed(sample, tmp_path, capsys):
 
 
 def test_what_does_not_fit_is_refused(sample, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(memory, "free", lambda device: 2_000_000_000)
+    monkeypatch.setattr(memory, "free_memory", lambda: 2_000_000_000)
     assert run(sample, tmp_path / "out") == 2
     assert "all 448 channels" in (line := capsys.readouterr().err) and "fewer --layers" in line
     monkeypatch.undo()
@@ -195,11 +196,13 @@ def test_what_does_not_fit_is_refused(sample, tmp_path, capsys, monkeypatch):
 
 
 def test_the_figure_needs_a_file_of_studies(tmp_path, capsys):
-    import ablation as script  # plot/ablation.py
-
+    path = ROOT / "plot" / "ablation.py"
+    spec = importlib.util.spec_from_file_location("plot_ablation", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
     words = ["--result", str(tmp_path), "--out", str(tmp_path / "out"), "--format", "png"]
     assert script.main(words) == 2
-    assert "python -m padim.ablation" in capsys.readouterr().err
+    assert "python ablation.py" in capsys.readouterr().err
     (tmp_path / "ablation_resnet18.json").write_text('{"studies": {"layers": {"variants": []}}}', encoding="utf-8")
     assert script.main(words) == 2
     assert "ablation_resnet18.json" in capsys.readouterr().err

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from padim.backbone import ArchitectureError, Backbone, find_architecture, load_network
+from padim.backbone import Backbone, find_architecture, load_network
 from padim.model import PaDiM
+from system.errors import UserError
 
 
 def test_efficientnet_b5():
@@ -42,7 +43,7 @@ def test_a_model_of_it_is_what_the_definition_says():
 def test_sizes_that_are_no_multiples_of_each_other():
     model = PaDiM("efficientnet_b5", "random", size=(225, 100))
     assert [(x.height, x.width) for x in model.layers] == [(57, 25), (15, 7), (15, 7)]
-    assert model.embedding.layers[1][2].unique().numel() == 15 * 7  # 每格都用到
+    assert model.cells[:, 1].unique().numel() == 15 * 7  # 每格都用到
 
 
 def test_any_network_with_named_layers():
@@ -85,6 +86,6 @@ def test_layers_may_be_inside_others():
     ],
 )
 def test_what_is_not_there_is_refused(arch, layers, words):
-    with pytest.raises(ArchitectureError, match=words):
+    with pytest.raises(UserError, match=words):
         entry = find_architecture(arch, layers)
         Backbone(load_network(arch, "random")[0], entry.layers).describe(224, 224)

@@ -7,8 +7,9 @@ import torch
 from conftest import ROOT
 
 from padim import device
-from padim.device import DeviceError, check_precision, describe_device, pick_device
+from padim.device import check_precision, describe_device, pick_device
 from padim.model import PaDiM
+from system.errors import UserError
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -26,9 +27,9 @@ def test_devices():
     assert pick_device("cpu").type == "cpu" and "threads" in describe_device(pick_device("cpu"))
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     for name in ("cuda:99", "nonsense", "meta"):
-        with pytest.raises(DeviceError, match=f"--device {name}"):
+        with pytest.raises(UserError, match=f"--device {name}"):
             pick_device(name)
-    with pytest.raises(DeviceError, match="--precision tf32"):
+    with pytest.raises(UserError, match="--precision tf32"):
         check_precision("tf32", torch.device("cpu"))
 
 

@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
-from padim import direct
-from padim.direct import Writer
+from system import direct
+from system.direct import Writer
 
 SIZES = [0, 1, 4095, 4096, 4097, (1 << 24) - 1, 1 << 24, (1 << 24) + 4097, (1 << 25) + 5]
 

@@ -18,9 +18,9 @@ import torch
 from conftest import ROOT
 
 from datasets.sample import write_sample
-from padim.distributed import SOLO, Ranks, whole_classes
+from experiment.fitted import read_fitted
+from experiment.ranks import SOLO, Ranks
 from padim.gaussian import GaussianStream
-from padim.store import read_features
 
 FAST = ["--arch", "resnet18", "--weights", "random", "--rd", "20", "--figures", "1"]
 
@@ -67,7 +67,7 @@ def assert_same(out: Path, wanted: Path) -> None:
             value = row[key]
             assert ours["classes"][name][key] == (pytest.approx(value, abs=5e-5) if isinstance(value, float) else value)
         path = f"temp_resnet18/train_{name}"
-        for a, b in zip(*(read_features(root / f"{path}.pkl", 3136, 20) for root in (out, wanted)), strict=True):
+        for a, b in zip(*(read_fitted(root / f"{path}.pkl", 3136, 20) for root in (out, wanted)), strict=True):
             assert np.abs(a - b).max() < 1e-4 * np.abs(b).max()
         a, b = (json.loads((root / f"{path}.json").read_text(encoding="utf-8")) for root in (out, wanted))
         assert a["n_train"] == b["n_train"] and a["training_files"] == b["training_files"]
@@ -120,27 +120,6 @@ def test_more_ranks_than_images(tmp_path):
         np.testing.assert_allclose(*(np.load(tmp_path / where / path) for where in ("out", "alone")), rtol=1e-3)
 
 
-def test_whole_classes(data, alone, tmp_path):
-    """More classes than ranks; the first rank hears of the others' as they finish."""
-    for name in ("hemp", "washer"):
-        (tmp_path / "data").mkdir(exist_ok=True)
-        (tmp_path / "data" / name).symlink_to(data / "flange", target_is_directory=True)
-    for name in ("flange", "linen"):
-        (tmp_path / "data" / name).symlink_to(data / name, target_is_directory=True)
-    out = tmp_path / "out"
-    said = finish(2, tmp_path / "data", out)
-    assert "4 classes on 2 processes: each class on one of them, the longest first" in said
-    rows = results(out)["classes"]
-    assert list(rows) == sorted(results(out)["run"]["finished"]) == ["flange", "hemp", "linen", "washer"]
-    for name in ("flange", "linen"):
-        assert rows[name]["pixel_rocauc"] == results(alone)["classes"][name]["pixel_rocauc"]
-        maps = [np.load(root / f"scores_resnet18/{name}_maps.npy") for root in (out, alone)]
-        assert np.array_equal(*maps)
-        assert (out / f"pictures_resnet18/{name}_0.png").exists()
-    assert np.array_equal(*(np.load(out / f"scores_resnet18/{n}_maps.npy") for n in ("flange", "washer")))
-    assert not list(out.rglob("*.tmp")) and not list(out.glob(".lock*"))
-
-
 def one_error(errors: str) -> str:
     lines = [line for line in re.split(r"[\r\n]", errors) if line.startswith("error: ")]
     assert len(lines) == 1, errors[-3000:]
@@ -191,20 +170,21 @@ def test_a_picture_in_one_ranks_share_is_damaged(data, tmp_path, victim):
 
 SCRIPT = """
 import sys, torch
-from padim.distributed import UnlikeError, join
+from experiment.ranks import join
 from padim.gaussian import GaussianStream
+from system.errors import UserError
 ranks, generator = join(), torch.Generator().manual_seed(0)
 blocks = [torch.randn(70, n, 300, generator=generator) + 10 * n for n in (5, 3)]
 stream, whole = GaussianStream(70, 300, torch.device("cpu")), GaussianStream(70, 300, torch.device("cpu"))
 stream.update(blocks[ranks.rank])
-stream.merge(ranks.sum_)
+stream.merge(ranks.sum)
 whole.update(torch.cat(blocks, 1))
 for ours, wanted in zip(stream.finish(), whole.finish()):
     assert (ours - wanted).abs().max() < 1e-5 * wanted.abs().max()
 ranks.check_same("alike", [1, 2])
 try:
     ranks.check_same("unlike", ranks.rank)
-except UnlikeError as problem:
+except UserError as problem:
     assert "--data_path" in str(problem)
     (open(sys.argv[1] + str(ranks.rank), "w")).close()
 ranks.leave()
@@ -260,16 +240,10 @@ def test_shares_are_everything_once():
             assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_when_whole_classes_are_faster():
-    assert not whole_classes([300, 300], 2) and not whole_classes([300], 1)
-    assert whole_classes([300] * 15, 2) and whole_classes([300] * 15, 4)
-    assert not whole_classes([100_000, 300, 300], 2)
-
-
 def test_one_process_is_no_group():
     code = (
         "import sys, main; status = main.main(sys.argv[1:])\n"
         "import torch.distributed as dist; sys.exit(status or dist.is_initialized())"
     )
-    assert SOLO.leads and SOLO.agree(lambda: 5) == 5 and SOLO.gather(3) == [3] and SOLO.may_speak()
+    assert SOLO.leads and SOLO.agree(lambda: 5) == 5 and SOLO.gather(3) == [3]
     assert subprocess.run([sys.executable, "-c", code, "--help"], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0

@@ -13,11 +13,10 @@ import pytest
 from conftest import ROOT
 from mvtec_server import WHOLE, Server, data_set, error, files, pack, serving, unpacked
 
-import main as experiment
 from datasets import download
 from datasets.download import ARCHIVE, get_mvtec, main
-from datasets.images import DataError
-from datasets.mvtec import CLASSES
+from datasets.mvtec import CLASSES, MVTecDataset, check_class
+from system.errors import UserError
 
 
 @pytest.fixture
@@ -38,8 +37,16 @@ def test_download_and_use(server, tmp_path, capsys):
     assert sorted(p.name for p in folder.iterdir()) == sorted([*CLASSES, "readme.txt", ARCHIVE])
     bars = capsys.readouterr().err
     assert all(word in bars for word in ("downloading: 100%", "checking: 100%", "unpacking: "))
-    options = ["--arch", "resnet18", "--weights", "random", "--rd", "4", "--classes", "wood", "--no_features"]
-    assert experiment.main([*options, "--data_path", str(folder), "--save_path", str(tmp_path / "out")]) == 0
+    for name in CLASSES:
+        assert check_class(folder, name) == (2, 0, (224, 224))
+        assert all(image.shape == (3, 224, 224) for image, _, _ in MVTecDataset(folder, name, train=True))
+
+
+def test_main_runs_on_the_download(server, tmp_path):
+    get(server, tmp_path / "a b")
+    options = ["--arch", "resnet18", "--weights", "random", "--rd", "4", "--classes", "wood"]
+    done = run_main(*options, "--data_path", tmp_path / "a b", "--save_path", tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_there_is_not_fetched_again(server, tmp_path):
@@ -69,13 +76,13 @@ def test_broken_off_and_resumed(server, tmp_path, tells_size):
     server.limit, server.tells_size = len(WHOLE) // 3, tells_size
     part = tmp_path / f"{ARCHIVE}.part"
     words = "broke off at .* of .*the same command goes on" if tells_size else "SHA-256"
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(UserError, match=words):
         get(server, tmp_path)
     if not tells_size:  # 没说大小的服务器：只有哈希看得出断了
         assert not part.exists()
         return
     assert part.read_bytes() == WHOLE[: len(WHOLE) // 3] and list(tmp_path.iterdir()) == [part]
-    with pytest.raises(DataError, match="broke off"):
+    with pytest.raises(UserError, match="broke off"):
         get(server, tmp_path)
     server.limit = None
     get(server, tmp_path)
@@ -104,11 +111,11 @@ def test_another_archive(server, tmp_path):
     """What was sent is removed; what somebody put there is not."""
     server.content = WHOLE[:-1] + b"?"
     part = tmp_path / f"{ARCHIVE}.part"
-    with pytest.raises(DataError, match=rf"SHA-256 is \w+, not \w+.*{re.escape(str(part))}' is removed.*--url"):
+    with pytest.raises(UserError, match=rf"SHA-256 is \w+, not \w+.*{re.escape(str(part))}' is removed.*--url"):
         get(server, tmp_path, WHOLE)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / ARCHIVE).write_bytes(b"mine")
-    with pytest.raises(DataError, match=rf"{re.escape(ARCHIVE)}' is not .* move it away"):
+    with pytest.raises(UserError, match=rf"{re.escape(ARCHIVE)}' is not .* move it away"):
         get(server, tmp_path, WHOLE)
     assert (tmp_path / ARCHIVE).read_bytes() == b"mine"
 
@@ -138,7 +145,7 @@ def test_hostile_members(server, tmp_path, name, last):
     server.content = pack(members | {name: HOSTILE[name]} if last else {name: HOSTILE[name]} | members)
     (tmp_path / "secret").write_bytes(b"secret")
     folder = tmp_path / "sub" / "data"
-    with pytest.raises(DataError, match=re.escape(f"holds {name!r}")):
+    with pytest.raises(UserError, match=re.escape(f"holds {name!r}")):
         get(server, folder)
     assert [p.name for p in folder.iterdir()] == [ARCHIVE]  # 什么也没解开，也没留下半个
     assert {p.name for p in tmp_path.rglob("*")} == {"secret", "sub", "data", ARCHIVE}
@@ -153,7 +160,7 @@ def test_archives_that_cannot_be_unpacked(server, tmp_path):
         pack(some): "does not hold the classes",
     }.items():
         server.content = content
-        with pytest.raises(DataError, match=rf"{words}|{words}.*{re.escape(ARCHIVE)}"):
+        with pytest.raises(UserError, match=rf"{words}|{words}.*{re.escape(ARCHIVE)}"):
             get(server, tmp_path)
         assert [p.name for p in tmp_path.iterdir()] == [ARCHIVE]
         (tmp_path / ARCHIVE).unlink()
@@ -161,14 +168,14 @@ def test_archives_that_cannot_be_unpacked(server, tmp_path):
 
 def test_a_python_without_the_filter(server, tmp_path, monkeypatch):
     monkeypatch.delattr(tarfile, "data_filter")
-    with pytest.raises(DataError, match=r"cannot unpack archives safely; 3\.10\.12"):
+    with pytest.raises(UserError, match=r"cannot unpack archives safely; 3\.10\.12"):
         get(server, tmp_path)
     assert server.asked == []
 
 
 def test_a_disk_that_is_too_small(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * len(WHOLE) - 1))
-    with pytest.raises(DataError, match=r"free, .* are needed"):
+    with pytest.raises(UserError, match=r"free, .* are needed"):
         get(server, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -176,6 +183,11 @@ def test_a_disk_that_is_too_small(server, tmp_path, monkeypatch):
 def command(*options: object, cwd=ROOT, **kwargs) -> subprocess.CompletedProcess:
     words = [sys.executable, "-m", "datasets.mvtec", *map(str, options)]
     return subprocess.run(words, cwd=cwd, capture_output=True, text=True, encoding="utf-8", **kwargs)
+
+
+def run_main(*options: object, cwd) -> subprocess.CompletedProcess:
+    words = [sys.executable, str(ROOT / "main.py"), *map(str, options)]
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, encoding="utf-8")
 
 
 def test_the_command_refuses_another_archive(server, tmp_path):
@@ -289,9 +301,9 @@ def test_a_full_disk(server, tmp_path, stage):
     assert server.asked == ([None, f"bytes={300_000}-"] if stage == "downloading" else [])
 
 
-def test_main_names_the_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_main_names_the_command(tmp_path, monkeypatch):
     monkeypatch.delenv("MVTEC_PATH", raising=False)
-    assert experiment.main([]) == 2
-    line = error(capsys.readouterr().err)
+    done = run_main(cwd=tmp_path)
+    assert done.returncode == 2
+    line = error(done.stderr)
     assert "python -m datasets.mvtec --download data/mvtec_anomaly_detection" in line.replace("\\", "/")

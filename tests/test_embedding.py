@@ -3,7 +3,8 @@ import random
 import pytest
 import torch
 
-from padim.embedding import DimensionError, Embedding, choose_dimensions
+from padim.embedding import Embedding, choose_dimensions
+from system.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,7 @@ def test_the_choice_leaves_the_global_generator_alone():
 
 
 def test_too_many_dimensions():
-    with pytest.raises(DimensionError, match=r"449 .* 448"):
+    with pytest.raises(UserError, match=r"449 .* 448"):
         choose_dimensions(448, 449)
 
 

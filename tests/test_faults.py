@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,9 +15,11 @@ import torch
 from conftest import ROOT
 
 import main
-from padim import direct
+from experiment.run import Run
+from experiment.saving import Saving
+from experiment.store import Store
 from padim.model import PaDiM
-from padim.store import Store
+from system import direct
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
 
@@ -91,13 +92,13 @@ def test_a_full_disk(refused, disk):
 
 @pytest.mark.parametrize("fate", ["never writable", "deleted meanwhile"])
 def test_a_folder_that_cannot_be_written(refused, disk, monkeypatch, fate):
-    out, real = disk / "out", main.score_and_evaluate
+    out, real = disk / "out", main.score
 
-    def score_and_evaluate(*arguments):
+    def score(*arguments):
         shutil.rmtree(out)
         return real(*arguments)
 
-    monkeypatch.setattr(main, "score_and_evaluate", score_and_evaluate)
+    monkeypatch.setattr(main, "score", score)
     if fate == "never writable":
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         assert "Read-only file system" in refused(out) and not out.exists()
@@ -116,10 +117,10 @@ def test_saving_in_the_background_is_given_up(data, tmp_path, monkeypatch):
 
     monkeypatch.setattr(direct.Writer, "sync", sync)
     model = PaDiM("resnet18", "random", dimensions=5).fit([torch.randn(2, 3, 224, 224)])
-    model.save_in_background(tmp_path / "x.pkl")
-    (scores,) = model.score([torch.randn(1, 3, 224, 224)])
+    saving = Saving(model, tmp_path / "x.pkl")
+    (scores,) = model.score([torch.randn(1, 3, 224, 224)], saving.wait_read)
     assert np.isfinite(scores.maps).all() and [p.suffix for p in tmp_path.iterdir()] == [".tmp"]
-    model.abort_saving()
+    saving.abort()
     assert not list(tmp_path.iterdir())
 
 
@@ -128,30 +129,33 @@ def test_two_runs_on_one_folder(refused, tmp_path):
     with Store(out, faults.ARCH).locked():
         message = refused(out)
         assert f"'{out}' is being written by process {os.getpid()} on " in message and "--save_path" in message
-        assert [path.name for path in out.iterdir()] == [f".lock_{faults.ARCH}"]
-    assert not list(out.iterdir())
+        assert {path.name for path in out.iterdir()} == {f".lock_{faults.ARCH}", f".lock_{faults.ARCH}_holder"}
+    assert not out.exists()  # 空着的文件夹也不留下
 
 
-def test_a_drawing_process_is_killed(data, tmp_path):
-    """As the system does when memory runs out: one line, and the next run goes on."""
-    run = subprocess.Popen(
-        faults.command(data, tmp_path / "out"),
-        env=faults.environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-    )
-    victim = None
-    while victim is None and run.poll() is None:  # 主进程的子进程里，由 multiprocessing 孵出的那个
-        listing = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(run.pid)]  # ww：不按终端的宽度截断
-        listed = subprocess.run(listing, capture_output=True, text=True)
-        victim = next((line.split()[0] for line in listed.stdout.splitlines() if "spawn_main" in line), None)
-        time.sleep(0.05)
-    assert victim, run.communicate()[1]
-    os.kill(int(victim), signal.SIGKILL)
-    errors = run.communicate(timeout=120)[1]
-    assert run.returncode == 2 and "draws figures was killed" in one_error(errors)
+def test_the_pickle_holds_what_was_fitted_however_late_it_is_written(data, tmp_path, monkeypatch):
+    """The writer is held up: scoring, which writes factors over the covariances, waits for it."""
+    real, order = direct.Writer.write, []
+
+    def write(writer, content):
+        time.sleep(0.5)
+        order.append("written")
+        return real(writer, content)
+
+    factors = Run.before_factors
+
+    def before_factors(run):
+        factors(run)
+        order.append("factors")
+
+    monkeypatch.setattr(direct.Writer, "write", write)
+    monkeypatch.setattr(Run, "before_factors", before_factors)
+    assert main.main([*faults.command(data, tmp_path / "late")[2:], "--classes", "flange"]) == 0
+    assert order[-1] == "factors" and order.count("written") > 2
+    monkeypatch.undo()
+    assert main.main([*faults.command(data, tmp_path / "out")[2:], "--classes", "flange"]) == 0
+    paths = [tmp_path / name / f"temp_{faults.ARCH}" / "train_flange.pkl" for name in ("late", "out")]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_the_same_command_twice_gives_the_same_bits(data, reference, tmp_path):
@@ -170,10 +174,10 @@ ABORT = """
 import _thread, sys, threading, time
 from pathlib import Path
 import numpy as np
-from padim import features, store
+from experiment.fitted import Progress, write_fitted
 mean, covariance = np.zeros((3000, 300), np.float32), np.zeros((3000, 300, 300), np.float32)  # 1.1 GB
-progress = features.Progress()
-writer = threading.Thread(target=store.write_features, args=(Path(sys.argv[1]), mean, covariance, {}, None, progress))
+progress = Progress()
+writer = threading.Thread(target=write_fitted, args=(Path(sys.argv[1]), mean, covariance, {}, None, progress))
 threading.excepthook = lambda problem: print(problem.exc_type.__name__)
 writer.start()
 while not any(p.stat().st_size > 1 << 26 for p in Path(sys.argv[1]).parent.glob("*.tmp")):

@@ -1,19 +1,22 @@
+from threading import Event, Thread
+
 import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 from skimage.morphology import disk, opening
 
-from padim.figures import LocalizationCanvas, Scale, chosen_figures, draw_localizations, predicted_mask, roc_figure
+from experiment import figures
+from experiment.figures import Drawer, LocalizationCanvas, chosen_figures, predicted_mask, roc_figure
+from experiment.store import Store
 from padim.metrics import evaluate_maps, normalise
-from padim.store import Store
 
 H, W = 60, 80
 
 
 @pytest.fixture
 def scored(tmp_path):
-    """A stored class of three pictures with one bright defect each."""
+    """A stored class of three pictures, two with a bright defect, and its arrays."""
     rng = np.random.default_rng(0)
     store = Store(tmp_path, "resnet18")
     masks = np.zeros((3, H, W), np.uint8)
@@ -22,23 +25,28 @@ def scored(tmp_path):
         maps[:] = rng.random((3, H, W)) + 4 * masks
         images[:] = rng.integers(0, 256, images.shape)
         arrays, _ = evaluate_maps(maps, np.array([0, 1, 1]), masks)
-    store.write_arrays("x", arrays)
-    return store
+    return store, arrays
+
+
+@pytest.fixture
+def drawer():
+    drawer = Drawer()
+    yield drawer
+    drawer.stop()
 
 
 def panels(figure: np.ndarray, canvas: LocalizationCanvas) -> list[np.ndarray]:
     return [figure[canvas.top : canvas.top + H, x : x + W] for x in canvas.columns]
 
 
-def test_the_five_panels(scored):
-    arrays = scored.read_arrays("x")
-    scale = Scale(arrays["score_min"], arrays["score_max"], arrays["threshold"])
-    draw_localizations(scored.root, "resnet18", "x", [1], arrays["masks"][[1]], scale)
-    figure = np.asarray(Image.open(scored.picture("x", 1)))
+def test_the_five_panels(scored, drawer):
+    store, arrays = scored
+    drawer.draw(store, "x", [1], arrays).finish()
+    figure = np.asarray(Image.open(store.picture("x", 1)))
     canvas = LocalizationCanvas(H, W)
     image, truth, heat, mask, segmentation = panels(figure, canvas)
-    stored = np.load(scored.images("x"))[1]
-    scores = normalise(np.load(scored.maps("x"))[1], arrays["score_min"], arrays["score_max"])
+    stored = np.load(store.images("x"))[1]
+    scores = normalise(np.load(store.maps("x"))[1], arrays["score_min"], arrays["score_max"])
     np.testing.assert_array_equal(image, stored)
     np.testing.assert_array_equal(truth[..., 0] > 0, arrays["masks"][1] > 0)
     colours = matplotlib.colormaps["jet"](scores)[..., :3] * 255
@@ -49,6 +57,52 @@ def test_the_five_panels(scored):
     red = (segmentation == [255, 0, 0]).all(-1)
     assert red.any() and (segmentation[~red] == stored[~red]).all()
     assert not red[:10].any()
+
+
+def test_every_figure_is_there_once_drawing_is_finished(scored, drawer):
+    store, arrays = scored
+    drawings = drawer.draw(store, "x", range(3), arrays)
+    drawings.finish()
+    alone = LocalizationCanvas(H, W)
+    maps, images = np.load(store.maps("x")), np.load(store.images("x"))
+    for i in range(3):
+        scores = normalise(maps[i], arrays["score_min"], arrays["score_max"])
+        wanted = alone.draw(images[i], arrays["masks"][i], scores, arrays["threshold"])
+        np.testing.assert_array_equal(np.asarray(Image.open(store.picture("x", i))), wanted)
+    assert drawings.name == "x" and len(list(store.root.rglob("*.png"))) == 3
+    drawer.draw(store, "x", [], arrays).finish()
+
+
+def test_a_figure_that_cannot_be_written_is_an_error(scored, drawer, monkeypatch):
+    store, arrays = scored
+
+    def full(figure, path):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(figures, "save_picture", full)
+    with pytest.raises(OSError, match="No space left"):
+        drawer.draw(store, "x", [0, 1, 2], arrays).finish()
+
+
+def test_nothing_more_is_drawn_once_it_is_stopped(scored, monkeypatch):
+    store, arrays = scored
+    started, go_on, drawn = Event(), Event(), []
+
+    def slow(figure, path):
+        started.set()
+        assert go_on.wait(20)
+        drawn.append(path)
+
+    monkeypatch.setattr(figures, "save_picture", slow)
+    monkeypatch.setattr(figures, "cores", lambda: 2)  # 一个绘图线程
+    drawer = Drawer()
+    drawer.draw(store, "x", [0, 1, 2], arrays)
+    assert started.wait(20)
+    stopping = Thread(target=drawer.stop)
+    stopping.start()
+    go_on.set()
+    stopping.join(20)
+    assert not stopping.is_alive() and len(drawn) < 3
 
 
 def test_what_is_not_available_says_so():

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from padim import gaussian
-from padim.gaussian import Gaussians, GaussianStream
+from padim import chunks
+from padim.gaussian import GaussianStream
+from padim.mahalanobis import Gaussians
+from system.errors import UserError
 
 P, D = 12, 6
 
@@ -29,7 +31,7 @@ class FailAt(TorchDispatchMode):
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
     """Chunks of positions one after the other, halved when memory is short."""
-    monkeypatch.setattr(gaussian, "_in_threads", gaussian._in_turn)
+    monkeypatch.setattr(chunks, "_in_threads", chunks._in_turn)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
 
@@ -137,13 +139,13 @@ def test_an_interrupted_way_back(blocks):
 def test_threads_that_fail_leave_the_covariance(blocks, monkeypatch):
     """The CPU's path: several threads, one of which finds no factor."""
     monkeypatch.undo()
-    monkeypatch.setattr(gaussian, "_CHUNK", D * D * 2)
+    monkeypatch.setattr(chunks, "_CHUNK", D * D * 2)
     mean, covariance = fitted(blocks).finish()
     covariance[7, 2, 2] = -1
     before = covariance.clone()
     model = Gaussians(mean, covariance)
     for _ in range(2):
-        with pytest.raises(gaussian.NotPositiveDefiniteError, match="position 7 "):
+        with pytest.raises(UserError, match="position 7 "):
             model.distances(blocks[0])
         assert threading.active_count() < 20
     assert torch.equal(model.covariance(), before)

@@ -376,7 +376,7 @@ def test_no_features_and_bf16(done, sample, tmp_path):
 
 
 def test_help_and_bad_options_do_not_wait_for_torch():
-    code = "import sys, main\ntry: main.parse(['--help'])\nfinally: sys.exit('torch' in sys.modules)"
+    code = "import sys, main\ntry: main.main(['--help'])\nfinally: sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
 
 

@@ -4,7 +4,8 @@ from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from padim import metrics
 from padim.curves import MAX_POINTS, TOLERANCE, thin
-from padim.metrics import NotFiniteError, evaluate, evaluate_maps, normalise
+from padim.metrics import evaluate, evaluate_maps, normalise
+from system.errors import UserError
 
 
 def best_f1(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -103,7 +104,7 @@ def test_constant_and_infinite_maps():
     arrays, row = evaluate_maps(maps, np.array([0, 1]), None)
     assert arrays["image_scores"].tolist() == [0, 0] and row["image_rocauc"] == 0.5
     maps[0, 0, 0] = np.nan
-    with pytest.raises(NotFiniteError):
+    with pytest.raises(UserError):
         evaluate_maps(maps, np.array([0, 1]), None)
 
 

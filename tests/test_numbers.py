@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from pathlib import Path
 
 import faults
 import numpy as np
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 import main
+from experiment.fitted import check_covariances, read_fitted
 from padim.anomaly_map import AnomalyMap
 from padim.backbone import load_network
-from padim.features import check_covariances
-from padim.gaussian import FeatureError, Gaussians, GaussianStream, NotPositiveDefiniteError
+from padim.gaussian import GaussianStream
+from padim.mahalanobis import Gaussians
 from padim.metrics import evaluate
-from padim.store import read_features
+from system.errors import UserError
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -56,7 +58,7 @@ def test_any_split_of_any_data_is_one_batch(case):
     wanted = np.stack([np.cov(p, rowvar=False).reshape(x.shape[2], -1) for p in exact]) + 0.01 * np.eye(x.shape[2])
     np.testing.assert_allclose(mean, exact.mean(1), rtol=1e-6, atol=1e-6 * np.abs(exact).max())
     np.testing.assert_allclose(covariance, wanted, rtol=0, atol=tolerance(exact, wanted))
-    check_covariances(covariance.numpy())
+    check_covariances(Path(), covariance.numpy())
 
 
 @quick
@@ -115,7 +117,7 @@ def test_duplicates_and_fewer_images_than_dimensions():
 def test_features_that_are_not_finite_are_refused_with_their_position(bad, sizes):
     x = torch.randn(70, 9, 4, generator=torch.Generator().manual_seed(0))
     x[41, 3, 1] = bad
-    with pytest.raises(FeatureError, match="position 41 are not finite"):
+    with pytest.raises(UserError, match="position 41 are not finite"):
         fit(*x.split(sizes, dim=1))
 
 
@@ -123,7 +125,7 @@ def test_a_cholesky_that_fails_says_where():
     x = torch.randn(70, 9, 4, generator=torch.Generator().manual_seed(0))
     mean, covariance = fit(x)
     covariance[41] = -covariance[41]
-    with pytest.raises(NotPositiveDefiniteError, match="position 41 is not positive definite"):
+    with pytest.raises(UserError, match="position 41 is not positive definite"):
         Gaussians(mean, covariance).distances(x)
 
 
@@ -158,5 +160,5 @@ def test_two_training_images_of_which_one_is_a_copy(data, tmp_path):
     assert main.main(faults.command(tmp_path / "data", out)[2:]) == 0
     row = json.loads((out / "results_resnet18.json").read_text(encoding="utf-8"))["classes"]["flange"]
     assert row["n_train"] == 2 and 0 <= row["pixel_rocauc"] <= 1
-    _, covariance = read_features(out / "temp_resnet18" / "train_flange.pkl", 3136, faults.DIMENSIONS)
+    _, covariance = read_fitted(out / "temp_resnet18" / "train_flange.pkl", 3136, faults.DIMENSIONS)
     np.testing.assert_allclose(covariance, np.broadcast_to(0.01 * np.eye(20), covariance.shape), atol=1e-9)

@@ -1,4 +1,4 @@
-"""End to end through main.py and padim.predict with all that can be chosen: networks, layers, components, bfloat16."""
+"""End to end through main.py and predict.py with all that can be chosen: networks, layers, components, bfloat16."""
 
 import csv
 import io
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import main
+import predict
 from datasets.sample import write_sample
-from padim import predict
 
 CHOICES = {
     "efficientnet_b5": (["--arch", "efficientnet_b5"], 344),

@@ -16,9 +16,9 @@ from PIL import Image
 
 import main
 from datasets.sample import write_sample
-from padim import memory
-from padim.backbone import ArchitectureError, Backbone
+from padim.backbone import Backbone
 from padim.model import PaDiM
+from system.errors import UserError
 
 FAST = ["--arch", "resnet18", "--weights", "random", "--figures", "none"]
 
@@ -144,9 +144,8 @@ def test_bad_options(data, tmp_path, capsys, options, words):
 
 
 def test_memory_follows_the_size():
-    small, large = (
-        memory.estimate(PaDiM("resnet18", "random", size=size), 32, 100, 100) for size in ((224, 224), (448, 224))
-    )
+    models = (PaDiM("resnet18", "random", size=size) for size in ((224, 224), (448, 224)))
+    small, large = (model.bytes_needed(32, 100, 100) for model in models)
     assert large.device == pytest.approx(2 * small.device, rel=0.01)
 
 
@@ -155,7 +154,7 @@ def test_images_too_small_for_a_backbone():
     layers = ("features.4", "features.12")
     network = torchvision.models.squeezenet1_1(weights=None)
     assert len(Backbone(network, layers).describe(64, 48)) == 2
-    with pytest.raises(ArchitectureError, match=r"no images of 4x48.*--resize"):
+    with pytest.raises(UserError, match=r"no images of 4x48.*--resize"):
         Backbone(network, layers).describe(4, 48)
     model = PaDiM("resnet18", "random", size=(1, 1)).fit([torch.randn(4, 3, 1, 1)])
     assert next(model.score([torch.randn(2, 3, 1, 1)])).maps.shape == (2, 1, 1)

@@ -7,14 +7,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 from conftest import ROOT
 from PIL import Image
 
-from datasets.errors import DataError
 from datasets.pictures import NewPictures, find_pictures
 from datasets.preprocessing import Preprocessing
+from system.errors import UserError
 
 
 def picture(path, size=(8, 6)):
@@ -32,11 +32,11 @@ def test_pictures_in_the_folder_where_results_go(tmp_path):
     assert found == ["a.png", "b/c.png", "b/pictures/d.png"]
     assert len(find_pictures([out])) == 4
     for place in (out / "pictures", out / "pictures/b", out / "pictures/b/figure.png"):
-        with pytest.raises(DataError, match=r"is where figures go \(.*pictures'\); give another --out"):
+        with pytest.raises(UserError, match=r"is where figures go \(.*pictures'\); give another --out"):
             find_pictures([place], out / "pictures")
     shutil.rmtree(out / "b")
     (out / "a.png").unlink()
-    with pytest.raises(DataError, match=r"no picture in '.*in' but in '.*pictures', where figures go"):
+    with pytest.raises(UserError, match=r"no picture in '.*in' but in '.*pictures', where figures go"):
         find_pictures([out], out / "pictures")
 
 
@@ -60,9 +60,9 @@ def test_a_link_to_a_folder_that_leads_nowhere(tmp_path, target):
     (tmp_path / "a/.hidden").symlink_to(target)
     assert len(find_pictures([tmp_path])) == 1
     (tmp_path / "a/lost").symlink_to(target, target_is_directory=True)
-    with pytest.raises(DataError, match=r"a/lost' is a symbolic link that is circular or leads nowhere"):
+    with pytest.raises(UserError, match=r"a/lost' is a symbolic link that is circular or leads nowhere"):
         find_pictures([tmp_path])
-    with pytest.raises(DataError, match=r"no picture or folder '.*lost'"):
+    with pytest.raises(UserError, match=r"no picture or folder '.*lost'"):
         find_pictures([tmp_path / "a/lost"], tmp_path / "pictures")
 
 
@@ -75,20 +75,21 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
         Path("n" * 250).mkdir()
         os.chdir("n" * 250)
     os.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"cannot read folder '.*nnn' \(File name too long\)"):
+    with pytest.raises(UserError, match=r"cannot read folder '.*nnn' \(File name too long\)"):
         find_pictures([tmp_path])
     shutil.rmtree(tmp_path / ("n" * 250))
     (tmp_path / "b").mkdir(mode=0)
     if not os.access(tmp_path / "b", os.R_OK):  # 超级用户什么都读得了
-        with pytest.raises(DataError, match=r"cannot read folder '.*b' \(Permission denied\)"):
+        with pytest.raises(UserError, match=r"cannot read folder '.*b' \(Permission denied\)"):
             find_pictures([tmp_path])
 
 
 def test_a_thin_picture_is_that_pictures_problem(tmp_path):
     files = [picture(tmp_path / "thin.png", (60_000, 1)), picture(tmp_path / "x.png")]
     pictures = NewPictures(files, Preprocessing(), (224, 224))
-    image, _, readable = pictures[0]
-    assert not readable and torch.equal(image, torch.zeros(3, 224, 224))
+    image, index, readable = pictures[0]
+    assert (image.shape, image.dtype, image.any()) == ((3, 224, 224), np.float32, False)
+    assert (type(index), index, type(readable), readable) == (np.int64, 0, np.bool_, False)
     assert "thin.png" in pictures.problems[0] and pictures[1][2] and 1 not in pictures.problems
 
 

@@ -1,26 +1,26 @@
 """Every script draws, in both languages and formats, nothing clipped, overlapping or too small."""
 
-import importlib
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from itertools import combinations
 from pathlib import Path
 
+import psutil
 import pytest
+from conftest import ROOT
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
+from plotting import PLOT, SCRIPTS, script
 from synthetic import write_ablation, write_results
 
 import main as experiment
-
-ROOT = Path(__file__).resolve().parent.parent
-PLOT = ROOT / "plot"
-SCRIPTS = sorted(p.stem for p in PLOT.glob("[!_]*.py"))
-sys.path.insert(0, str(PLOT))
 
 # 每个脚本画的图，不带后缀；{arch} 为短名
 FIGURES = {
@@ -58,8 +58,8 @@ def fifteen(tmp_path_factory) -> Path:
     return root
 
 
-def run(script: str, *options: object) -> int:
-    return importlib.import_module(script).main([str(o) for o in options])
+def run(name: str, *options: object) -> int:
+    return script(name).main([str(o) for o in options])
 
 
 def shown_texts(figure: Figure) -> list[Text]:
@@ -131,17 +131,17 @@ def test_the_list_of_scripts():
 
 @pytest.mark.filterwarnings("error:.*(Glyph|layout|font)", "error::RuntimeWarning")
 @pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("script", FIGURES)
-def test_a_run_of_two_classes(script, language, small, tmp_path, checked):
-    assert run(script, "--result", small, "--out", tmp_path, "--lang", language, "--dpi", 100) == 0
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_run_of_two_classes(name, language, small, tmp_path, checked):
+    assert run(name, "--result", small, "--out", tmp_path, "--lang", language, "--dpi", 100) == 0
     assert checked
     suffix = "_zh" if language == "zh" else ""
-    stems = [f"{stem}{suffix}" for stem in FIGURES[script]]
+    stems = [f"{stem}{suffix}" for stem in FIGURES[name]]
     assert {p.stem for p in tmp_path.iterdir()} == set(stems)
     for stem in stems:
         with Image.open(tmp_path / f"{stem}.png") as picture:
             assert 300 < picture.width <= 730 and picture.height <= 930
-        check_pdf(tmp_path / f"{stem}.pdf", has_images=script == "localization")
+        check_pdf(tmp_path / f"{stem}.pdf", has_images=name == "localization")
 
 
 def check_pdf(path: Path, has_images: bool) -> None:
@@ -156,11 +156,11 @@ def check_pdf(path: Path, has_images: bool) -> None:
 
 @pytest.mark.filterwarnings("error:.*(Glyph|layout|font)", "error::RuntimeWarning")
 @pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("script", [s for s in FIGURES if s != "framework"])
-def test_fifteen_classes(script, language, fifteen, tmp_path, checked_only):
+@pytest.mark.parametrize("name", [s for s in FIGURES if s != "framework"])
+def test_fifteen_classes(name, language, fifteen, tmp_path, checked_only):
     options = ["--result", fifteen, "--out", tmp_path, "--lang", language, "--format", "png"]
-    both = script in ("auroc_table", "complexity")  # 两个架构画在一图里
-    assert run(script, *options, *([] if both else ["--arch", "wide_resnet50_2"])) == 0
+    both = name in ("auroc_table", "complexity")  # 两个架构画在一图里
+    assert run(name, *options, *([] if both else ["--arch", "wide_resnet50_2"])) == 0
     assert len(checked_only) == 1
 
 
@@ -199,31 +199,69 @@ def test_everything_of_nothing(tmp_path, capsys):
     assert run("all", "--result", tmp_path / "none", "--out", tmp_path / "out", "--format", "png") == 0
     output = capsys.readouterr().out
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["framework.png"]
-    for script in set(FIGURES) - {"framework", "ablation"}:
-        assert re.search(rf"^skipped {script}: no results .* python main.py ", output, re.M)
+    for name in set(FIGURES) - {"framework", "ablation"}:
+        assert re.search(rf"^skipped {name}: no results .* python main.py ", output, re.M)
 
 
 def test_as_processes_from_another_folder(small, tmp_path):
-    def start(script):
-        (tmp_path / script).mkdir()
-        options = ["--help"] if script == "all" else ["--result", small, "--format", "pdf"]
-        command = [sys.executable, PLOT / f"{script}.py", *options]
-        return subprocess.Popen(
-            command, cwd=tmp_path / script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+    def start(name):
+        (tmp_path / name).mkdir()
+        options = ["--help"] if name == "all" else ["--result", small, "--format", "pdf"]
+        command = [sys.executable, PLOT / f"{name}.py", *options]
+        return subprocess.Popen(command, cwd=tmp_path / name, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    for script, process in [(s, start(s)) for s in SCRIPTS]:
+    for name, process in [(s, start(s)) for s in SCRIPTS]:
         output, errors = process.communicate()
         assert process.returncode == 0 and errors == ""
-        if script != "all":
-            name = FIGURES[script][0]
-            assert f"wrote {Path('imgs') / name}.pdf\n" in output
-            assert (tmp_path / script / "imgs" / f"{name}.pdf").exists()
+        if name != "all":
+            stem = FIGURES[name][0]
+            assert f"wrote {Path('imgs') / stem}.pdf\n" in output
+            assert (tmp_path / name / "imgs" / f"{stem}.pdf").exists()
 
 
-def test_no_model_and_no_data_set_is_imported():
-    code = (
-        f"import sys; sys.path.insert(0, {str(PLOT)!r}); import {', '.join(SCRIPTS)}; "
-        "print({'torch', 'sklearn', 'datasets', 'matplotlib.pyplot'} & set(sys.modules))"
+def start_everything(small: Path, out: Path) -> tuple[subprocess.Popen, list[psutil.Process]]:
+    """plot/all.py in a process group of its own, once its children draw."""
+    command = [sys.executable, PLOT / "all.py", "--result", small, "--out", out, "--dpi", "600"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+    while process.poll() is None and not (out.is_dir() and any(out.iterdir())):
+        time.sleep(0.02)
+    return process, psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process groups to signal")
+@pytest.mark.parametrize(("kind", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_everything_interrupted(kind, status, small, tmp_path):
+    """Ctrl-C goes to the whole process group: one line, and no child is left or speaks."""
+    process, children = start_everything(small, tmp_path / "out")
+    if kind == signal.SIGINT:
+        os.killpg(process.pid, kind)
+    else:
+        process.send_signal(kind)
+    _, errors = process.communicate(timeout=30)
+    assert children and (process.returncode, errors) == (status, "interrupted\n")
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="children end with the job there")
+def test_children_end_when_their_parent_is_killed(small, tmp_path):
+    process, children = start_everything(small, tmp_path / "out")
+    process.kill()
+    assert children and psutil.wait_procs(children, timeout=10)[1] == []
+    process.communicate()
+
+
+WITHOUT_TORCH = ("figures", "style", "results", "published", "store", "fitted", "records", "threshold", "options")
+
+
+def test_no_model_is_imported():
+    """Neither for a figure nor for what reads and draws results: torch takes seconds."""
+    names = ", ".join(sorted(p.stem for p in PLOT.glob("*.py")))
+    rooms = ", ".join(f"experiment.{name}" for name in WITHOUT_TORCH)
+    code = (
+        f"import sys; sys.path.insert(0, {str(PLOT)!r}); import {names}, {rooms}; "
+        "print({'torch', 'sklearn', 'matplotlib.pyplot'} & set(sys.modules), hasattr(ablation, 'PANELS'))"
+    )
+    found = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
+    assert found.strip() == "set() True"

@@ -1,25 +1,25 @@
 """What the figures show is what the results say."""
 
 import csv
-import importlib
 import json
 import re
 import shutil
 import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from plotting import script
 from synthetic import DIMENSIONS, GRID, write_results
 
-from padim.figures import panel_images
+from experiment.figures import panel_images
+from experiment.fitted import read_fitted
+from experiment.store import Store
 from padim.metrics import normalise
-from padim.store import Store, read_features, read_json
+from system.files import read_json, write_json
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plot"))
 CLASSES = ("bottle", "tile")
 CENTRE = GRID // 2 * GRID + GRID // 2
 
@@ -44,8 +44,8 @@ def figures(monkeypatch) -> list[Figure]:
     return found
 
 
-def run(script: str, *options: object) -> None:
-    assert importlib.import_module(script).main([str(o) for o in [*options, "--format", "png"]]) == 0
+def run(name: str, *options: object) -> None:
+    assert script(name).main([str(o) for o in [*options, "--format", "png"]]) == 0
 
 
 def test_roc_curves(root, store, figures, tmp_path):
@@ -124,17 +124,17 @@ def test_localization_of_chosen_images(root, store, figures, tmp_path):
 def test_without_masks(figures, tmp_path, capsys):
     write_results(tmp_path / "result", "resnet18", ("bottle",), masks=False)
     options = ["--result", tmp_path / "result", "--out", tmp_path]
-    for script in ("localization", "roc_curve", "score_distribution", "patch_gaussian", "auroc_table"):
-        run(script, *options)
+    for name in ("localization", "roc_curve", "score_distribution", "patch_gaussian", "auroc_table"):
+        run(name, *options)
     words = {text.get_text() for axes in figures[0].axes for text in axes.texts}
     assert words == {"not\navailable"}
-    assert importlib.import_module("precision_recall").main([str(o) for o in options]) == 2
+    assert script("precision_recall").main([str(o) for o in options]) == 2
     assert capsys.readouterr().err.startswith("error: no class in")
 
 
 def test_gaussian_parameters(root, store, figures, tmp_path):
     run("gaussian_parameters", "--result", root, "--out", tmp_path, "--class", "tile", "--condition")
-    mean, covariance = read_features(store.features("tile"), GRID * GRID, DIMENSIONS)
+    mean, covariance = read_fitted(store.fitted("tile"), GRID * GRID, DIMENSIONS)
     panels = {axes.get_title(): axes for axes in figures[0].axes}
     here = covariance[CENTRE].astype(np.float64)
 
@@ -155,7 +155,7 @@ def test_patch_gaussian(root, store, figures, tmp_path):
     from scipy.spatial.distance import mahalanobis
 
     run("patch_gaussian", "--result", root, "--out", tmp_path, "--class", "tile")
-    mean, covariance = read_features(store.features("tile"), GRID * GRID, DIMENSIONS)
+    mean, covariance = read_fitted(store.fitted("tile"), GRID * GRID, DIMENSIONS)
     mean, covariance = mean[CENTRE].astype(np.float64), covariance[CENTRE].astype(np.float64)
     arrays, (left, right) = store.read_arrays("tile"), figures[0].axes
     inverse = np.linalg.inv(covariance)
@@ -173,13 +173,13 @@ def test_patch_gaussian(root, store, figures, tmp_path):
 
 
 def test_model_parameters(root, store):
-    record = read_json(store.features("tile").with_suffix(".json"))
-    parameters = importlib.import_module("model_parameters").count(record)
+    record = read_json(store.fitted("tile").with_suffix(".json"))
+    parameters = script("model_parameters").count(record)
     edges = (0, 64, 192, 448)
     wanted = [sum(a <= c < b for c in record["dimensions"]) for a, b in pairwise(edges)]
     assert parameters.kept == wanted and sum(wanted) == DIMENSIONS
     assert (parameters.mean_values, parameters.covariance_values) == (144 * 6, 144 * 36)
-    assert store.features("tile").stat().st_size == pytest.approx(4 * 144 * 42, abs=500)
+    assert store.fitted("tile").stat().st_size == pytest.approx(4 * 144 * 42, abs=500)
 
 
 def test_auroc_table(root, store, tmp_path, figures):
@@ -207,9 +207,18 @@ def test_several_seeds(tmp_path, figures, capsys):
     run("auroc_table", "--result", *roots, "--out", tmp_path)
     text = (tmp_path / "auroc_table.md").read_text(encoding="utf-8")
     assert f"| tile | {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f} |" in text and "(n = 3)" in text
+    options = ["--result", *map(str, roots), "--out", str(tmp_path)]
+    content = read_json(path := Store(roots[2], "resnet18").results)
+    for change, words in (
+        ({"weights_sha256": "1"}, "weights"), ({"dimensions": [1]}, "numbers of dimensions"),
+        ({"precision": "bf16"}, "precision"), ({"preprocessing": {}}, "preprocessing"),
+    ):  # fmt: skip
+        made_with = content["run"]["configuration"] | change
+        write_json(path, content | {"run": content["run"] | {"configuration": made_with}})
+        assert script("auroc_table").main(options) == 2
+        assert f"different {words};" in capsys.readouterr().err
     write_results(roots[2], "resnet18", ("tile",), 2)
-    module = importlib.import_module("auroc_table")
-    assert module.main(["--result", *map(str, roots), "--out", str(tmp_path)]) == 2
+    assert script("auroc_table").main(options) == 2
     assert "different classes" in capsys.readouterr().err
 
 

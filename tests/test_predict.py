@@ -1,4 +1,4 @@
-"""padim.predict, on what main.py stored."""
+"""predict.py, on what main.py stored."""
 
 import csv
 import io
@@ -16,8 +16,8 @@ from conftest import ROOT
 from PIL import Image
 
 import main
+import predict
 from datasets.sample import write_sample
-from padim import predict
 
 FAST = ["--arch", "resnet18", "--weights", "random", "--figures", "none"]
 
@@ -136,7 +136,7 @@ def test_a_class_that_loses_its_labels_is_held_out_then(data, tmp_path, capsys):
         path.unlink()
     shutil.rmtree(own / "test")
     assert main.main(command) == 0
-    assert f"python -m padim.predict --model {model} PICTURES" in capsys.readouterr().out
+    assert f"python predict.py --model {model} PICTURES" in capsys.readouterr().out
     assert run(model, own / "train") == 0  # 不足十张：只有得分，没有判定
     captured = capsys.readouterr()
     assert {row["decision"] for row in rows(captured.out)} == {""} and "none: give --threshold" in captured.err
@@ -263,8 +263,7 @@ def test_a_pipeline(fitted, data, tmp_path):
     broken.write_text("?")
     command = [
         sys.executable,
-        "-m",
-        "padim.predict",
+        str(ROOT / "predict.py"),
         "--model",
         str(fitted / "train_linen.pkl"),
         str(data / "linen/test"),
@@ -287,5 +286,5 @@ def test_a_pipeline(fitted, data, tmp_path):
 
 
 def test_help_does_not_wait_for_torch():
-    code = "import sys, padim.predict as p\ntry: p.parse(['--help'])\nfinally: sys.exit('torch' in sys.modules)"
+    code = "import sys, predict as p\ntry: p.main(['--help'])\nfinally: sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0

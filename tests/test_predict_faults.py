@@ -1,4 +1,4 @@
-"""padim.predict where something is wrong: records, disks, two at a time, a killed one."""
+"""predict.py where something is wrong: records, disks, two at a time, a killed one."""
 
 import json
 import os
@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT
 
 import main
+import predict
 from datasets.sample import write_sample
-from padim import predict
 
 TINY = ["--arch", "resnet18", "--weights", "random", "--rd", "20", "--resize", "64", "--crop", "0", "--figures", "none"]
 
@@ -37,7 +37,7 @@ def run(model, *options) -> int:
 
 
 def command(model, *options) -> list[str]:
-    return [sys.executable, "-m", "padim.predict", "--model", str(model), *map(str, options)]
+    return [sys.executable, str(ROOT / "predict.py"), "--model", str(model), *map(str, options)]
 
 
 def error(text) -> str:
@@ -72,7 +72,7 @@ def becomes(key: str, value: object):
         *((becomes("preprocessing", v), "has preprocessing ") for v in (None, "x", [])),
         *((becomes("preprocessing", v), "no preprocessing of this program") for v in ({}, {"resize": ["a", "b"]})),
         (becomes("arch", "resnet19"), "no network 'resnet19'"),
-        (becomes("layers", [{"name": "layer9"}]), "no layer 'layer9'"),
+        (lambda record: record["layers"][0].update(name="layer9"), "no layer 'layer9'"),
         (becomes("dimensions", [9999]), "other channels"),
         (becomes("size", [128, 64]), "damaged"),
     ],
@@ -140,7 +140,7 @@ def test_a_full_disk(model, data, tmp_path, capsys):
     assert run(model, data / "test/good", "--out", out) == 2
     line = error(capsys.readouterr().err)
     assert re.fullmatch(
-        r"error: '.*/predictions\.csv': No space left on device; make room, or give another --out", line
+        r"error: '.*/predictions\.csv': No space left on device; make room, or choose another folder .*--out\)", line
     )
     with open("/dev/full", "w") as full:
         done = subprocess.run(
@@ -152,7 +152,7 @@ def test_a_full_disk(model, data, tmp_path, capsys):
             encoding="utf-8",
         )
     assert done.returncode == 2
-    assert "error: standard output: No space left on device; make room" in error(done.stderr)
+    assert "error: 'standard output': No space left on device; make room" in error(done.stderr)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="limits are POSIX's")
@@ -166,5 +166,5 @@ def test_a_figure_that_cannot_be_written(model, data, tmp_path):
     words = command(model, data / "test/good", "--out", tmp_path)
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", preexec_fn=limit)
     assert done.returncode == 2
-    assert re.search(r"'.*/pictures/good/00\d\.png': File too large; see --out", error(done.stderr))
+    assert re.search(r"'.*/pictures/good/00\d\.png': File too large; see the options", error(done.stderr))
     assert not list(tmp_path.rglob("*.tmp"))

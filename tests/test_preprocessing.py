@@ -1,5 +1,7 @@
 """Resize, crop and the non-aligned protocol; a class as data folder; sizes that do not go together."""
 
+import hashlib
+import random
 import shutil
 
 import numpy as np
@@ -10,11 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F  # noqa: N812
 
 from datasets.images import DataError
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset, check_class, common_size, find_classes, locate
-from datasets.preprocessing import ROTATION, Preprocessing, _resized_centre, to_pictures
+from datasets.preprocessing import MEAN, ROTATION, STD, Preprocessing, _resized_centre, to_pictures
+from system.errors import UserError
 
 
 def disc(path, size=(120, 90), centre=(70, 40)):
@@ -47,7 +51,7 @@ def test_the_stored_record():
         assert Preprocessing.from_record(made.record()) == made
     changes = [{"resize": [1]}, {"resize": ["64", "96"]}, {"crop": True}, {"mean": [0]}, {"protocol": "x"}]
     for wrong in ({}, None, *(published | change for change in changes)):
-        with pytest.raises(DataError, match="no preprocessing of this program"):
+        with pytest.raises(UserError, match="no preprocessing of this program"):
             Preprocessing.from_record(wrong)
 
 
@@ -58,10 +62,62 @@ def test_the_default_is_torchvisions_to_the_bit(size):
     resize, mask_resize = (transforms.Resize(256, m) for m in (InterpolationMode.LANCZOS, InterpolationMode.NEAREST))
     normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     whole = transforms.Compose([resize, transforms.CenterCrop(224), transforms.ToTensor(), normalise])
-    assert torch.equal(Preprocessing().image(picture), whole(picture))
+    np.testing.assert_array_equal(Preprocessing().image(picture), whole(picture).numpy())
     whole = transforms.Compose([mask_resize, transforms.CenterCrop(224), transforms.PILToTensor()])
-    assert torch.equal(Preprocessing().mask(mask), (whole(mask) > 0).to(torch.uint8))
+    np.testing.assert_array_equal(Preprocessing().mask(mask), whole(mask).numpy() > 0)
     assert Preprocessing(crop=0).output_size(size, None) == resize(picture).size[::-1]
+
+
+def by_torchvision(prepared: Preprocessing, picture: Image.Image, key: str | None, is_mask: bool) -> np.ndarray:
+    """The same frame by torchvision's functions alone: resize, turn and crop at random or crop at the centre."""
+    near, turning = InterpolationMode.NEAREST, InterpolationMode.BILINEAR
+    size = list(prepared.resize) if isinstance(prepared.resize, tuple) else prepared.resize
+    picture = F.resize(picture, size, near if is_mask else InterpolationMode.LANCZOS)
+    h, w = (prepared.crop, prepared.crop) if isinstance(prepared.crop, int) else prepared.crop
+    if prepared.protocol == "aligned" or key is None:
+        picture = F.center_crop(picture, [h, w]) if h else picture
+    else:
+        digest = hashlib.sha256(f"{prepared.seed}/{key}".encode()).digest()
+        draws = random.Random(int.from_bytes(digest, "big"))
+        picture = F.rotate(picture, draws.uniform(-ROTATION, ROTATION), near if is_mask else turning, fill=0)
+        if h:
+            top, left = draws.randint(0, picture.height - h), draws.randint(0, picture.width - w)
+            picture = F.crop(picture, top, left, h, w)
+    if is_mask:
+        return (F.pil_to_tensor(picture) > 0).to(torch.uint8).numpy()
+    return F.normalize(F.to_tensor(picture), MEAN, STD).numpy()
+
+
+@pytest.mark.parametrize("size", [(256, 256), (900, 900), (333, 500), (128, 96), (97, 61), (1, 3)])
+@pytest.mark.parametrize(
+    ("resize", "crop"),
+    [(256, 224), (256, 0), (256, (31, 200)), (97, 96), ((64, 128), (48, 100)), ((64, 128), 0), ((96, 128), 50)],
+)
+@pytest.mark.parametrize("protocol", ["aligned", "rd"])
+def test_pictures_and_masks_are_torchvisions_to_the_bit(size, resize, crop, protocol):
+    values = np.random.default_rng(size).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    picture, mask = Image.fromarray(values), Image.fromarray((values[..., 0] > 128).astype(np.uint8) * 255)
+    prepared = Preprocessing(resize, crop, protocol, seed=3)
+    for key in (None, "x/test/dent/a.png"):
+        image = prepared.image(picture, key)
+        wanted = by_torchvision(prepared, picture, key, is_mask=False)
+        assert image.dtype == np.float32 and image.flags.c_contiguous
+        np.testing.assert_array_equal(image.view(np.uint32), wanted.view(np.uint32))
+        framed = prepared.mask(mask, key)
+        assert framed.dtype == np.uint8
+        np.testing.assert_array_equal(framed, by_torchvision(prepared, mask, key, is_mask=True))
+
+
+def test_every_value_of_every_channel_is_torchvisions_and_comes_back():
+    values = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, 2)
+    image = Preprocessing(16, 0).image(Image.fromarray(values))
+    wanted = F.normalize(F.to_tensor(Image.fromarray(values)), MEAN, STD)
+    np.testing.assert_array_equal(image.view(np.uint32), wanted.numpy().view(np.uint32))
+    np.testing.assert_array_equal(to_pictures(image[None]), values[None])
+    anything = np.random.default_rng(0).normal(0, 3, (2, 3, 40, 50)).astype(np.float32)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    wanted = (torch.from_numpy(anything) * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
+    np.testing.assert_array_equal(to_pictures(anything), wanted.permute(0, 2, 3, 1).numpy())
 
 
 def in_two_steps(picture: Image.Image, resize: object, crop: int) -> np.ndarray:
@@ -131,9 +187,9 @@ def test_the_random_frame_is_that_of_the_mask(own, resize, crop):
     for i in range(len(dataset)):
         image, _, mask = dataset[i]
         bright = to_pictures(image[None])[0, ..., 0] > 127
-        assert mask.unique().tolist() == [0, 1]  # NEAREST：没有中间值
-        assert (bright != (mask[0].numpy() > 0)).sum() < 0.1 * bright.sum()
-        assert not torch.equal(image, aligned[i][0])
+        assert np.unique(mask).tolist() == [0, 1]  # NEAREST：没有中间值
+        assert (bright != (mask[0] > 0)).sum() < 0.1 * bright.sum()
+        assert not np.array_equal(image, aligned[i][0])
 
 
 def test_the_draws_depend_on_seed_and_path_alone(own):
@@ -155,7 +211,7 @@ def test_angles_and_offsets_cover_their_ranges():
     ImageDraw.Draw(line).rectangle((0, 124, 255, 131), fill=255)
     heights, angles = [], []
     for i in range(200):
-        mask = Preprocessing(protocol="rd").mask(line, str(i))[0].numpy()
+        mask = Preprocessing(protocol="rd").mask(line, str(i))[0]
         y, x = np.nonzero(mask)
         slope, middle = np.polyfit(x, y, 1)
         angles.append(np.rad2deg(np.arctan(slope)))
@@ -167,7 +223,8 @@ def test_angles_and_offsets_cover_their_ranges():
 
 def test_new_pictures_are_not_turned():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))
-    assert torch.equal(Preprocessing(protocol="rd").image(picture), Preprocessing().image(picture, "any"))
+    turned = Preprocessing(protocol="rd").image(picture)
+    np.testing.assert_array_equal(turned, Preprocessing().image(picture, "any"))
 
 
 @pytest.mark.parametrize(
@@ -188,11 +245,11 @@ def test_one_size_a_class_and_a_run(own):
     for path in (own / "bolt").rglob("*.png"):
         disc(path, (90, 90))
     checked = {name: check_class(own, name, uncropped) for name in ("widget", "bolt")}
-    with pytest.raises(DataError, match=r"'widget' comes out at 60x80, class 'bolt' at 60x60.*--resize.*--classes"):
+    with pytest.raises(UserError, match=r"'widget' comes out at 60x80, class 'bolt' at 60x60.*--resize.*--classes"):
         common_size(checked)
     assert common_size({"bolt": checked["bolt"]}) == (60, 60)
     disc(own / "bolt/train/good/3.png", (180, 90))
-    with pytest.raises(DataError, match=r"3\.png' comes out at 60x120, .*0\.png' at 60x60.*--crop"):
+    with pytest.raises(UserError, match=r"3\.png' comes out at 60x120, .*0\.png' at 60x60.*--crop"):
         check_class(own, "bolt", uncropped)
     check_class(own, "bolt")
 
@@ -203,7 +260,7 @@ def test_a_folder_that_is_a_class(own, monkeypatch):
     monkeypatch.chdir(own / "widget")
     assert find_classes(*locate(own / ".")) == ["bolt", "widget"]
     assert locate((own / "widget").relative_to(own / "widget")) == (own, ["widget"])
-    with pytest.raises(DataError, match=r"is the class 'widget'; leave out --classes"):
+    with pytest.raises(UserError, match=r"is the class 'widget'; leave out --classes"):
         locate(own / "widget", ["bolt"])
     shutil.copytree(own / "bolt", own / "widget" / "bolt")
     assert find_classes(*locate(own / "widget")) == ["bolt"]

@@ -1,17 +1,16 @@
 """Principal components: against scikit-learn, and through a run."""
 
 import json
-import pickle
-import shutil
 
 import numpy as np
+import pytest
 import torch
 from sklearn.decomposition import PCA
 from torch.nn.functional import interpolate
 
 import main
+from padim.embedding import Projection
 from padim.model import PaDiM
-from padim.projection import Projection
 
 RUN = ["--arch", "resnet18", "--weights", "random", "--classes", "linen", "--figures", "none", "--num_workers", "0"]
 
@@ -32,12 +31,12 @@ def test_the_projection_of_the_concatenation():
 def test_components_are_scikit_learns():
     model = PaDiM("resnet18", "random", 10, size=(64, 64), layers=["layer1", "layer3"], reduction="pca")
     images = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    model.fit_projection(images.split(4))
+    model.fit(images.split(4))
     with torch.inference_mode():
         fine, coarse = model.backbone(images)
     rows = torch.cat([fine, interpolate(coarse, fine.shape[2:])], 1).permute(0, 2, 3, 1).flatten(0, 2)
     wanted = PCA(10, svd_solver="full").fit(rows.double().numpy()).components_
-    ours = model.embedding.components.numpy()
+    ours = model.components.numpy()
     np.testing.assert_allclose(np.abs(np.sum(wanted * ours, axis=1)), 1, atol=1e-3)
     assert (ours[np.arange(10), np.abs(ours).argmax(1)] > 0).all()
 
@@ -66,20 +65,7 @@ def test_a_run_with_principal_components(sample, tmp_path, capsys):
     assert not path.exists()
 
 
-def test_records_from_before_there_were_such_options(sample, tmp_path, capsys):
-    out = tmp_path / "out"
-    words = [*RUN, "--data_path", str(sample), "--save_path", str(out), "--rd", "8"]
-    assert main.main(words) == 0
-    for path in (out / "temp_resnet18" / "train_linen.json", out / "results_resnet18.json"):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        for place in (content, content.get("run", {}).get("configuration", {})):
-            place.pop("reduction", None)
-        content.get("run", {}).get("configuration", {}).pop("layers", None)
-        path.write_text(json.dumps(content), encoding="utf-8")
-    capsys.readouterr()
-    assert main.main(words) == 0 and "using the stored features" in capsys.readouterr().out
-    shutil.rmtree(out / "scores_resnet18")
-    assert main.main([*words, "--layers", "layer1"]) == 2
-    assert "layers layer1, layer2, layer3, this run has layers layer1" in capsys.readouterr().err
-    with open(out / "temp_resnet18" / "train_linen.pkl", "rb") as file:
-        assert pickle.load(file)[0].shape == (8, 3136)
+def test_batches_that_can_be_iterated_only_once_are_an_error():
+    model = PaDiM("resnet18", "random", 10, size=(64, 64), reduction="pca")
+    with pytest.raises(ValueError, match="iterated twice"):
+        model.fit(iter([torch.rand(3, 3, 64, 64)]))

@@ -1,8 +1,9 @@
 import pytest
 
-from padim import results as report
-from padim.results import Reference
-from padim.store import Store, StoreError
+from experiment import results as report
+from experiment.published import Reference, compare
+from experiment.store import Store
+from system.errors import UserError
 
 GROUPS = {"textures": ("t",), "objects": ("o", "p"), "all": ("o", "p", "t")}
 FIGURES = {
@@ -16,15 +17,15 @@ def row(image, pixel, published=None):
     plain = {"image_rocauc": image, "pixel_rocauc": pixel, "pixel_aupro": pixel, "threshold": 0.5}
     plain |= {"n_train": 2, "n_test": 2}
     plain |= dict.fromkeys(("data_path", "file_names", "training_files", "test_files"), "0")
-    return report.compare(plain | {"seconds": {"total": 1.25}}, published)
+    return compare(plain | {"seconds": {"total": 1.25}}, published)
 
 
 def test_differences():
-    assert report.compare(row(0.93, 0.94), {"image": 0.9, "pixel": 0.95})["difference"] == {
+    assert compare(row(0.93, 0.94), {"image": 0.9, "pixel": 0.95})["difference"] == {
         "image": 0.03,
         "pixel": -0.01,
     }
-    assert report.compare(row(None, 0.94), {"image": 0.9, "pixel": 0.95})["difference"]["image"] is None
+    assert compare(row(None, 0.94), {"image": 0.9, "pixel": 0.95})["difference"]["image"] is None
     assert row(0.9, 0.9)["published"] is row(0.9, 0.9)["difference"] is None
     assert REFERENCE.of("t", "resnet18") == {"image": 0.9, "pixel": 0.95}
     assert REFERENCE.of("t", "vgg") is None and Reference(GROUPS, {}).of("t", "resnet18") is None
@@ -58,7 +59,7 @@ def anything(rows) -> None:
 
 
 def foreign(rows) -> None:
-    raise StoreError("another data set")
+    raise UserError("another data set")
 
 
 def test_what_a_run_goes_on_with(tmp_path):
@@ -70,21 +71,23 @@ def test_what_a_run_goes_on_with(tmp_path):
         "dimensions": [1],
         "precision": "float32",
         "preprocessing": {},
+        "layers": [{"name": "layer1"}],
+        "reduction": "random",
     }
     results = report.begin(store, {"rd": None}, made, False, anything)
     assert results["classes"] == {} and not results["complete"]
     results["classes"] = {"a": row(1.0, 1.0), "b": row(0.5, 0.5)}
-    results["run"]["finished"] = ["a", "b"]
+    results["run"] |= {"finished": ["a", "b"], "command": "python main.py"}
     store.write_results(results)
     store.write_arrays("a", {"x": 1})  # b 的文件不见了：要重做
 
     assert report.begin(store, {"rd": None}, made, False, anything)["run"]["finished"] == ["a"]
     assert report.begin(store, {"rd": 5}, made, False, anything)["run"]["finished"] == []
     assert set(report.begin(store, {"rd": 5}, made, False, anything)["classes"]) == {"a", "b"}
-    with pytest.raises(StoreError, match=r"seed 1, this run has seed 2.*--refit"):
+    with pytest.raises(UserError, match=r"seed 1, this run has seed 2.*--refit"):
         report.begin(store, {}, made | {"seed": 2}, False, anything)
     assert report.begin(store, {}, made | {"seed": 2}, True, anything)["classes"] == {}
-    with pytest.raises(StoreError, match="another data set"):
+    with pytest.raises(UserError, match="another data set"):
         report.begin(store, {}, made, False, foreign)
     assert report.begin(store, {}, made, True, foreign)["classes"] == {}
     store.write_results(results | {"complete": True})

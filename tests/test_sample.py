@@ -48,9 +48,13 @@ def test_command(tmp_path, capsys):
     assert str(out) in capsys.readouterr().out
     assert len(list(out.glob("*/train/good/*.png"))) == 4
     assert main(["--out", str(out)]) == 2
-    assert capsys.readouterr().err.startswith("error:")
+    line = capsys.readouterr().err
+    assert line == f"error: {str(out)!r} is there already; remove it or give another --out\n"
     assert main(["--out", str(tmp_path / "t"), "--size", "3"]) == 2
-    assert not (tmp_path / "t").exists()
+    assert not (tmp_path / "t").exists() and capsys.readouterr().err.startswith("error: --train must be")
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_nothing_is_left_of_a_broken_write(tmp_path, monkeypatch):

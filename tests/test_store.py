@@ -1,3 +1,5 @@
+"""Where files lie in a result folder, and what is read back from there."""
+
 import io
 import json
 import math
@@ -6,136 +8,16 @@ import pickle
 import random
 import subprocess
 import sys
-from contextlib import suppress
 
 import numpy as np
 import pytest
 from conftest import ROOT
 from synthetic import write_ablation, write_results
 
+from experiment.store import Store
 from padim.metrics import evaluate_maps
-from padim.store import (
-    DamagedError,
-    Store,
-    StoreError,
-    components_path,
-    read_components,
-    read_features,
-    replacing,
-    stored_features,
-    write_features,
-)
-
-WANTED = {
-    "arch": "resnet18",
-    "weights_sha256": "ab",
-    "seed": 1,
-    "dimensions": [2, 0],
-    "precision": "float32",
-    "preprocessing": {"crop": 224},
-    "training_files": "f00",
-}
-
-
-@pytest.fixture
-def features(tmp_path):
-    rng = np.random.default_rng(0)
-    mean = rng.standard_normal((5, 2)).astype(np.float32)
-    factor = rng.standard_normal((5, 2, 2)).astype(np.float32)
-    covariance = factor @ factor.transpose(0, 2, 1)
-    path = tmp_path / "temp_resnet18" / "train_x.pkl"
-    write_features(path, mean, covariance, WANTED)
-    return path, mean, covariance
-
-
-def test_numpy_alone_reads_a_pickle(features):
-    """In a process that has only numpy: the thesis's shapes and order."""
-    path, mean, covariance = features
-    code = (
-        "import pickle, sys, json; m, c = pickle.load(open(sys.argv[1], 'rb'));"
-        "assert not {'torch', 'padim'} & set(sys.modules);"
-        "print(json.dumps([m.shape, c.shape, str(m.dtype), str(c.dtype), m.tolist(), c.tolist()]))"
-    )
-    run = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    m_shape, c_shape, m_type, c_type, m, c = json.loads(run.stdout)
-    assert (m_shape, c_shape, m_type, c_type) == ([2, 5], [2, 2, 5], "float32", "float32")
-    np.testing.assert_array_equal(np.float32(m), mean.T)
-    np.testing.assert_array_equal(np.float32(c), covariance.transpose(1, 2, 0))
-
-
-def test_features_come_back_position_major_and_writable(features):
-    path, mean, covariance = features
-    m, c = read_features(path, 5, 2)
-    np.testing.assert_array_equal(m, mean)
-    np.testing.assert_array_equal(c, covariance)
-    assert c.flags.c_contiguous and c.flags.writeable
-
-
-def test_whose_features(features, tmp_path):
-    path, _, _ = features
-    assert stored_features(tmp_path / "absent.pkl", WANTED) == "none"
-    assert stored_features(path, WANTED) == "same"
-    assert stored_features(path, WANTED | {"training_files": "f01"}) == "other data"
-    for change, words in {
-        "seed 1, this run has seed 2": {"seed": 2},
-        "2 dimensions, this run has 3 dimensions": {"dimensions": [1, 2, 3]},
-        "weights_sha256 ab, this run has weights_sha256 cd": {"weights_sha256": "cd"},
-    }.items():
-        with pytest.raises(StoreError, match=rf"{change}.*--save_path.*--refit"):
-            stored_features(path, WANTED | words)
-    layers = [{"name": "layer1"}]
-    for foreign in ({"dimensions": 7}, {"weights_sha256": 7}, {"arch": [[]]}, {"layers": ["layer1"]}, {"layers": 3}):
-        path.with_suffix(".json").write_text(json.dumps(WANTED | foreign))
-        with pytest.raises(StoreError, match="this run has"):
-            stored_features(path, WANTED | {"layers": layers})
-    path.with_suffix(".json").unlink()
-    with pytest.raises(StoreError, match="no record"):
-        stored_features(path, WANTED)
-
-
-def test_other_channels_of_the_same_number_are_told_apart(features):
-    with pytest.raises(StoreError, match="other channels"):
-        stored_features(features[0], WANTED | {"dimensions": [0, 2]})
-
-
-def test_damage_is_noticed(features):
-    path, _, _ = features
-    content = path.read_bytes()
-    path.write_bytes(content[:-20])
-    assert stored_features(path, WANTED) == "damaged"
-    for broken in (content[:-20], b"", b"hello", pickle.dumps([1, 2]), pickle.dumps([np.zeros(3)] * 2)):
-        path.write_bytes(broken)
-        with pytest.raises(DamagedError, match=r"train_x\.pkl"):
-            read_features(path, 5, 2)
-    path.write_bytes(content)
-    with pytest.raises(DamagedError, match=r"\(2, 5\)"):
-        read_features(path, 5, 3)
-
-
-def test_a_pickle_cannot_execute(features, tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return exec, (f"open({str(tmp_path / 'executed')!r}, 'w')",)
-
-    path, _, _ = features
-    path.write_bytes(pickle.dumps([Payload(), Payload()]))
-    with pytest.raises(StoreError, match=r"builtins\.exec"):
-        read_features(path, 5, 2)
-    assert not (tmp_path / "executed").exists()
-
-
-def test_a_failed_refit_leaves_the_old_pair(features, monkeypatch):
-    path, mean, covariance = features
-    before = path.read_bytes(), path.with_suffix(".json").read_bytes()
-
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(pickle, "dump", full)
-    with pytest.raises(OSError, match="No space"):
-        write_features(path, mean, covariance, WANTED | {"training_files": "new"})
-    assert (path.read_bytes(), path.with_suffix(".json").read_bytes()) == before
-    assert len(list(path.parent.iterdir())) == 2
+from system.errors import UserError
+from system.files import replacing
 
 
 def test_damaged_arrays_are_named(scored):
@@ -148,7 +30,7 @@ def test_damaged_arrays_are_named(scored):
     encrypted[entry + 8], method[entry + 10] = 1, 99
     for broken in (content[:-30], b"", b"hello", array.getvalue(), method, encrypted, pickle.dumps([1])):
         path.write_bytes(broken)
-        with pytest.raises(StoreError, match=r"x\.npz"):
+        with pytest.raises(UserError, match=r"x\.npz"):
             store.read_arrays("x")
 
 
@@ -180,12 +62,12 @@ def scored(tmp_path):
 def test_arrays_of_other_types_and_shapes(scored, key, value):
     arrays = scored.read_arrays("x")
     scored.write_arrays("x", arrays | {key: value})
-    with pytest.raises(StoreError, match=rf"x\.npz.*'{key}'|x\.npz.*'(labels|image_scores|masks|patches)'"):
+    with pytest.raises(UserError, match=rf"x\.npz.*'{key}'|x\.npz.*'(labels|image_scores|masks|patches)'"):
         scored.read_arrays("x")
 
 
 def test_mutated_arrays(scored):
-    """Whatever bytes are changed: the arrays as they were, or one StoreError that names the file."""
+    """Whatever bytes are changed: the arrays as they were, or one UserError that names the file."""
     path, rng = scored.arrays("x"), random.Random(0)
     content, whole = path.read_bytes(), scored.read_arrays("x")
     refused = 0
@@ -205,47 +87,13 @@ def test_mutated_arrays(scored):
         path.write_bytes(mutated)
         try:
             arrays = scored.read_arrays("x")
-        except StoreError as problem:
+        except UserError as problem:
             assert str(path) in str(problem) and "\n" not in str(problem)
             refused += 1
         else:  # 改的是校验和不管的字节：名字、时间
             for key in whole.keys() & arrays.keys():
                 np.testing.assert_array_equal(arrays[key], whole[key])
     assert refused > 200
-
-
-def test_components(tmp_path):
-    path, components = tmp_path / "train_x.pkl", np.eye(3, 5, dtype=np.float32)
-    beside = components_path(path)
-
-    def written(array: np.ndarray) -> bytes:
-        np.save(beside, array)
-        return beside.read_bytes()
-
-    content = written(components)
-    np.testing.assert_array_equal(read_components(path, 3, 5), components)
-    header = content.replace(b"'shape': (3, 5)", b"'shape': (9999999999999, 5)", 1)
-    np.savez(tmp_path / "z.npz", components)
-    broken = [
-        b"", b"hello", content[:-1], content + bytes(5000), header, b"PK\x03\x04" + bytes(70),
-        written(components.T), written(components.astype(np.float64)), written(components * np.nan),
-        written(np.float32(3)), (tmp_path / "z.npz").read_bytes(),
-        content.replace(b"fortran_order", b"fortran_0rder"), content.replace(b"<f4", b"|O8"),
-    ]  # fmt: skip
-    for bytes_ in broken:
-        beside.write_bytes(bytes_)
-        with pytest.raises(DamagedError, match=r"train_x_components\.npy"):
-            read_components(path, 3, 5)
-    rng = random.Random(0)
-    for _ in range(300):
-        mutated = bytearray(content)
-        mutated[rng.randrange(len(mutated))] = rng.randrange(256)
-        beside.write_bytes(mutated)
-        with suppress(DamagedError):
-            assert np.isfinite(read_components(path, 3, 5)).all()
-    beside.unlink()
-    with pytest.raises(DamagedError, match="missing"):
-        read_components(path, 3, 5)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -266,8 +114,15 @@ def test_scores_and_arrays(tmp_path):
     assert np.load(store.maps("x"), mmap_mode="r").shape == (2, 4, 5)
     assert np.load(store.images("x"), mmap_mode="r")[1].min() == 7
     assert store.read_arrays("x") is None
-    store.write_arrays("x", {"masks": None, "files": np.array(["a/é.png"]), "threshold": 0.5})
+    written = dict.fromkeys(["masks", "threshold_raw", "image_threshold_raw", "pixel_roc", "pixel_pr", "pixel_pro"])
+    written |= {"files": np.array(["a/é.png"]), "labels": np.zeros(1, np.uint8), "image_scores": np.ones(1)}
+    written |= {"patches": np.ones((1, 3)), "score_min": 0.0, "score_max": 1.0, "image_roc": None, "threshold": 0.5}
+    store.write_arrays("x", written)
     arrays = store.read_arrays("x")
+    for key in written:
+        store.write_arrays("x", {k: v for k, v in written.items() if k != key})
+        with pytest.raises(UserError, match=rf"x\.npz.*'{key}' is not what"):
+            store.read_arrays("x")
     assert arrays["masks"] is None and arrays["threshold"] == 0.5 and arrays["files"].tolist() == ["a/é.png"]
     with pytest.raises(RuntimeError), store.score_files("x", (2, 4, 5)):
         raise RuntimeError
@@ -302,7 +157,7 @@ def test_foreign_results(tmp_path):
     whole |= {"run": {"options": {}, "configuration": {}, "finished": []}}
     for content in ("[]", "{}", "oops", shell, "[" * 100_000, json.dumps(whole), json.dumps(whole | {"classes": []})):
         store.results.write_text(content)
-        with pytest.raises(StoreError, match="no results file"):
+        with pytest.raises(UserError, match="no results file"):
             store.read_results()
 
 
@@ -333,7 +188,7 @@ def test_results_with_other_types_inside(results, tmp_path, place, value):
     there = Store(results, "resnet18")
     assert there.read_results()["complete"]
     spoil(there.results, Store(tmp_path, "resnet18").results, place, value)
-    with pytest.raises(StoreError, match=r"results_resnet18\.json.*no results file"):
+    with pytest.raises(UserError, match=r"results_resnet18\.json.*no results file"):
         Store(tmp_path, "resnet18").read_results()
 
 
@@ -352,13 +207,13 @@ STUDY = ("studies", "layers")
 )  # fmt: skip
 def test_studies_with_other_types_inside(results, tmp_path, place, value):
     there, here = Store(results, "resnet18"), Store(tmp_path, "resnet18")
-    assert there.read_studies().keys() == {"configuration", "studies"} and here.read_studies() is None
+    assert there.read_studies().keys() == {"configuration", "data", "studies"} and here.read_studies() is None
     spoil(there.ablation, here.ablation, place, value)
-    with pytest.raises(StoreError, match=r"ablation_resnet18\.json.*no file of padim\.ablation"):
+    with pytest.raises(UserError, match=r"ablation_resnet18\.json.*no file of ablation\.py"):
         here.read_studies()
     for content in ("", "[]", "{}", "[" * 100_000):
         here.ablation.write_text(content)
-        with pytest.raises(StoreError, match=r"ablation_resnet18\.json"):
+        with pytest.raises(UserError, match=r"ablation_resnet18\.json"):
             here.read_studies()
 
 
@@ -381,11 +236,12 @@ def test_names_that_are_no_utf_8(results, tmp_path):
     store.write_results(content)
     assert store.read_results() == content
     assert store.results.read_text(encoding="utf-8") and "caf" in store.results.with_suffix(".csv").read_text("utf-8")
-    store.write_arrays(name, {"files": np.array([name])})
-    assert store.read_arrays(name)["files"].tolist() == [name] and store.arrays(name).exists()
+    arrays = Store(results, "resnet18").read_arrays("tile")
+    store.write_arrays(name, arrays | {"files": np.full(len(arrays["labels"]), name)})
+    assert set(store.read_arrays(name)["files"]) == {name} and store.arrays(name).exists()
 
 
-@pytest.mark.parametrize("module", ["store", "records", "verdict", "figures", "metrics", "style", "results"])
+@pytest.mark.parametrize("module", ["store", "records", "fitted", "results", "published", "figures", "style"])
 def test_figures_and_files_need_no_torch(module):
-    code = f"import sys, padim.{module}; sys.exit(bool({{'torch', 'sklearn'}} & set(sys.modules)))"
+    code = f"import sys, experiment.{module}; sys.exit(bool({{'torch', 'sklearn'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -4,10 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from padim.gaussian import EPSILON, Gaussians, GaussianStream
-from padim.model import BLOCK, PaDiM
-from padim.store import Store, StoreError
-from padim.threshold import Thresholds, find_thresholds, hold_out
+from experiment.records import read_fitted_record
+from experiment.saving import load, save
+from experiment.store import Store
+from experiment.threshold import Thresholds, find_thresholds, hold_out
+from padim import EPSILON
+from padim.extraction import BLOCK
+from padim.gaussian import GaussianStream
+from padim.mahalanobis import Gaussians
+from padim.model import PaDiM
+from system.errors import UserError
 
 
 @pytest.mark.parametrize(("count", "held"), [(10, 5), (49, 5), (55, 6), (209, 21)])
@@ -49,7 +55,7 @@ def test_held_out_images_are_scored_by_the_others_and_then_merged():
     assert model.held_out_scores is None
     model.fit([torch.cat([fitted, held])])
     mean, covariance = (t.clone() for t in model.state())
-    model.fit([fitted], lambda: held.split(50))
+    model.fit([fitted], held.split(50))
     np.testing.assert_allclose(model.held_out_scores, wanted, rtol=1e-4)
     assert model.count == 160
     for found, wanted in zip(model.state(), (mean, covariance), strict=True):
@@ -63,17 +69,23 @@ def test_the_final_gaussian_scores_alike(tmp_path):
     images = torch.randn(25, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     model.fit([images])
     plain = Gaussians(*(t.clone() for t in model.state()))
-    model.fit([images[:20]], lambda: [images[20:]]).save(tmp_path / "x.pkl")
-    other = PaDiM("resnet18", "random", dimensions=8, size=(32, 32)).load(tmp_path / "x.pkl")
-    assert other.held_out_scores == model.held_out_scores and len(other.held_out_scores) == 5
+    model.fit([images[:20]], [images[20:]])
+    save(model, tmp_path / "x.pkl", preprocessing={}, training_files="0")
+    load(other := PaDiM("resnet18", "random", dimensions=8, size=(32, 32)), tmp_path / "x.pkl")
+    stored = read_fitted_record(tmp_path / "x.pkl")["held_out_scores"]
+    assert stored == model.held_out_scores and len(stored) == 5
     block = next(model._blocks([images]))
     found = Gaussians(*other.state()).distances(block)
     assert (found / plain.distances(block) - 1).abs().max() < 1e-4
 
 
 RECORD = {"arch": "resnet18", "dimensions": [0] * 100, "held_out_scores": [10.0, 11.0, 12.0, 13.0, 20.0]}
-TEST_SET = {"image_threshold_raw": 15.5, "threshold_raw": 12.25, "score_min": 2.0, "score_max": 40.0}
-NO_LABELS = {"image_threshold_raw": None, "threshold_raw": None, "score_min": 2.0, "score_max": 40.0}
+NO_LABELS = dict.fromkeys(
+    ("masks", "threshold", "threshold_raw", "image_threshold_raw", "image_roc", "pixel_roc", "pixel_pr", "pixel_pro")
+)
+NO_LABELS |= {"files": np.array(["test/good/0.png"]), "labels": np.zeros(1, np.int64), "image_scores": np.zeros(1)}
+NO_LABELS |= {"patches": np.zeros((1, 100), np.float32), "score_min": 2.0, "score_max": 40.0}
+TEST_SET = NO_LABELS | {"image_threshold_raw": 15.5, "threshold_raw": 12.25}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +104,7 @@ def test_which_threshold(tmp_path, arrays, record, given, percentile, wanted):
     store = Store(tmp_path, "resnet18")
     if arrays:
         store.write_arrays("x", arrays)
-    found = find_thresholds(store.features("x"), record, given, percentile)
+    found = find_thresholds(store.fitted("x"), record, given, percentile)
     for value, number in zip(
         (found.decision, found.pixel, found.low, found.high), wanted[:2] + wanted[3:], strict=True
     ):
@@ -104,12 +116,12 @@ def test_a_pickle_elsewhere_and_a_percentile_of_nothing(tmp_path, monkeypatch):
     store = Store(tmp_path, "resnet18")
     store.write_arrays("x", TEST_SET)
     assert find_thresholds(tmp_path / "train_x.pkl", RECORD, None, None).low == 0
-    store.features("x").parent.mkdir()
-    monkeypatch.chdir(store.features("x").parent)
-    relative = store.features("x").relative_to(store.features("x").parent)
+    store.fitted("x").parent.mkdir()
+    monkeypatch.chdir(store.fitted("x").parent)
+    relative = store.fitted("x").relative_to(store.fitted("x").parent)
     assert find_thresholds(relative, RECORD, None, None).decision == 15.5
-    with pytest.raises(StoreError, match=r"no held-out scores for --percentile.*--threshold"):
-        find_thresholds(store.features("x"), RECORD | {"held_out_scores": None}, None, 99.0)
+    with pytest.raises(UserError, match=r"no held-out scores for --percentile.*--threshold"):
+        find_thresholds(store.fitted("x"), RECORD | {"held_out_scores": None}, None, 99.0)
 
 
 def test_the_threshold_itself_is_a_defect():

@@ -3,14 +3,14 @@ import json
 import pytest
 
 import main
-from datasets.mvtec import CLASSES, OBJECTS, TEXTURES, published
-from padim.results import Reference
-from padim.verdict import departures, sentence, verdict
+from datasets.mvtec import CLASSES
+from experiment import run
+from experiment.options import experiment, options
+from experiment.published import Reference, departures, published, sentence, verdict
 
-GROUPS = {"textures": TEXTURES, "objects": OBJECTS, "all": CLASSES}
-REFERENCE = Reference(GROUPS, published())
+REFERENCE = published(True)
 ARCHS = ["resnet18", "wide_resnet50_2"]
-DEFAULTS = vars(main.parse([]))
+DEFAULTS = {name: option.default for name, option in options().items()}
 
 
 def table(arch: str, **changes: tuple) -> dict:
@@ -26,8 +26,8 @@ def table(arch: str, **changes: tuple) -> dict:
     return rows
 
 
-def judge(rows: dict, arch: str = "resnet18", *options: str, reference: Reference = REFERENCE) -> dict:
-    given = verdict(rows, reference, arch, departures(vars(main.parse(["--arch", arch, *options])), DEFAULTS))
+def judge(rows: dict, arch: str = "resnet18", *given_options: str, reference: Reference = REFERENCE) -> dict:
+    given = verdict(rows, reference, arch, departures(vars(experiment(["--arch", arch, *given_options])), DEFAULTS))
     assert json.loads(json.dumps(given)) == given and "\n" not in sentence(given)
     return given
 
@@ -79,7 +79,7 @@ def test_missing_classes_and_figures():
 
 
 def test_other_weights_and_other_networks():
-    given = judge(table("resnet18"), "resnet18", "--weights", "random", reference=Reference(GROUPS, {}))
+    given = judge(table("resnet18"), "resnet18", "--weights", "random", reference=published(False))
     assert sentence(given) == "no verdict on the published table: the weights are not ImageNet's"
     assert verdict(table("resnet18"), REFERENCE, "vgg16", [])["reason"] == "nothing is published for vgg16"
 
@@ -117,7 +117,7 @@ def test_the_end_of_a_run(sample, tmp_path, monkeypatch, capsys):
     """The sample's two classes, held against a table that no run can match."""
     figures = {name: {"resnet18_image": 2.0, "resnet18_pixel": 2.0} for name in ("flange", "linen", "all")}
     reference = Reference({"textures": (), "objects": (), "all": ("flange", "linen")}, figures)
-    monkeypatch.setattr(main, "published_reference", lambda _: reference)
+    monkeypatch.setattr(run, "published", lambda _: reference)
     options = ["--arch", "resnet18", "--weights", "random", "--figures", "none", "--no_features"]
     assert main.main([*options, "--data_path", str(sample), "--save_path", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results_resnet18.json").read_text(encoding="utf-8"))

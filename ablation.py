@@ -1,0 +1,217 @@
+"""The paper's studies from one pass of the backbone: layers, dimensions, and the spread over seeds.
+
+论文的几项研究（层、维数、随机种子），骨干网络只过一遍。
+
+The Gaussian of all t_d channels holds those of every variant (`padim.variants`): the network sees every
+picture once.
+
+References
+----------
+Defard et al., arXiv 2011.08785, section V.A (inter-layer correlation; dimensionality reduction).
+"""
+
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from experiment import options
+from experiment.published import LEVELS
+from system import command
+from system.errors import UserError
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from torch import Tensor
+
+    from datasets.mvtec import MVTecDataset
+    from experiment.same_data import DataFolder
+    from experiment.store import Store
+    from padim.model import PaDiM
+    from padim.variants import Variant
+
+STUDIES = ("layers", "dimensions", "seeds")
+
+
+def study_class(
+    args: "Namespace", model: "PaDiM", name: str, data: "DataFolder", wanted: "Mapping[str, list[Variant]]"
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Every variant's image and pixel ROC AUC for a class: ``{study: {label: {level: …}}}``."""
+    import numpy as np
+    import torch
+    from tqdm import tqdm
+
+    from datasets.loader import batches
+    from datasets.mvtec import MVTecDataset
+    from padim.metrics import evaluate_maps
+    from padim.variants import all_components, maps_of
+
+    train, test = (MVTecDataset(data.root, name, split, data.preprocessing) for split in (True, False))
+    masks: list[Any] = []
+
+    def images(dataset: "MVTecDataset", split: str) -> "Iterator[Tensor]":
+        with tqdm(total=len(dataset), desc=f"feature extraction | {split} | {name}", unit="image") as bar:
+            for batch, _, mask in batches(dataset, args.batch_size, args.num_workers):
+                if split == "test":
+                    masks.append(mask[:, 0].numpy())
+                yield batch
+                bar.update(len(batch))
+
+    model.fit(images(train, "train"))
+    parts = [[layer.float() for layer in part] for part in model.features(images(test, "test"))]
+    features = [torch.cat(layer).contiguous(memory_format=torch.channels_last) for layer in zip(*parts, strict=True)]
+    truth = np.concatenate(masks) if test.has_masks else None
+    figures: dict[str, dict] = {study: {} for study in wanted}
+    done: dict[tuple, dict] = {}  # 几项研究共有的一行只算一次
+    jobs = [(study, variant) for study, rows in wanted.items() for variant in rows]
+    components = all_components(model) if any(variant.reduction == "pca" for _, variant in jobs) else None
+    for study, variant in tqdm(jobs, desc=f"variants | {name}", unit="variant"):
+        key = (*variant.layers, variant.reduction, variant.dimensions, variant.seed)
+        if key not in done:
+            row = evaluate_maps(maps_of(model, variant, features, components), test.labels, truth)[1]
+            done[key] = {level: row[f"{level}_rocauc"] for level in LEVELS}
+        figures[study][variant.label] = done[key]
+    model.release()
+    return figures
+
+
+def summarise(study: dict[str, Any]) -> dict[str, Any]:
+    """Averages over the classes for every variant, and over all variants their spread."""
+    averages: dict[str, dict[str, float | None]] = {}
+    for label in (variant["label"] for variant in study["variants"]):
+        rows = [figures[label] for figures in study["classes"].values()]
+        known = {level: [row[level] for row in rows if row[level] is not None] for level in LEVELS}
+        averages[label] = {level: mean(values) if values else None for level, values in known.items()}
+    spread: dict[str, dict[str, float] | None] = {}
+    for level in LEVELS:
+        values = [value for row in averages.values() if (value := row[level]) is not None]
+        spread[level] = None
+        if len(values) > 1:
+            spread[level] = {"mean": mean(values), "std": stdev(values), "min": min(values), "max": max(values)}
+    return study | {"averages": averages, "spread": spread}
+
+
+def begin(
+    store: "Store", configuration: dict[str, Any], replace: bool, data: "DataFolder", chosen: Sequence[str]
+) -> dict[str, Any]:
+    """The stored studies, to add to; whoever calls this holds the store's lock.
+
+    Raises
+    ------
+    UserError
+        If another configuration made them, or they are of another data set, or the file holds something else.
+    """
+    from experiment.fitted import difference
+    from experiment.same_data import check_same_data
+
+    stored = None if replace else store.read_studies()
+    if stored is None:
+        return {"configuration": configuration, "data": {}, "studies": {}}
+    if words := difference(stored["configuration"], configuration):
+        remedy = "give another --save_path, or --refit to replace it"
+        raise UserError(f"{str(store.ablation)!r} was made with {words}; {remedy}")
+    check_same_data(stored["data"], data, chosen, store.ablation)
+    return stored
+
+
+def table(name: str, study: dict[str, Any]) -> str:
+    """A study's averages, and the spread where the variants are seeds."""
+    width = max(len(label) for label in [*study["averages"], "mean ± std"])
+    count = len(study["classes"])
+    head = f"{name}, {count} {'class' if count == 1 else 'classes'}"
+    lines = [f"{head:<{width}}  image ROC AUC  pixel ROC AUC"]
+
+    def cells(values: dict[str, str]) -> str:
+        return "  ".join(values[level].rjust(13) for level in LEVELS)
+
+    for label, row in study["averages"].items():
+        texts = {level: "–" if row[level] is None else f"{row[level]:.4f}" for level in LEVELS}
+        lines.append(f"{label:<{max(width, len(head))}}  {cells(texts)}")
+    if name == "seeds" and all(study["spread"].values()):
+        spread = study["spread"]
+        both = {level: f"{spread[level]['mean']:.4f}±{spread[level]['std']:.4f}" for level in LEVELS}
+        lines.append(f"{'mean ± std':<{max(width, len(head))}}  {cells(both)}")
+        for key in ("min", "max"):
+            lines.append(f"{key:<{max(width, len(head))}}  {cells({lv: f'{spread[lv][key]:.4f}' for lv in LEVELS})}")
+    return "\n".join(lines)
+
+
+def experiment(args: "Namespace") -> None:
+    """The studies, class by class.
+
+    Raises
+    ------
+    UserError
+        For what the user must change.
+    """
+    from datasets.mvtec import check_class, common_size, find_classes, locate
+    from datasets.preprocessing import Preprocessing
+    from experiment import memory
+    from experiment.fitted import CONFIGURATION
+    from experiment.same_data import DataFolder
+    from experiment.saving import describe
+    from experiment.store import Store
+    from padim.backbone import find_architecture
+    from padim.device import pick_device
+    from padim.model import ALL, PaDiM
+    from padim.variants import layer_choices, variants
+    from system.files import write_json
+
+    device = pick_device(args.device)
+    preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed)
+    root, wanted = locate(args.data_path, args.classes)
+    classes = find_classes(root, wanted)
+    checked = {name: check_class(root, name, preprocessing) for name in classes}
+    for name, found in checked.items():
+        if not found.n_test:
+            raise UserError(f"class {name!r} has no test pictures, and a study compares scores; see --classes")
+    store = Store(args.save_path, args.arch)
+    store.check_writable()
+    entry = find_architecture(args.arch, args.layers)
+    chosen = {"precision": args.precision, "layers": args.layers}
+    if "layers" in args.study:  # 每种层的组合，在它自己的网格上评估
+        chosen["also"] = layer_choices(list(entry.layers))
+    model = PaDiM(args.arch, args.weights, ALL, args.seed, device, common_size(checked), **chosen)
+    kept = args.rd or min(entry.dimensions or 100, model.channels)
+    dimensions = args.dimensions or [d for d in (10, 25, 50, 100, 200, 300) if d < model.channels]
+    if (most := max([kept, *dimensions])) > model.channels:
+        raise UserError(
+            f"{most} dimensions were asked for, but there are {model.channels} channels; give a smaller --rd"
+        )
+    studies = {study: variants(model.layers, study, kept, dimensions, args.seed) for study in args.study}
+    features = sum(channels * height * width for channels, height, width in model.shapes)
+    remedy = "a smaller --arch (resnet18 needs the least), fewer --layers, or a smaller --resize and --crop"
+    for name, found in checked.items():
+        more = 4 * found.n_test * (2 * features + model.positions * model.channels)
+        what = f"of all {model.channels} channels; {remedy}"
+        memory.check(model, name, args.batch_size, found.n_train, found.n_test, more=more, remedy=what)
+    made_from = describe(model) | {"preprocessing": preprocessing.record()}
+    with store.locked():  # 读了再写：两项研究同时写，后写的会抹去先写的
+        data = DataFolder(root, preprocessing)
+        results = begin(store, {key: made_from[key] for key in CONFIGURATION}, args.refit, data, classes)
+        for name in classes:
+            figures = study_class(args, model, name, data, studies)
+            store.check_there()
+            results["data"][name] = data.record(name)
+            for study, rows in ((study, [asdict(variant) for variant in studies[study]]) for study in studies):
+                before = results["studies"].get(study, {})
+                others = before["classes"] if before.get("variants") == rows else {}
+                results["studies"][study] = summarise({"variants": rows, "classes": others | {name: figures[study]}})
+            results |= {"command": shlex.join(["python", *sys.argv])}
+            write_json(store.ablation, results | {"versions": made_from["versions"]})
+    for study in args.study:
+        print(f"\n{table(study, results['studies'][study])}")
+    print(f"\nwrote the studies: {store.ablation}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    args = options.study(argv, STUDIES)
+    return command.run(lambda: experiment(args), "interrupted; classes that are finished are in the file")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

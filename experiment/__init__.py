@@ -1,0 +1,1 @@
+"""One run of the experiment: what was asked, what is stored, what is finished."""

@@ -1,0 +1,236 @@
+"""The figures that a run draws itself: localization of single pictures, and the ROC curves.
+
+运行时自己画的图：逐张定位图与 ROC 曲线。
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from PIL import Image
+from skimage.morphology import disk, opening
+from skimage.segmentation import find_boundaries
+from tqdm import tqdm
+
+from experiment import style
+from experiment.store import Store
+from padim.metrics import normalise
+from system.files import replacing
+from system.resources import cores
+
+PANELS = ("Image", "GroundTruth", "Predicted heat map", "Predicted mask", "Segmentation result")
+OPENING_RADIUS = 4  # 像素
+HEAT_OPACITY = 0.5
+_NARROWEST, _LOWEST = 126, 120  # 像素：最长的标题、色条的标题所需
+_BATCH = 4  # 一个绘图任务的图片数
+
+
+def predicted_mask(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Scores above the threshold, opened with a disk of radius 4: (H, W) bool."""
+    return opening(scores > threshold, disk(OPENING_RADIUS))
+
+
+@lru_cache(maxsize=1)
+def _heat_colours() -> np.ndarray:
+    return (matplotlib.colormaps[style.HEAT](np.arange(256))[:, :3] * 255).astype(np.float32)
+
+
+def panel_images(
+    image: np.ndarray, truth: np.ndarray | None, scores: np.ndarray, threshold: float | None
+) -> list[np.ndarray | None]:
+    """The pictures of the five `PANELS`, (H, W, 3) uint8 each; None is not available.
+
+    Parameters are those of `LocalizationCanvas.draw`.
+    """
+    heat = _heat_colours()[(np.clip(scores, 0, 1) * 255).astype(np.uint8)]
+    overlay = (image * (1 - HEAT_OPACITY) + heat * HEAT_OPACITY).astype(np.uint8)
+    mask = segmentation = None
+    if threshold is not None:
+        defect = predicted_mask(scores, threshold)
+        mask = _grey(defect)
+        segmentation = image.copy()
+        segmentation[find_boundaries(defect, mode="thick")] = (255, 0, 0)
+    return [image, None if truth is None else _grey(truth), overlay, mask, segmentation]
+
+
+class LocalizationCanvas:
+    """The five-panel figure for pictures of one size; everything that never changes is drawn once.
+
+    Panels are as many pixels wide as the pictures, so no pixel is resampled; around small ones there
+    is room for the titles and the colour bar.
+    """
+
+    def __init__(self, height: int, width: int, dpi: int = 100):
+        gap, left, top, bottom, right = 12, 12, 30, 12, 84
+        pitch, bar_height = max(width, _NARROWEST), max(height, _LOWEST)
+        self.columns = [left + i * (pitch + gap) + (pitch - width) // 2 for i in range(len(PANELS))]
+        self.top, end = top, left + len(PANELS) * (pitch + gap) - gap
+        total = (end + right, top + bar_height + bottom)
+        figure = Figure((total[0] / dpi, total[1] / dpi), dpi=dpi)
+        canvas = FigureCanvasAgg(figure)
+        for x, title in zip(self.columns, PANELS, strict=True):
+            centre = ((x + width / 2) / total[0], 1 - (top - 8) / total[1])
+            figure.text(*centre, title, ha="center", va="bottom", size=style.LABEL_SIZE)
+        bar = [(end + 16) / total[0], bottom / total[1], 14 / total[0], bar_height / total[1]]
+        colour_bar = figure.colorbar(ScalarMappable(cmap=style.HEAT), cax=figure.add_axes(bar))
+        colour_bar.ax.tick_params(labelsize=style.LABEL_SIZE - 1)
+        colour_bar.set_label("Anomaly score", size=style.LABEL_SIZE)
+        canvas.draw()
+        self.background = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+        self.missing = self._missing_panel(height, width, dpi)
+
+    @staticmethod
+    def _missing_panel(height: int, width: int, dpi: int) -> np.ndarray:
+        figure = Figure((width / dpi, height / dpi), dpi=dpi, facecolor="0.93")
+        canvas = FigureCanvasAgg(figure)
+        words = "not available" if width >= 2 * _NARROWEST // 3 else "not\navailable"
+        figure.text(0.5, 0.5, words, ha="center", va="center", size=style.LABEL_SIZE, color="0.35")
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+    def draw(
+        self, image: np.ndarray, truth: np.ndarray | None, scores: np.ndarray, threshold: float | None
+    ) -> np.ndarray:
+        """The figure of one picture.
+
+        Parameters
+        ----------
+        image : ndarray, (H, W, 3) uint8
+        truth : ndarray (H, W), or None
+            Non-zero is defect; None where the class has no masks.
+        scores : ndarray, (H, W) float
+            Normalised to [0, 1] over the class.
+        threshold : float or None
+            None where the labels define none.
+
+        Returns
+        -------
+        ndarray, (height, width, 3) uint8
+        """
+        panels = [self.missing if panel is None else panel for panel in panel_images(image, truth, scores, threshold)]
+        figure = self.background.copy()
+        for x, panel in zip(self.columns, panels, strict=True):
+            figure[self.top : self.top + panel.shape[0], x : x + panel.shape[1]] = panel
+        return figure
+
+
+def _grey(mask: np.ndarray) -> np.ndarray:
+    return np.repeat((np.asarray(mask) != 0).astype(np.uint8)[..., None] * 255, 3, axis=2)
+
+
+@lru_cache(maxsize=1)
+def canvas_for(height: int, width: int) -> LocalizationCanvas:
+    """The canvas for pictures of this size; the last one is kept."""
+    return LocalizationCanvas(height, width)
+
+
+def save_picture(figure: np.ndarray, path: Path) -> None:
+    """Write a localization figure (H, W, 3) uint8 as a PNG; what can be drawn again need not be on the disk at once."""
+    with replacing(path, sync=False) as temporary:
+        Image.fromarray(figure).save(temporary, format="png", compress_level=2)
+
+
+def chosen_figures(count: int, wanted: str | int) -> list[int]:
+    """The test pictures to draw: all, none, or a number spread evenly over the test set."""
+    if wanted == "all":
+        return list(range(count))
+    number = 0 if wanted == "none" else min(int(wanted), count)
+    return [i * count // number for i in range(number)]
+
+
+@dataclass(frozen=True)
+class Drawings:
+    """A class's localization figures that were handed in; `finish` waits for them."""
+
+    name: str
+    jobs: list[tuple[Any, Future]]
+
+    def finish(self) -> None:
+        """Draw with the pool until all are there: it from the front, the caller from the back, with a progress bar."""
+        title = f"localization figures | test | {self.name}"
+        for job, future in tqdm(self.jobs[::-1], desc=title, unit="image", disable=not self.jobs):
+            job() if future.cancel() else future.result()
+
+
+class Drawer:
+    """Threads that draw localization figures while the experiment goes on (NumPy and zlib leave the interpreter)."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max(1, cores() - 1), "draw")  # 给计算留一个核
+
+    def draw(self, store: Store, name: str, indices: Sequence[int], arrays: dict[str, Any]) -> Drawings:
+        """Hand in these test pictures of a class, from its stored maps and pictures.
+
+        Parameters
+        ----------
+        store : Store
+        name : str
+        indices : sequence of int
+        arrays : dict
+            From `padim.metrics.evaluate_maps`.
+        """
+        if not indices:
+            return Drawings(name, [])
+        maps, images = (np.load(path, mmap_mode="r") for path in (store.maps(name), store.images(name)))
+        masks, low, high = arrays["masks"], arrays["score_min"], arrays["score_max"]
+        canvas = canvas_for(*maps.shape[1:])
+
+        def one(i: int) -> None:
+            scores = normalise(np.asarray(maps[i]), low, high)
+            truth = None if masks is None else masks[i]
+            save_picture(canvas.draw(images[i], truth, scores, arrays["threshold"]), store.picture(name, i))
+
+        return Drawings(name, [(lambda i=i: one(i), self._pool.submit(one, i)) for i in indices])
+
+    def stop(self) -> None:
+        """Draw nothing more; what is being drawn is finished."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+Curves = dict[str, dict[str, tuple[np.ndarray, float] | None]]
+
+
+def roc_drawing(curves: Curves, say: style.Say) -> Figure:
+    """The two-panel ROC figure, image level and pixel level, at print size.
+
+    Parameters
+    ----------
+    curves : dict
+        ``{class: {"image": (points, rocauc) or None, "pixel": the same}}``, points (K, 2).
+    say : callable
+        From `experiment.style.look`, inside which this is called.
+    """
+    lines, order = style.class_lines(curves), style.class_order(curves)
+    rows = -(-len(order) // 2)  # 图例分两列，放在图下：曲线再多也不遮挡
+    figure = Figure((style.DOUBLE, 3.85 + 0.168 * rows), layout="constrained")
+    panels = figure.subplots(1, 2)
+    titles = say("Image-level ROC", "图像级 ROC"), say("Pixel-level ROC", "像素级 ROC")
+    for level, title, axes in zip(("image", "pixel"), titles, panels, strict=True):
+        aucs = []
+        for name in order:
+            if curves[name][level] is not None:
+                points, auc = curves[name][level]
+                aucs.append(auc)
+                axes.plot(points[:, 0], points[:, 1], label=f"{name}  {auc:.3f}", **lines[name])
+        axes.plot([0, 1], [0, 1], color="0.75", lw=0.7, ls=(0, (1, 2)))
+        mean = say(f"average AUC {np.mean(aucs):.3f}", f"平均 AUC {np.mean(aucs):.3f}") if aucs else None
+        axes.set_title(f"{title}{say(', ', '，')}{mean or say('not available', '无数据')}")
+        axes.set(xlabel=say("False-positive rate", "假阳性率"), ylabel=say("True-positive rate", "真阳性率"))
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", anchor="N")
+        if aucs:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, handlelength=2.4, borderaxespad=0)
+    return figure
+
+
+def roc_figure(curves: Curves, path: Path) -> None:
+    """Write `roc_drawing` as a PNG, in English."""
+    with style.look() as say, replacing(path, sync=False) as temporary:
+        roc_drawing(curves, say).savefig(temporary, format="png", dpi=300)

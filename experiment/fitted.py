@@ -1,0 +1,296 @@
+"""A fitted class as a pickle ``[mean, cov]`` with a JSON beside it: write, read, compare. Imports no torch.
+
+拟合好的一类：pickle ``[mean, cov]`` 与旁边的 JSON；写、读、比较。
+
+Files keep the order of the thesis, mean (d, P) and covariance (d, d, P); in memory both are position-major.
+"""
+
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+
+from experiment.pickled import REMEDY, DamagedError, damaged, read_arrays
+from experiment.records import CONFIGURATION, UnreadableError, matches, parse_arrays
+from system.direct import Writer
+from system.errors import UserError
+from system.files import forget, read_json, replacing, write_json
+
+SYMMETRY = 1e-5  # 相对于一个位置的最大元素
+_HEADER = 4096  # 一个 .npy 文件头的字节数，只多不少
+_STRIP = 128  # 检查对称时一次比较的行数
+
+
+class AbortedError(Exception):
+    """Writing was given up because it was asked to stop."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Between who writes and who waits.
+
+    Attributes
+    ----------
+    stop : threading.Event
+        Once it is set, writing ends with an `AbortedError`.
+    dumped : threading.Event
+        Set as soon as the arrays are no longer needed.
+    """
+
+    stop: Event = field(default_factory=Event)
+    dumped: Event = field(default_factory=Event)
+
+    def go_on(self) -> None:
+        """Raise `AbortedError` once ``stop`` is set."""
+        if self.stop.is_set():
+            raise AbortedError
+
+
+def components_path(path: Path) -> Path:
+    """Where the projection that belongs to the pickle ``path`` is kept."""
+    return path.with_name(f"{path.stem}_components.npy")
+
+
+def write_fitted(
+    path: Path,
+    mean: np.ndarray,
+    covariance: np.ndarray,
+    record: dict[str, Any],
+    components: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Pickle ``[mean, cov]`` in the thesis's order, and its JSON beside it.
+
+    Parameters
+    ----------
+    path : Path
+        ``….pkl``; the JSON gets the same name with ``.json``.
+    mean : ndarray, (P, d) float32
+    covariance : ndarray, (P, d, d) float32
+        Symmetric, so that its transpose is the (d, d, P) array in Fortran order: protocol 5 writes
+        the memory as it stands, without a copy.
+    record : dict
+        What the Gaussians were made from; the JSON, to which ``pickle_bytes`` is added.
+    components : ndarray, (d, t_d) float32, optional
+        The projection onto principal components, for ``train_{class}_components.npy``.
+    progress : Progress, optional
+
+    Raises
+    ------
+    AbortedError
+        If ``progress.stop`` was set; the files that were there are unchanged.
+    OSError
+        If a file cannot be written.
+    """
+    progress, beside = progress or Progress(), path.with_suffix(".json")
+    with ExitStack() as stack:
+        temporary = stack.enter_context(replacing(path, sync=False))
+        if components is not None:
+            with open(stack.enter_context(replacing(components_path(path))), "wb") as file:
+                np.save(file, components)
+        with Writer(temporary, progress.go_on) as file:
+            pickle.dump([np.ascontiguousarray(mean.T), covariance.T], file, protocol=5)
+            file.finish()
+            progress.dumped.set()
+            file.sync()
+        # 新 pickle 写完才作废旧记录：写到一半失败，旧的一对仍在；改名前后被杀，这条记录说明没有相配的 pickle
+        write_json(beside, record | {"pickle_bytes": None})
+        if components is None:
+            components_path(path).unlink(missing_ok=True)
+    write_json(beside, record | {"pickle_bytes": path.stat().st_size})
+
+
+def read_fitted(path: Path, positions: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (P, d) and covariance (P, d, d), float32, in memory and writable; the covariance 64-byte aligned.
+
+    Files of other programs are read too: protocols 2 to 5, numpy 1 and 2, float32 and float64 of either
+    byte order, any order of the axes in memory.
+
+    Parameters
+    ----------
+    path : Path
+    positions, dimensions : int
+        P and d.
+
+    Raises
+    ------
+    DamagedError
+        If the file is truncated or holds anything else than arrays of these shapes; if a number is not
+        finite, or a covariance is not symmetric or its diagonal not positive.
+    UserError
+        If the pickle asks for anything to be called that makes no array.
+    """
+    mean_there, there = _arrays(path, positions, dimensions)
+    _check_mean(path, mean_there)
+    mean = np.ascontiguousarray(mean_there.T, np.float32)
+    covariance = _empty((positions, dimensions, dimensions))
+    step = max(1, (1 << 22) // covariance[0].nbytes)
+
+    def copy(start: int) -> None:
+        here = slice(start, start + step)
+        with np.errstate(over="ignore", invalid="ignore"):  # float64 → float32 的溢出由检查报告
+            covariance[here] = there.T[here]
+        check_covariances(path, covariance[here], start)
+        if start // step % 32 == 31:
+            forget(there)  # 读过的文件页不必都留在内存里
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # numpy 在解释器锁之外拷贝与比较
+        for _ in pool.map(copy, range(0, positions, step)):
+            pass
+    return mean, covariance
+
+
+def map_fitted(path: Path, positions: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (P, d), checked, and covariance (P, d, d), float32: views of the file where it allows that.
+
+    The covariances are checked by whoever looks at one, with `check_covariances`: a pickle of 3.8 GB is
+    not read to look at 1.2 MB of it. Parameters and errors are those of `read_fitted`.
+    """
+    mean, covariance = _arrays(path, positions, dimensions)
+    _check_mean(path, mean)
+    if not (mean.dtype == covariance.dtype == np.float32 and covariance.flags.f_contiguous):
+        return read_fitted(path, positions, dimensions)
+    return np.asarray(mean.T), np.asarray(covariance.T)
+
+
+def check_covariances(path: Path, covariances: np.ndarray, first: int = 0) -> None:
+    """Check that matrices read from ``path`` can be covariances.
+
+    Parameters
+    ----------
+    path : Path
+        For the message.
+    covariances : ndarray, (n, d, d) float32
+    first : int
+        The position of the first of them, for the message.
+
+    Raises
+    ------
+    DamagedError
+        If one is not finite, not symmetric, or its diagonal not positive.
+    """
+    for position, matrix in enumerate(covariances, first):
+        where, diagonal = f"its covariance at position {position}", np.diagonal(matrix)
+        largest = max(float(matrix.max()), -float(matrix.min()))  # NaN 会传到结果里
+        if not np.isfinite(largest) or not np.isfinite(diagonal).all():
+            raise damaged(path, f"{where} is not finite")
+        if diagonal.min() <= 0:
+            raise damaged(path, f"{where} has a diagonal that is not positive")
+        for row in range(0, len(matrix), _STRIP):  # 上三角与下三角，各只读一遍
+            rows, columns = slice(row, row + _STRIP), slice(0, row + _STRIP)
+            if np.abs(matrix[rows, columns] - matrix[columns, rows].T).max() > SYMMETRY * largest:
+                raise damaged(path, f"{where} is not symmetric")
+
+
+def read_components(path: Path, dimensions: int, channels: int) -> np.ndarray:
+    """The projection (d, t_d) float32 that belongs to the pickle ``path``.
+
+    Raises
+    ------
+    DamagedError
+        If it is not there, not of this shape (d and t_d are given) and type, or not finite.
+    """
+    beside = components_path(path)
+    size = 4 * dimensions * channels
+    try:
+        whole = size < beside.stat().st_size < size + _HEADER  # 大得多的文件不必读
+        components = parse_arrays(beside.read_bytes()) if whole else None
+    except FileNotFoundError as problem:
+        raise DamagedError(f"{str(beside)!r} is missing") from problem
+    except UnreadableError as problem:
+        raise DamagedError(f"{str(beside)!r} is damaged") from problem
+    sound = isinstance(components, np.ndarray) and components.dtype == np.float32
+    if not sound or components.shape != (dimensions, channels) or not np.isfinite(components).all():
+        raise DamagedError(f"{str(beside)!r} is no projection of {channels} channels onto {dimensions}")
+    return components
+
+
+def difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str | None:
+    """The first difference in configuration between two records, in words; None if there is none."""
+    for key in CONFIGURATION:
+        there, here = _setting(stored, key), _setting(wanted, key)
+        if there != here:
+            there, here = _describe(key, there, here), _describe(key, here, there)
+            return f"{there}, this run has {here if here != there else 'other channels'}"
+    return None
+
+
+def stored_state(path: Path, wanted: dict[str, Any]) -> str:
+    """What ``path`` holds for this run: ``none``, ``same``, ``other data`` or ``damaged``.
+
+    Parameters
+    ----------
+    path : Path
+        The pickle.
+    wanted : dict
+        The record that this run would write.
+
+    Raises
+    ------
+    UserError
+        If it was made by another configuration or another program.
+    """
+    if not path.exists():
+        return "none"
+    stored = read_json(path.with_suffix(".json"))
+    if stored is None:
+        raise UserError(f"{str(path)!r} has no record of how it was made; {REMEDY}")
+    if words := difference(stored, wanted):
+        raise UserError(f"{str(path)!r} was made with {words}; {REMEDY}")
+    if stored.get("training_files") != wanted.get("training_files"):
+        return "other data"
+    return "same" if stored.get("pickle_bytes") == path.stat().st_size else "damaged"
+
+
+def _setting(record: dict[str, Any], key: str) -> Any:
+    """A record's entry as it is compared; of the layers their names."""
+    value = record.get(key)
+    if key == "layers":
+        return [layer["name"] for layer in value] if matches(value, [{"name": str}]) else ["unknown"]
+    return value
+
+
+def _describe(key: str, value: Any, other: Any) -> str:
+    if isinstance(value, dict) and isinstance(other, dict):  # 只说不同的几项；aligned 不写在记录里
+        value, other = ({"protocol": "aligned"} | each for each in (value, other))
+        return f"{key} {', '.join(f'{k} {v}' for k, v in value.items() if k in other and v != other[k])}"
+    if key == "layers":
+        return f"layers {', '.join(value)}"
+    if key == "reduction":
+        return f"{value} reduction"
+    if key == "dimensions":
+        return f"{len(value) if isinstance(value, list) else 0} dimensions"
+    return f"{key} {str(value)[:12] if key == 'weights_sha256' else value}"
+
+
+def _empty(shape: tuple[int, ...]) -> np.ndarray:
+    """Uninitialised float32 that begins at a multiple of 64 bytes."""
+    # numpy 只对齐到 16 字节，而矩阵乘法的末位可能随对齐而变；不用 torch：它不向系统要大页
+    count = 4 * prod(shape)
+    raw = np.empty(count + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + count].view(np.float32).reshape(shape)
+
+
+def _check_mean(path: Path, mean: np.ndarray) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        if not np.isfinite(mean.astype(np.float32, copy=False)).all():
+            raise damaged(path, "its mean is not finite")
+
+
+def _arrays(path: Path, positions: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both arrays as they stand in the file, if they have these shapes."""
+    arrays = read_arrays(path)
+    shapes, wanted = [array.shape for array in arrays], [(dimensions, positions), (dimensions, dimensions, positions)]
+    if shapes != wanted:
+        raise damaged(
+            path, f"it holds arrays of shape {' and '.join(map(str, shapes))}, not {wanted[0]} and {wanted[1]}"
+        )
+    return arrays

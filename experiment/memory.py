@@ -1,0 +1,72 @@
+"""Will it fit, and what would: an error before the start, not a kill an hour later.
+
+内存够不够：开始之前就报错，而不是一小时后被杀死。
+"""
+
+import torch
+
+from padim.metrics import SORTED
+from padim.model import PaDiM
+from system.errors import UserError
+from system.resources import free_memory
+
+_BATCHES_AHEAD = 4  # 解码线程领先的批数，加上正在用的一批
+_EVALUATION = 48  # 排序评估时，每个像素占用的字节数
+_REMEDY = "a smaller --batch_size or --rd, another --arch (resnet18 needs the least), or a smaller --resize and --crop"
+
+
+def check(
+    model: PaDiM,
+    name: str,
+    batch_size: int,
+    n_train: int,
+    n_test: int,
+    *,
+    processes: int = 1,
+    evaluated: bool = True,
+    more: int = 0,
+    remedy: str = _REMEDY,
+) -> None:
+    """Compare what a class will need with what is free.
+
+    Parameters
+    ----------
+    model : PaDiM
+    name : str
+        The class.
+    batch_size, n_train, n_test : int
+    processes : int
+        How many processes of this run share this machine's main memory: what is free is divided among them.
+        GPU memory is not, since each process has a GPU of its own.
+    evaluated : bool
+        Whether the test images' scores are held against labels afterwards.
+    more : int
+        Bytes that are needed besides, on the model's device.
+    remedy : str
+        What needs less.
+
+    Raises
+    ------
+    UserError
+        If the class will not fit.
+    """
+    needed = model.bytes_needed(batch_size, n_train, n_test)
+    pixels = model.size[0] * model.size[1]
+    decoded = 4 * 3 * pixels * min(batch_size, max(n_train, n_test)) * _BATCHES_AHEAD
+    evaluation = _EVALUATION * min(pixels * n_test, SORTED) if evaluated else 0  # 更多的像素只计数，不排序
+    on_cpu = model.device.type == "cpu"
+    wanted = [("main memory", max(needed.host + decoded + more * on_cpu, evaluation), free_memory() // processes)]
+    if not on_cpu:
+        wanted.append(("GPU memory", needed.device + more, _free_on_gpu(model.device)))
+    for place, need, free in wanted:
+        if need > free:
+            each = f" for each of {processes} processes" if processes > 1 and place == "main memory" else ""
+            raise UserError(
+                f"class {name!r} needs about {need / 1e9:.1f} GB of {place}, and {free / 1e9:.1f} GB are free{each}; "
+                f"{remedy} needs less"
+            )
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused

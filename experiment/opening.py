@@ -1,0 +1,98 @@
+"""What is checked before a run begins, and what it goes on with: nothing is written before all of it holds.
+
+开始之前查些什么、从哪里接着做：全部通过之前不写任何东西。
+"""
+
+import argparse
+import json
+import platform
+import shlex
+import sys
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from datasets.mvtec import CheckedClass, check_class, find_classes, locate
+from datasets.preprocessing import Preprocessing
+from datasets.sample import write_sample
+from experiment import memory
+from experiment import results as report
+from experiment.fitted import CONFIGURATION, stored_state
+from experiment.ranks import Ranks
+from experiment.same_data import DataFolder, check_same_data
+from experiment.saving import describe
+from experiment.store import Store
+from padim.device import describe_device
+from padim.model import PaDiM
+
+
+def check_data(
+    args: argparse.Namespace, preprocessing: Preprocessing, store: Store
+) -> tuple[Path, dict[str, CheckedClass]]:
+    """The data folder and its classes, checked; with --demo the sample data is drawn first.
+
+    Raises
+    ------
+    UserError
+    """
+    if args.demo and not args.data_path.exists():
+        write_sample(args.data_path)
+    root, wanted = locate(args.data_path, args.classes)
+    bar = tqdm(find_classes(root, wanted), desc="checking", unit="class")
+    checked = {name: check_class(root, name, preprocessing) for name in bar}
+    store.check_writable()
+    return root, checked
+
+
+def begin(
+    args: argparse.Namespace,
+    checked: dict[str, CheckedClass],
+    data: DataFolder,
+    store: Store,
+    model: PaDiM,
+    ranks: Ranks,
+    held: ExitStack,
+) -> dict[str, Any]:
+    """Check memory and what is stored, lock the folder, and return the results to go on with.
+
+    Parameters
+    ----------
+    held : ExitStack
+        Gets the lock.
+
+    Raises
+    ------
+    UserError
+        If a class does not fit, another run writes here, or what is stored was made another way or from other data.
+    """
+    for name, found in checked.items():
+        memory.check(model, name, args.batch_size, found.n_train, found.n_test, processes=ranks.local_size)
+    held.enter_context(store.locked())
+    made_from = describe(model) | {"preprocessing": data.preprocessing.record()}
+    for name in [] if args.refit or args.no_features else checked:
+        stored_state(store.fitted(name), made_from)
+    given = json.loads(json.dumps(vars(args), default=str))  # 与读回的同形，才比得出是否同一条命令
+    configuration = {key: made_from[key] for key in CONFIGURATION}
+    results = report.begin(
+        store, given, configuration, args.refit, lambda rows: check_same_data(rows, data, checked, store.results)
+    )
+    results["run"] |= {
+        "command": shlex.join(["python", *sys.argv]),
+        "versions": made_from["versions"],
+        "processes": ranks.size,
+        "device": describe_device(model.device),
+        "host": platform.platform(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    finished = results["run"]["finished"]
+    for name in [n for n in finished if n in checked]:
+        if not data.is_unchanged(name, results["classes"][name]):
+            print(f"{name}: its pictures have changed since it was finished; computing it again")
+            finished.remove(name)
+    if finished:
+        print(f"going on with the interrupted run; finished already: {', '.join(finished)}")
+    store.write_results(results)
+    return results

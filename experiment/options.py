@@ -1,0 +1,208 @@
+"""Every option once: its default, its type, its help.
+
+每个选项只在此处定义一次：默认值、类型、说明。
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from padim import PRECISIONS
+from system.command import Parser
+from system.resources import cores
+
+DEMO = {
+    "arch": "resnet18",
+    "weights": "random",
+    "data_path": Path("data/sample"),
+    "save_path": Path("mvtec_result/demo"),
+}  # 给了 --demo 时的默认值
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """An argument type: integers from ``low`` on."""
+
+    def number(text: str) -> int:
+        if int(text) < low:
+            raise ValueError
+        return int(text)
+
+    number.__name__ = f"integer (at least {low})"  # argparse 报错时以此称呼
+    return number
+
+
+def between(low: float, high: float, name: str) -> Callable[[str], float]:
+    """An argument type: numbers from ``low`` to ``high``, called ``name`` in errors."""
+
+    def number(text: str) -> float:
+        if not low <= float(text) <= high:
+            raise ValueError
+        return float(text)
+
+    number.__name__ = name
+    return number
+
+
+def extent(low: int) -> Callable[[str], int | tuple[int, int]]:
+    """An argument type: ``N``, or ``HxW`` (height first), of integers from ``low`` on."""
+
+    def pixels(text: str) -> int | tuple[int, int]:
+        if "x" not in text:
+            return at_least(low)(text)
+        height, width = map(at_least(max(low, 1)), text.split("x"))
+        return height, width
+
+    pixels.__name__ = f"number of pixels (N, or HEIGHTxWIDTH; at least {low})"
+    return pixels
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise ValueError
+    return names
+
+
+_names.__name__ = "list of names with commas between them"
+
+
+def _class_name(text: str) -> str:
+    """As a shell completes a folder's name: ``bottle/``."""
+    return text.rstrip("/" + os.sep) or text
+
+
+def _figures(text: str) -> str | int:
+    return text if text in ("all", "none") else at_least(0)(text)
+
+
+_figures.__name__ = "choice ('all', 'none' or a number)"
+
+
+@dataclass(frozen=True)
+class Option:
+    """What argparse is told; ``extra`` holds what only some options have."""
+
+    default: Any
+    help: str
+    type: Callable[[str], Any] | None = None
+    extra: tuple[tuple[str, Any], ...] = ()
+
+
+def _flag(words: str) -> Option:
+    return Option(False, words, None, (("action", "store_true"),))
+
+
+def _data_path() -> Path:
+    return Path(os.environ.get("MVTEC_PATH") or "data/mvtec_anomaly_detection")
+
+
+def options() -> dict[str, Option]:
+    """All options of main.py, in the order of its help; the other commands take some of them."""
+    networks = "backbone: wide_resnet50_2, resnet18, efficientnet_b5, or another of torchvision's (default %(default)s)"
+    return {
+        "arch": Option("wide_resnet50_2", networks),
+        "layers": Option(
+            None, "the layers that are read (default: the backbone's own)", _names, (("metavar", "A,B,C"),)
+        ),
+        "data_path": Option(
+            _data_path(), "one folder a class, or one class (default $MVTEC_PATH, else %(default)s)", Path
+        ),
+        "save_path": Option(Path("mvtec_result"), "where results go (default %(default)s)", Path),
+        "classes": Option(
+            None,
+            "default: the MVTec AD classes that are there, else all found",
+            _class_name,
+            (("nargs", "+"), ("metavar", "NAME")),
+        ),
+        "weights": Option("imagenet", "imagenet (default), random, or the path of a state dict"),
+        "seed": Option(1024, "of the random choice of channels (default %(default)s)", int),
+        "resize": Option(
+            256, "shorter side in pixels, or HEIGHTxWIDTH exactly (default %(default)s)", extent(1), (("metavar", "N"),)
+        ),
+        "crop": Option(224, "side, or HEIGHTxWIDTH; 0 for none (default %(default)s)", extent(0), (("metavar", "N"),)),
+        "protocol": Option(
+            "aligned",
+            "aligned (default), or rd: random rotation and crop of all pictures, from --seed (Rd-MVTec AD)",
+            None,
+            (("choices", ["aligned", "rd"]),),
+        ),
+        "batch_size": Option(32, "images a forward pass (default %(default)s)", at_least(1)),
+        "num_workers": Option(max(1, min(8, cores() - 1)), "decoding threads (default %(default)s)", at_least(0)),
+        "device": Option("auto", "auto (default: CUDA if there is one), cpu, cuda or cuda:N"),
+        "precision": Option("float32", "float32 (default), tf32 (GPU), bf16", None, (("choices", list(PRECISIONS)),)),
+        "rd": Option(None, "channels kept (default 100 for resnet18, 550 for wide_resnet50_2, else all)", at_least(1)),
+        "reduction": Option(
+            "random",
+            "how fewer channels come about: random (default), or pca, the principal components",
+            None,
+            (("choices", ["random", "pca"]),),
+        ),
+        "figures": Option("all", "a class: all (default), none, a number", _figures, (("metavar", "N"),)),
+        "no_features": _flag("neither read nor write the pickled training features"),
+        "refit": _flag("replace what is stored, whatever made it"),
+        "demo": _flag("run on procedural sample data with random weights; needs no network"),
+    }
+
+
+def _add(parser: argparse.ArgumentParser, *names: str, **defaults: Any) -> None:
+    table = options()
+    for name in names:
+        option = table[name]
+        given = {"type": option.type} if option.type else {}
+        default = defaults.get(name, option.default)
+        parser.add_argument(f"--{name}", default=default, help=option.help, **given, **dict(option.extra))
+
+
+def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line of main.py."""
+    parser = Parser(prog="main.py", description="PaDiM on MVTec AD, or on any folder in its layout.")
+    _add(parser, *options())
+    args = parser.parse_args(argv)
+    if args.demo:
+        parser.set_defaults(**DEMO)
+        args = parser.parse_args(argv)
+        if args.data_path != DEMO["data_path"]:
+            parser.error("--demo brings its own data; leave out --data_path")
+    return args
+
+
+def study(argv: Sequence[str] | None, studies: Sequence[str]) -> argparse.Namespace:
+    """The command line of ablation.py."""
+    description = "The paper's studies from one pass of the backbone: layers, dimensions, and the spread over seeds."
+    parser = Parser(prog="ablation.py", description=description)
+    left_out = {"rd", "reduction", "figures", "no_features", "refit", "demo"}
+    _add(parser, *(name for name in options() if name not in left_out), arch="resnet18")
+    add = parser.add_argument
+    add("--study", nargs="+", choices=studies, default=list(studies), help="default: all three")
+    add("--rd", type=at_least(1), help="channels kept by the random choices (default 100; wide_resnet50_2 550)")
+    dimensions = "of the study of dimensions (default 10 25 50 100 200 300, as far as there are)"
+    add("--dimensions", nargs="+", type=at_least(1), metavar="D", help=dimensions)
+    add("--refit", action="store_true", help="replace stored studies that another configuration made")
+    return parser.parse_args(argv)
+
+
+def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
+    """The command line of predict.py."""
+    parser = Parser(prog="predict.py", description=description)
+    add = parser.add_argument
+    add("pictures", nargs="+", type=Path, metavar="PICTURE_OR_FOLDER", help="folders with all folders below them")
+    add("--model", type=Path, required=True, metavar="PKL", help="mvtec_result/temp_ARCH/train_CLASS.pkl")
+    add("--out", type=Path, metavar="DIR", help="predictions.csv and pictures/ go there (default: rows on stdout)")
+    score = between(-sys.float_info.max, sys.float_info.max, "number")
+    add("--threshold", type=score, help="scores from here on are defects (default: the stored one)")
+    percentile = between(0, 100, "percentile (0 to 100)")
+    add("--percentile", type=percentile, help="of the held-out training scores, as threshold (default 99)")
+    add("--figures", choices=["all", "none"], help="localization figures (default all with --out, else none)")
+    add("--weights", help="as given to main.py (default: as recorded)")
+    _add(parser, "batch_size", "num_workers", "device")
+    args = parser.parse_args(argv)
+    if args.figures == "all" and args.out is None:
+        parser.error("--figures all needs a folder for them; give --out")
+    if args.threshold is not None and args.percentile is not None:
+        parser.error("--threshold and --percentile exclude each other; leave out one of them")
+    args.figures = args.figures or ("all" if args.out else "none")
+    return args

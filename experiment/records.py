@@ -1,0 +1,244 @@
+"""What stored files must be made of: the types within JSON records and small arrays. Imports no torch.
+
+各文件须由什么组成：JSON 记录各项的类型，小数组的种类与形状。
+
+A file that was edited, or that another program wrote, is recognised here and not by what fails on it later.
+"""
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from system.errors import UserError
+from system.files import read_json
+
+# 两次运行的特征可以互换的条件，按报错时检查的次序
+CONFIGURATION = ("arch", "weights_sha256", "layers", "reduction", "seed", "dimensions", "precision", "preprocessing")
+
+NUMBER = "number"
+LEVEL = {"image": (NUMBER, None), "pixel": (NUMBER, None)}
+
+# 字典：所列的键须有，带 ? 的可以没有，键 str 管其余的；列表：每项；元组：几者之一；集合：其中的一个字
+LAYER = {"name": str, **dict.fromkeys(("channels", "height", "width", "stride", "receptive_field"), int)}
+FITTED = {
+    "arch": str,
+    "weights": str,
+    "weights_sha256": str,
+    "seed": int,
+    "dimensions": [int],
+    "precision": {"float32", "tf32", "bf16"},
+    "reduction": {"random", "pca"},
+    "size": [int],
+    "layers": [LAYER],
+    "n_train": int,
+    "held_out_scores": ([NUMBER], None),
+    "preprocessing": dict,  # 内容由 Preprocessing.from_record 查
+    "training_files": str,
+    "pickle_bytes": (int, None),  # None：换到一半被打断的一对
+}
+_CONFIGURATION = {key: FITTED[key] for key in CONFIGURATION} | {"layers": [{"name": str}]}
+
+_FIGURES = {
+    "image_rocauc": (NUMBER, None),
+    "pixel_rocauc": (NUMBER, None),
+    "pixel_aupro": (NUMBER, None),
+    "published": ({"image": NUMBER, "pixel": NUMBER}, None),
+    "difference": (LEVEL, None),
+}
+DATA = {"data_path": str, "file_names": str, "training_files": str, "test_files": str}
+_ROW = (
+    _FIGURES
+    | DATA
+    | {
+        "threshold": (NUMBER, None),
+        "n_train": int,
+        "n_test": int,
+        "seconds": {"total": NUMBER, str: NUMBER},
+    }
+)
+RESULTS = {
+    "classes": {str: _ROW},
+    "averages": {str: (_FIGURES, None)},
+    "run": {
+        "options": dict,
+        "configuration": _CONFIGURATION,
+        "finished": [str],
+        "command": str,
+        "peak_memory_bytes?": (NUMBER, None),  # 运行结束时才有
+    },
+    "complete": bool,
+}
+_VARIANT = {"label": str, "layers": [str], "reduction": str, "dimensions": int, "seed": (int, None)}
+_VARIANT |= {"grid": ([int], None)}
+_SPREAD = {"mean": NUMBER, "std": NUMBER, "min": NUMBER, "max": NUMBER}
+_STUDY = {
+    "variants": [_VARIANT],
+    "classes": {str: {str: LEVEL}},
+    "averages": {str: LEVEL},
+    "spread": {"image": (_SPREAD, None), "pixel": (_SPREAD, None)},
+}
+STUDIES = {
+    "configuration": _CONFIGURATION,
+    "data": {str: DATA},
+    "studies": {str: _STUDY},
+}
+
+# 小数组：元素的种类（numpy 的 kind）与形状；n 是测试图数，None 任意。没有的写作 None，_ALWAYS 以外的都可以
+_ARRAYS: dict[str, tuple[str, tuple]] = {
+    "files": ("U", ("n",)),
+    "labels": ("biu", ("n",)),
+    "masks": ("biu", ("n", None, None)),
+    "image_scores": ("f", ("n",)),
+    "patches": ("f", ("n", None)),
+    **dict.fromkeys(("threshold", "threshold_raw", "image_threshold_raw", "score_min", "score_max"), ("f", ())),
+    **dict.fromkeys(("image_roc", "pixel_roc", "pixel_pr", "pixel_pro"), ("f", (None, 2))),
+}
+_ALWAYS = {"files", "labels", "image_scores", "patches", "score_min", "score_max"}
+
+
+def matches(value: Any, form: Any) -> bool:
+    """Whether ``value``, as read from JSON, is of a form.
+
+    Parameters
+    ----------
+    value
+    form
+        A type; `NUMBER` (finite); None; a set of strings, for one of them; a list of one form, for every item;
+        a tuple of forms, for one of them; or a dict of the forms of keys, where ``"key?"`` may be missing and
+        ``str`` is any other key.
+    """
+    if isinstance(form, tuple):
+        return any(matches(value, one) for one in form)
+    if form is None:
+        return value is None
+    if form == NUMBER:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+    if isinstance(form, set):
+        return isinstance(value, str) and value in form
+    if isinstance(form, list):
+        return isinstance(value, list) and all(matches(item, form[0]) for item in value)
+    if isinstance(form, dict):
+        return isinstance(value, dict) and _entries_match(value, form)
+    return isinstance(value, form) and (form is bool or not isinstance(value, bool))
+
+
+def _entries_match(value: dict[str, Any], form: dict[Any, Any]) -> bool:
+    named = {key.rstrip("?"): key for key in form if key is not str}
+    if any(key not in value for key, written in named.items() if key == written):
+        return False
+    forms = {key: form[named[key]] if key in named else form.get(str, object) for key in value}
+    return all(each is object or matches(value[key], each) for key, each in forms.items())
+
+
+def _wrong_entry(record: dict[str, Any]) -> str | None:
+    """The first entry of a record of `FITTED` that is missing or is no such thing; None if all are sound."""
+    for key, form in FITTED.items():
+        if key not in record or not matches(record[key], form):
+            return key
+    sound = {
+        "layers": bool(record["layers"]),
+        "dimensions": bool(record["dimensions"]) and min(record["dimensions"]) >= 0,
+        "size": len(record["size"]) == 2 and min(record["size"]) > 0,
+        "held_out_scores": record["held_out_scores"] != [],
+    }
+    return next((key for key, is_sound in sound.items() if not is_sound), None)
+
+
+def is_fitted_record(content: Any) -> bool:
+    """Whether this is the content of the JSON beside a pickle."""
+    return isinstance(content, dict) and _wrong_entry(content) is None
+
+
+def read_fitted_record(path: Path) -> dict[str, Any]:
+    """The record beside a pickle, which must be there and belong to it.
+
+    Parameters
+    ----------
+    path : Path
+        The pickle.
+
+    Returns
+    -------
+    dict
+        Of the form `FITTED`; other entries may stand beside.
+
+    Raises
+    ------
+    UserError
+        If there is no pickle, it and the record do not belong together, or an entry of the record is not there
+        or is no such thing.
+    """
+    if not path.is_file():
+        raise UserError(f"no stored features {str(path)!r}; main.py writes them, see --model")
+    beside = path.with_suffix(".json")
+    record = read_json(beside)
+    if record is None:
+        raise UserError(f"{str(beside)!r} is not there, or no record of main.py; fit again with --refit, see --model")
+    if record.get("pickle_bytes") != path.stat().st_size:
+        raise UserError(f"{str(path)!r} is damaged, or not what {str(beside)!r} describes; fit again with --refit")
+    if key := _wrong_entry(record):
+        shown = f"has {key} {str(record[key])[:60]!r}" if key in record else f"has no {key}"
+        raise UserError(f"{str(beside)!r} is no record of main.py: it {shown}; fit again with --refit")
+    return record
+
+
+def is_results(content: Any) -> bool:
+    """Whether this is the content of a results file."""
+    return matches(content, RESULTS)
+
+
+def is_studies(content: Any) -> bool:
+    """Whether this is the content of a file of studies, with a figure for every variant of every class."""
+    if not matches(content, STUDIES):
+        return False
+    studies = content["studies"].values()
+    return all(
+        row.keys() >= {variant["label"] for variant in study["variants"]}
+        for study in studies
+        for row in (study["averages"], *study["classes"].values())
+    )
+
+
+class UnreadableError(Exception):
+    """Bytes that hold no arrays."""
+
+
+def parse_arrays(content: bytes) -> np.ndarray | dict[str, np.ndarray]:
+    """The array of a ``.npy`` file's content, or the arrays of a ``.npz`` file's.
+
+    Raises
+    ------
+    UnreadableError
+        If it is neither.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = np.load(io.BytesIO(content), allow_pickle=False)
+            return loaded if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded.files}
+    except Exception as problem:  # 读的是内存里的字节，错都在内容：zipfile 与 numpy 抛什么都有可能
+        raise UnreadableError from problem
+
+
+def wrong_array(arrays: dict[str, Any]) -> str | None:
+    """The first of a class's small arrays that is missing, not of its kind and shape, or not finite; else None."""
+    count = None
+    for key, (kinds, shape) in _ARRAYS.items():
+        if arrays.get(key) is None:
+            if key not in arrays or key in _ALWAYS:
+                return key
+            continue
+        array = np.asarray(arrays[key])
+        if array.dtype.kind not in kinds or array.ndim != len(shape):
+            return key
+        for size, wanted in zip(array.shape, shape, strict=True):
+            if wanted == "n":  # 以最先一项的长度为准
+                wanted = count = size if count is None else count
+            if wanted not in (None, size):
+                return key
+        if kinds == "f" and not np.isfinite(array).all():
+            return key
+    return None

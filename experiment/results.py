@@ -1,0 +1,197 @@
+"""The results file: a row a class, averages, differences to the published table, and the table.
+
+结果文件：每类一行，平均值，与发表值的差，及结尾的表。
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from experiment.fitted import difference
+from experiment.published import LEVELS, Reference, Row, compare, departures, verdict
+from experiment.store import Store
+from experiment.style import printable
+from system.errors import UserError
+
+
+class Stopwatch:
+    """Seconds a stage; a stage entered again goes on."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - start, 3)
+
+
+def averages(rows: dict[str, Row], reference: Reference, arch: str) -> dict[str, Row | None]:
+    """Means over textures, objects and all; the published mean only where its classes are all there."""
+    result = {}
+    for group, members in reference.groups.items():
+        names = list(rows) if group == "all" else [n for n in members if n in rows]
+        if not names:
+            result[group] = None
+            continue
+        row: Row = {"classes": len(names)}
+        for key in (*(f"{level}_rocauc" for level in LEVELS), "pixel_aupro"):
+            values = [rows[n][key] for n in names if rows[n].get(key) is not None]
+            row[key] = sum(values) / len(values) if values else None
+        complete = sorted(names) == sorted(members) and all(rows[n]["published"] for n in names)
+        published = reference.of("all" if group == "all" else f"all_{group}", arch) if complete else None
+        result[group] = compare(row, published)
+    return result
+
+
+def begin(
+    store: Store,
+    options: dict[str, Any],
+    configuration: dict[str, Any],
+    replace: bool,
+    check_data: Callable[[dict[str, Row]], None],
+) -> dict[str, Any]:
+    """The results to go on with: other classes' rows are kept, an incomplete run's progress too.
+
+    Parameters
+    ----------
+    store : Store
+    options : dict
+        The run's options; an incomplete run with equal ones is continued.
+    configuration : dict
+        What rows must have in common to stand in one file.
+    replace : bool
+        Drop rows of another configuration or data set instead of refusing.
+    check_data : callable
+        Given the rows, raises UserError unless they are of the data set at hand.
+
+    Raises
+    ------
+    UserError
+        If the rows there were made by another configuration, or from another data set.
+    """
+    previous = store.read_results()
+    run = {"options": options, "configuration": configuration, "finished": []}
+    results = {"classes": {}, "averages": {}, "run": run, "complete": False}
+    if previous is None:
+        return results
+    if words := difference(previous["run"]["configuration"], configuration):
+        if replace:
+            return results
+        raise UserError(
+            f"{str(store.results)!r} was made with {words}; give another --save_path, or --refit to replace it"
+        )
+    try:
+        check_data(previous["classes"])
+    except UserError:
+        if replace:
+            return results
+        raise
+    results["classes"] = previous["classes"]
+    if not previous["complete"] and previous["run"]["options"] == options:
+        run["finished"] = [name for name in previous["run"]["finished"] if store.arrays(name).exists()]
+    return results
+
+
+class ResultsFile:
+    """A run's results as they grow; every change is written.
+
+    Parameters
+    ----------
+    store : Store
+    content : dict
+        From `begin`.
+    reference : Reference
+    key : str
+        The model's.
+    classes : iterable of str
+        The run's, in order; rows that were there come before.
+    """
+
+    def __init__(
+        self, store: Store, content: dict[str, Any], reference: Reference, key: str, classes: Iterable[str]
+    ) -> None:
+        self.content, self._store, self._reference, self._key = content, store, reference, key
+        self._order = list(dict.fromkeys([*content["classes"], *classes]))
+
+    def is_finished(self, name: str) -> bool:
+        """Whether a class needs nothing more in this run."""
+        return name in self.content["run"]["finished"]
+
+    def record(self, name: str, row: Row) -> None:
+        """Take a class's row, and say it."""
+        self.content["classes"][name] = compare(row, self._reference.of(name, self._key))
+        print(line(name, row), flush=True)
+        self._write()
+
+    def finish(self, name: str) -> None:
+        """A class's figures are there, too."""
+        self.content["run"]["finished"].append(name)
+        self._write()
+
+    def complete(self, options: dict[str, Any], defaults: dict[str, Any], **run: Any) -> None:
+        """Add the verdict and what is known of the whole run."""
+        self.content["run"] |= run
+        departed = departures(options, defaults)
+        self.content["verdict"] = verdict(self.content["classes"], self._reference, self._key, departed)
+        self.content["complete"] = True
+        self._write()
+
+    def _write(self) -> None:
+        rows = self.content["classes"]
+        self.content["classes"] = {name: rows[name] for name in self._order if name in rows}
+        self.content["averages"] = averages(self.content["classes"], self._reference, self._key)
+        self._store.write_results(self.content)
+
+
+def line(name: str, row: Row) -> str:
+    """What is said as soon as a class is done."""
+    figures = [f"{level} ROC AUC {_cell(row[f'{level}_rocauc'], '.4f')}" for level in LEVELS]
+    figures.append(f"pixel AUPRO {_cell(row['pixel_aupro'], '.4f')}")
+    return f"{name}: {', '.join(figures)} ({row['seconds']['total']:.1f} s)"
+
+
+def curves(results: dict[str, Any], store: Store) -> dict[str, dict[str, Any]]:
+    """Every class's stored ROC curves with their ROC AUC, for `experiment.figures`; names as it can draw them."""
+    result = {}
+    for name, row in results["classes"].items():
+        arrays = store.read_arrays(name) or {}
+        result[printable(name)] = {
+            level: None if arrays.get(f"{level}_roc") is None else (arrays[f"{level}_roc"], row[f"{level}_rocauc"])
+            for level in LEVELS
+        }
+    return result
+
+
+def table(results: dict[str, Any], arch: str) -> str:
+    """The aligned table that ends a run."""
+    head = ["class"]
+    for level in LEVELS:
+        head += [f"{level} ROC AUC", "published", "difference"]
+    lines = [[*head, "pixel AUPRO", "seconds"]]
+    rows = list(results["classes"].items())
+    rows += [(f"average, {group}", row) for group, row in results["averages"].items() if row]
+    for name, row in rows:
+        cells = [name]
+        for level in LEVELS:
+            values = row[f"{level}_rocauc"], (row["published"] or {}).get(level), (row["difference"] or {}).get(level)
+            cells += [_cell(v, f) for v, f in zip(values, (".4f", ".3f", "+.4f"), strict=True)]
+        seconds = row.get("seconds", {}).get("total")
+        lines.append([*cells, _cell(row.get("pixel_aupro"), ".4f"), _cell(seconds, ".1f")])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    text = [
+        "  ".join([line[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)])
+        for line in lines
+    ]
+    rule = "-" * len(text[0])
+    return "\n".join(
+        [text[0], rule, *text[1 : 1 + len(results["classes"])], rule, *text[1 + len(results["classes"]) :]]
+    )
+
+
+def _cell(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)

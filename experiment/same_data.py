@@ -1,0 +1,87 @@
+"""Whether stored results are of the data at hand: one table never holds two data sets.
+
+已存的结果是否出自手头的数据：一张表里绝不混有两个数据集。
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets.images import DataError
+from datasets.mvtec import MVTecDataset
+from datasets.preprocessing import Preprocessing
+from system.errors import UserError
+
+
+class DataFolder:
+    """What identifies the classes below a data folder; no file is hashed twice.
+
+    Parameters
+    ----------
+    root : Path
+        The folder that holds the classes.
+    preprocessing : Preprocessing
+    """
+
+    def __init__(self, root: Path, preprocessing: Preprocessing):
+        self.root, self.preprocessing = root.resolve(), preprocessing
+        self._contents: dict[str, dict[str, str]] = {}
+
+    def _splits(self, name: str) -> list[MVTecDataset]:
+        return [MVTecDataset(self.root, name, train, self.preprocessing) for train in (True, False)]
+
+    def file_names(self, name: str) -> str | None:
+        """SHA-256 over the names of a class's pictures and masks; None where the class is not in order."""
+        try:
+            return hashlib.sha256("".join(split.summary() for split in self._splits(name)).encode()).hexdigest()
+        except DataError:
+            return None
+
+    def contents(self, name: str) -> dict[str, str]:
+        """Fingerprints of a class's ``training_files`` and ``test_files``, contents included."""
+        if name not in self._contents:
+            train, test = self._splits(name)
+            self._contents[name] = {"training_files": train.fingerprint(), "test_files": test.fingerprint()}
+        return self._contents[name]
+
+    def record(self, name: str) -> dict[str, Any]:
+        """What is stored with a class's results."""
+        return {"data_path": str(self.root), "file_names": self.file_names(name), **self.contents(name)}
+
+    def is_unchanged(self, name: str, stored: Mapping[str, Any]) -> bool:
+        """Whether a class's files are those of a stored record."""
+        return all(stored[key] == value for key, value in self.contents(name).items())
+
+
+def check_same_data(
+    stored: Mapping[str, Mapping[str, Any]], here: DataFolder, chosen: Collection[str], path: Path
+) -> None:
+    """Raise unless stored classes are of the data set at hand.
+
+    Parameters
+    ----------
+    stored : mapping
+        ``{class: record}``, each as `DataFolder.record` made it.
+    here : DataFolder
+    chosen : collection of str
+        The classes of this run: their contents are compared, where they come from another folder; in the same
+        folder they may change, and are computed again. Of other classes the file names are compared.
+    path : Path
+        What holds them, for the message.
+
+    Raises
+    ------
+    UserError
+        The message names both folders.
+    """
+    for name, there in stored.items():
+        if name in chosen:
+            differs = there["data_path"] != str(here.root) and not here.is_unchanged(name, there)
+        else:
+            differs = there["file_names"] != here.file_names(name)
+        if differs:
+            raise UserError(
+                f"{str(path)!r} holds class {name!r} of {there['data_path']!r}, which is not that of "
+                f"{str(here.root)!r}; give another --save_path for each data set, or --refit to replace what is stored"
+            )

@@ -1,0 +1,180 @@
+"""A model's state to and from the files of `experiment.fitted`, in the background while scoring begins.
+
+模型状态的存与取；存盘与打分的开头同时进行。
+"""
+
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import scipy
+import torch
+import torchvision
+
+from experiment.fitted import DamagedError, Progress, read_components, read_fitted, stored_state, write_fitted
+from experiment.ranks import Ranks
+from experiment.records import read_fitted_record
+from padim.model import PaDiM
+from system.errors import UserError
+
+
+def describe(model: PaDiM) -> dict[str, Any]:
+    """What a model's features depend on, and what its positions and layers are: the JSON beside the pickle."""
+    return {
+        "arch": model.arch,
+        "weights": model.weights,
+        "weights_sha256": model.weights_sha256,
+        "seed": model.seed,
+        "dimensions": model.dimensions,
+        "precision": model.precision,
+        "reduction": model.reduction,
+        "size": list(model.size),
+        "layers": [asdict(layer) for layer in model.layers],
+        "n_train": model.count,
+        "held_out_scores": model.held_out_scores,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "pillow": PIL.__version__,
+        },
+    }
+
+
+def save(model: PaDiM, path: Path, progress: Progress | None = None, **more: Any) -> None:
+    """Write a fitted model's pickle and its JSON.
+
+    Parameters
+    ----------
+    model : PaDiM
+    path : Path
+        ``….pkl``.
+    progress : Progress, optional
+    more
+        More entries for the JSON, about the training images: `experiment.records` says which.
+
+    Raises
+    ------
+    ValueError
+        If nothing is fitted.
+    OSError
+    """
+    mean, covariance = (t.cpu().numpy() for t in model.state())
+    components = None if model.components is None else model.components.cpu().numpy()
+    write_fitted(path, mean, covariance, describe(model) | more, components, progress)
+
+
+def load(model: PaDiM, path: Path) -> None:
+    """Give a model the state that `save` wrote.
+
+    Raises
+    ------
+    experiment.fitted.DamagedError
+        If the file is truncated or of another shape.
+    """
+    model.release()  # 旧的高斯不与新的同占内存
+    components = None
+    if model.reduction == "pca":
+        components = read_components(path, len(model.dimensions), model.channels)
+    mean, covariance = read_fitted(path, model.positions, len(model.dimensions))
+    model.load_state(mean, covariance, components, read_fitted_record(path)["n_train"])
+
+
+def load_if_same(model: PaDiM, path: Path, made_from: dict[str, Any], needs_threshold: bool, ranks: Ranks) -> str:
+    """Give a model the stored Gaussians, if they are what this run would fit.
+
+    Parameters
+    ----------
+    model : PaDiM
+    path : Path
+    made_from : dict
+        ``preprocessing`` and ``training_files``, as they would be stored.
+    needs_threshold : bool
+        Whether they are of no use without held-out scores.
+    ranks : Ranks
+        All of them decide alike.
+
+    Returns
+    -------
+    str
+        ``loaded``; or why not: ``none``, ``other data``, ``no threshold``, ``damaged``.
+
+    Raises
+    ------
+    UserError
+        If another configuration or another program made them.
+    """
+
+    def look() -> str:
+        state = stored_state(path, describe(model) | made_from)
+        if state == "same" and needs_threshold and not read_fitted_record(path)["held_out_scores"]:
+            return "no threshold"
+        return state
+
+    state = ranks.agree(look)
+    if state != "same":
+        return state
+    try:
+        load(model, path)
+    except DamagedError:
+        state = "damaged"
+    return "damaged" if "damaged" in ranks.gather(state) else "loaded"
+
+
+def model_of(record: dict[str, Any], weights: str, device: torch.device) -> PaDiM:
+    """The model that made stored features, without its Gaussians.
+
+    Parameters
+    ----------
+    record : dict
+        The JSON beside them.
+    weights : str
+    device : torch.device
+
+    Raises
+    ------
+    UserError
+        If these are not the weights, or not the channels, that the features were made with.
+    """
+    layers = [layer["name"] for layer in record["layers"]]
+    chosen = {"precision": record["precision"], "layers": layers, "reduction": record["reduction"]}
+    dimensions, size = record["dimensions"], tuple(record["size"])
+    model = PaDiM(record["arch"], weights, len(dimensions), record["seed"], device, size, **chosen)
+    if model.weights_sha256 != record["weights_sha256"]:
+        raise UserError(
+            f"--weights {weights} are not what the features were made with ({record['weights']}, "
+            f"SHA-256 {record['weights_sha256'][:12]}, these have {model.weights_sha256[:12]}); give that file"
+        )
+    if model.dimensions != dimensions:
+        raise UserError("the features hold other channels than their seed draws; fit again with --refit")
+    return model
+
+
+class Saving:
+    """`save` in a thread, while scoring reads and embeds its first block of images."""
+
+    def __init__(self, model: PaDiM, path: Path, **more: Any):
+        self._progress = Progress()
+        pool = ThreadPoolExecutor(1, "save")
+        self._writing = pool.submit(save, model, path, self._progress, **more)
+        self._writing.add_done_callback(lambda _: self._progress.dumped.set())
+        pool.shutdown(wait=False)  # 不再收新任务；已交的照做
+
+    def wait_read(self) -> None:
+        """Wait until the model's memory is no longer read."""
+        self._progress.dumped.wait()
+
+    def finish(self) -> None:
+        """Wait until the files are there, and raise what went wrong."""
+        self._writing.result()
+
+    def abort(self) -> None:
+        """Give up at once: what was stored before stays."""
+        self._progress.stop.set()
+        self._writing.exception()

@@ -1,0 +1,98 @@
+"""A class's test set while it is scored: maps, pictures, masks, filled block by block, from all ranks.
+
+打分过程中一个类别的测试集：异常图、图片与掩码，逐块写入；多个进程时汇到第一个。
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from types import TracebackType
+
+import numpy as np
+from torch import Tensor
+
+from datasets.preprocessing import to_pictures
+from experiment.ranks import Ranks
+from experiment.store import Store
+from padim.extraction import BLOCK
+from padim.metrics import SORTED
+from padim.model import Scores
+from system.files import forget, scratch
+
+Block = tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # 起点，异常图，中心嵌入，图片，掩码
+
+
+class ScoreFiles:
+    """Takes a test set's scores in order; a context whose files are there only if it ends without an error.
+
+    Parameters
+    ----------
+    store : Store
+    ranks : Ranks
+        Each rank scores its share of the pictures; the leader writes all of them.
+    name : str
+        The class.
+    count : int
+        N, test pictures of all ranks.
+    size : (int, int)
+        H and W.
+    dimensions : int
+        d.
+
+    Attributes
+    ----------
+    masks : ndarray, (N, H, W) uint8
+    centres : ndarray, (N, d) float32
+        The embeddings at the centre position. Both on the leader alone.
+    """
+
+    def __init__(self, store: Store, ranks: Ranks, name: str, count: int, size: tuple[int, int], dimensions: int):
+        self._store, self._ranks, self._name = store, ranks, name
+        self._shape, self._dimensions = (count, *size), dimensions
+        self._next = ranks.share(count).start
+        shares = (ranks.share(count, rank) for rank in range(ranks.size))
+        self._rounds = max(-(-len(share) // BLOCK) for share in shares)  # 各进程交出的块数相同，缺的是空的
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []  # 已解码、还没有得分的：图片与掩码
+        self._held, self._scratch = ExitStack(), ExitStack()
+
+    def __enter__(self) -> "ScoreFiles":
+        if self._ranks.leads and self._shape[0]:
+            self.maps, self.pictures = self._held.enter_context(self._store.score_files(self._name, self._shape))
+            self.masks = self._scratch.enter_context(scratch(self._store.root, self._shape, SORTED))
+            self.centres = np.empty((self._shape[0], self._dimensions), np.float32)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            while self._rounds:
+                self._exchange(None)
+        self._held.__exit__(kind, problem, trace)
+
+    def close(self) -> None:
+        """Let the masks go, which may be a file without a name."""
+        self._scratch.close()
+
+    def keep(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Iterator[Tensor]:
+        """The images of ``(image, label, mask)`` batches; pictures and masks are kept until their scores come."""
+        for images, _, masks in batches:
+            self._waiting.extend(zip(to_pictures(images.numpy()), masks[:, 0].numpy(), strict=True))
+            yield images
+
+    def append(self, scores: Scores) -> None:
+        """Take the next block of this rank's scores."""
+        block = self._waiting[: len(scores.maps)]
+        del self._waiting[: len(scores.maps)]
+        pictures, masks = map(np.stack, zip(*block, strict=True))
+        self._exchange((self._next, scores.maps, scores.centre, pictures, masks))
+        self._next += len(scores.maps)
+
+    def _exchange(self, own: Block | None) -> None:
+        self._rounds -= 1
+        for block in self._ranks.to_leader(own):
+            if block is not None:
+                start, *parts = block
+                wholes = self.maps, self.centres, self.pictures, self.masks
+                for whole, part in zip(wholes, parts, strict=True):
+                    whole[start : start + len(part)] = part
+                forget(self.maps, self.pictures, self.masks)  # 写过的页不必都留在内存里

@@ -1,0 +1,227 @@
+"""Where every file of a result folder lies; its lock; the arrays of a class's test set. Imports no torch.
+
+结果文件夹里每个文件的位置；锁；一类测试集的数组。
+
+Every file appears under its name only when it is complete. Of files that belong together (a
+pickle and its JSON; a class's maps, pictures and small arrays) the last one written is first deleted,
+or rewritten to say that it vouches for nothing, so that what is there always belongs together.
+"""
+
+import csv
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiment.records import UnreadableError, is_results, is_studies, parse_arrays, wrong_array
+from system.errors import UserError
+from system.files import TEXT, allocate, free_room, read_json, replacing, size, without_leftovers, write_json
+from system.lock import lock
+
+
+@dataclass(frozen=True)
+class Store:
+    """The files of one model below ``root`` (``--save_path``).
+
+    Attributes
+    ----------
+    root : Path
+    key : str
+        The model's: the architecture for PaDiM.
+    """
+
+    root: Path
+    key: str
+
+    def fitted(self, name: str) -> Path:
+        """The pickle of a fitted class."""
+        return self.root / f"temp_{self.key}" / f"train_{name}.pkl"
+
+    def maps(self, name: str) -> Path:
+        """Raw maps, (N, H, W) float32."""
+        return self.root / f"scores_{self.key}" / f"{name}_maps.npy"
+
+    def images(self, name: str) -> Path:
+        """Cropped pictures, (N, H, W, 3) uint8."""
+        return self.root / f"scores_{self.key}" / f"{name}_images.npy"
+
+    def arrays(self, name: str) -> Path:
+        """The small arrays of a class's test set."""
+        return self.root / f"scores_{self.key}" / f"{name}.npz"
+
+    def picture(self, name: str, index: int) -> Path:
+        """A localization figure."""
+        return self.root / f"pictures_{self.key}" / f"{name}_{index}.png"
+
+    @property
+    def _lock(self) -> Path:
+        return self.root / f".lock_{self.key}"
+
+    @property
+    def roc_curve(self) -> Path:
+        """The ROC figure, both panels."""
+        return self.root / f"roc_curve_{self.key}.png"
+
+    @property
+    def results(self) -> Path:
+        """The results; the table lies beside it as CSV."""
+        return self.root / f"results_{self.key}.json"
+
+    @property
+    def ablation(self) -> Path:
+        """The studies."""
+        return self.root / f"ablation_{self.key}.json"
+
+    def written(self) -> list[tuple[str, Path]]:
+        """What is there after a run, and where."""
+        candidates = [
+            ("training features", self.fitted("").parent),
+            ("anomaly maps and scores", self.arrays("").parent),
+            ("localization figures", self.picture("", 0).parent),
+            ("ROC curves", self.roc_curve),
+            ("results", self.results),
+            ("results as a table", self.results.with_suffix(".csv")),
+        ]
+        return [(what, path) for what, path in candidates if path.exists()]
+
+    def check_writable(self) -> None:
+        """Raise OSError unless a file can be made below ``root``; what was not there is not left."""
+        made = [p for p in (self.root, *self.root.parents) if not p.exists()]
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root):
+                pass
+        finally:
+            for folder in made:
+                with suppress(OSError):
+                    folder.rmdir()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only run that writes this model's files; what killed runs left behind is deleted.
+
+        Raises
+        ------
+        UserError
+            If another run is writing them.
+        """
+        places = [(p.parent, "") for p in (self.fitted(""), self.arrays(""), self.picture("", 0))]
+        places.append((self.root, f"_{self.key}."))
+        with lock(self._lock, "give another --save_path"), without_leftovers(places):
+            yield
+
+    def check_there(self) -> None:
+        """Raise UserError if the folder that `locked` holds was deleted or replaced meanwhile."""
+        if not self._lock.exists():
+            raise UserError(f"{str(self.root)!r} was deleted or replaced during the run; see --save_path")
+
+    def check_room(self, name: str, positions: int, dimensions: int) -> None:
+        """Raise UserError unless the disk has room for a class's pickle, beside the one that it may replace."""
+        needed = 4 * positions * dimensions * (dimensions + 1)
+        if (room := free_room(path := self.fitted(name))) < needed:
+            raise UserError(
+                f"{str(path)!r} needs {size(needed)}, and {size(room)} are free there; "
+                "make room, give another --save_path, or --no_features"
+            )
+
+    def clear_pictures(self, name: str) -> None:
+        """Delete a class's localization figures: they belong to scores that are being replaced."""
+        folder = self.picture(name, 0).parent
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if re.fullmatch(re.escape(name) + r"_\d+\.png", path.name):
+                path.unlink()
+
+    def clear_scores(self, name: str) -> None:
+        """Delete a class's scores and figures, the small arrays first."""
+        for path in (self.arrays(name), self.maps(name), self.images(name)):
+            path.unlink(missing_ok=True)
+        self.clear_pictures(name)
+
+    @contextmanager
+    def score_files(self, name: str, shape: tuple[int, int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Maps (N, H, W) float32 and pictures (N, H, W, 3) uint8 to fill; kept if no error occurs."""
+        self.arrays(name).unlink(missing_ok=True)
+        with replacing(self.maps(name)) as maps_path, replacing(self.images(name)) as images_path:
+            maps = allocate(maps_path, np.float32, shape)
+            images = allocate(images_path, np.uint8, (*shape, 3))
+            try:
+                yield maps, images
+            finally:
+                for array in (maps, images):  # Windows 不许改名仍映射着的文件
+                    array.flush()
+                    array._mmap.close()
+
+    def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
+        """Write the small arrays; None becomes an empty array, which `read_arrays` undoes."""
+        with replacing(self.arrays(name)) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **{k: np.empty(0) if v is None else v for k, v in arrays.items()})
+
+    def read_arrays(self, name: str) -> dict[str, Any] | None:
+        """The small arrays as written, or None where the class has none.
+
+        Raises
+        ------
+        UserError
+            If the file is damaged, or an array is not of its type and shape, or not finite.
+        """
+        path, remedy = self.arrays(name), "delete it and score the class again"
+        try:
+            loaded = parse_arrays(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except UnreadableError as problem:
+            raise UserError(f"{str(path)!r} is damaged; {remedy}") from problem
+        if isinstance(loaded, np.ndarray):
+            raise UserError(f"{str(path)!r} holds one array, not a class's; {remedy}")
+        arrays = {k: None if v.shape == (0,) else v[()] for k, v in loaded.items()}
+        if key := wrong_array(arrays):
+            raise UserError(f"{str(path)!r} is damaged or foreign: {key!r} is not what main.py writes; {remedy}")
+        return arrays
+
+    def read_results(self) -> dict | None:
+        """The results as written, or None where there are none.
+
+        Raises
+        ------
+        UserError
+            If the file holds something else.
+        """
+        results = read_json(self.results)
+        if results is None and not self.results.exists():
+            return None
+        if not is_results(results):
+            raise UserError(f"{str(self.results)!r} is no results file of this program; move it away")
+        return results
+
+    def read_studies(self) -> dict | None:
+        """The file of studies as written, or None where there is none.
+
+        Raises
+        ------
+        UserError
+            If the file holds something else.
+        """
+        content = read_json(self.ablation)
+        if content is None and not self.ablation.exists():
+            return None
+        if not is_studies(content):
+            raise UserError(f"{str(self.ablation)!r} is no file of ablation.py, or is damaged; move it away")
+        return content
+
+    def write_results(self, results: dict) -> None:
+        """Write the results as JSON, and their rows as CSV."""
+        write_json(self.results, results)
+        columns = ("image_rocauc", "pixel_rocauc", "pixel_aupro", "threshold", "n_train", "n_test")
+        nested = [(kind, level) for kind in ("published", "difference") for level in ("image", "pixel")]
+        path = self.results.with_suffix(".csv")
+        with replacing(path) as temporary, open(temporary, "w", newline="", **TEXT) as file:
+            writer = csv.writer(file)
+            writer.writerow(["class", *columns, "seconds", *map("_".join, nested)])
+            for name, row in results["classes"].items():
+                figures = [(row[kind] or {}).get(level) for kind, level in nested]
+                writer.writerow([name, *(row.get(c) for c in columns), row["seconds"]["total"], *figures])

@@ -1,0 +1,167 @@
+"""One look for every figure: print sizes, fonts, colours, languages.
+
+所有图共用的样式：印刷尺寸、字体、颜色、语言。
+
+Inside ``with look(language) as say`` matplotlib is set up for print, and ``say(english, chinese)``
+returns the wording of that language.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import matplotlib
+from matplotlib import font_manager
+
+from datasets.mvtec import OBJECTS, TEXTURES
+from system.errors import UserError
+from system.files import TEXT
+
+SINGLE, DOUBLE = 3.5, 7.2  # 英寸：单栏（89 mm）与双栏（183 mm）
+TEXT_SIZE, SMALL_SIZE = 8, 7  # pt；印刷尺寸下没有更小的字
+FORMULA_SIZE = 10  # 上下标是正文的七成，仍不小于 7 pt
+LABEL_SIZE = 9  # 结果文件夹里的定位图按像素画，不按印刷尺寸
+
+IMAGE_COLOUR, PIXEL_COLOUR = "#0072B2", "#D55E00"
+NORMAL_COLOUR, DEFECT_COLOUR = "#0072B2", "#D55E00"
+ARCH_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
+LAYER_COLOURS = ("#56B4E9", "#009E73", "#E69F00")
+HEAT, MAGNITUDE, SIGNED = "jet", "viridis", "RdBu_r"  # 异常热图沿用原文的 jet
+
+# 十五个类别也分得清：色盲可辨的八色（Okabe–Ito）配三种线型
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D00")
+LINE_STYLES = ("-", "--", ":")
+
+# 从字形最合适的找起；JP 版也含全部简体字
+CHINESE_FONTS = (
+    "Noto Sans SC", "Noto Sans CJK SC", "Source Han Sans SC", "Source Han Sans CN", "Microsoft YaHei", "PingFang SC",
+    "PingFang HK", "Hiragino Sans GB", "Heiti SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "SimHei",
+    "Source Han Sans", "Noto Sans CJK JP",
+)  # fmt: skip
+_CHINESE_FILES = ("notosanssc", "notosanscjk", "sourcehansans", "msyh", "pingfang", "hiraginosansgb", "wqy", "simhei")
+
+Say = Callable[[str, str], str]
+
+
+def class_order(names: Iterable[str]) -> list[str]:
+    """The order in every figure: textures, objects, then other classes by name."""
+    known = TEXTURES + OBJECTS
+    names = set(names)
+    return [n for n in known if n in names] + sorted(names - set(known))
+
+
+def class_lines(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Colour and line style of every class; an MVTec AD class has its own, whatever else is drawn."""
+    known = TEXTURES + OBJECTS
+    ordered = class_order(names)
+    free = iter([i for i in range(len(known) + len(ordered)) if i >= len(known) or known[i] not in ordered])
+    return {n: class_line(known.index(n) if n in known else next(free)) for n in ordered}
+
+
+def class_line(index: int) -> dict[str, str]:
+    """Colour and line style of the ``index``-th class."""
+    return {"color": PALETTE[index % len(PALETTE)], "linestyle": LINE_STYLES[index // len(PALETTE) % len(LINE_STYLES)]}
+
+
+def printable(name: str) -> str:
+    """A class or a defect type as matplotlib can draw it: bytes that are no text escaped, ``$`` no formula."""
+    return name.encode(**TEXT).decode().replace("$", r"\$")
+
+
+def arch_label(arch: str) -> str:
+    """The backbone's name as it is printed."""
+    labels = {"resnet18": "ResNet18", "wide_resnet50_2": "WideResNet50", "efficientnet_b5": "EfficientNet-B5"}
+    return labels.get(arch, arch)
+
+
+def arch_short(arch: str) -> str:
+    """The backbone's name in file names."""
+    return {"resnet18": "r18", "wide_resnet50_2": "wr50", "efficientnet_b5": "enb5"}.get(arch, arch)
+
+
+@lru_cache(maxsize=1)
+def chinese_font() -> tuple[str, bool]:
+    """The first usual Chinese font that is installed, and whether its outlines are CFF.
+
+    Raises
+    ------
+    UserError
+        If there is none.
+    """
+    found = _installed()
+    if not found:  # 名单是缓存的：刚装的字体、随 zhplot 包来的字体还不在其中
+        package = find_spec("zhplot")
+        folders = [Path(p) / "fonts" for p in package.submodule_search_locations] if package else []
+        for path in [*font_manager.findSystemFonts(folders), *font_manager.findSystemFonts()]:
+            if Path(path).name.lower().replace("-", "").replace("_", "").startswith(_CHINESE_FILES):
+                font_manager.fontManager.addfont(path)
+        found = _installed()
+    for name in CHINESE_FONTS:
+        if name in found:
+            return name, _is_cff(found[name])
+    raise UserError(
+        "--lang zh: no Chinese font is installed; get one with: pip install zhplot (it brings Noto Sans SC), "
+        "or apt install fonts-noto-cjk"
+    )
+
+
+def _installed() -> dict[str, str]:
+    entries = font_manager.fontManager.ttflist
+    return {e.name: e.fname for e in entries if e.name in CHINESE_FONTS}
+
+
+def _is_cff(path: str) -> bool:
+    with open(path, "rb") as file:
+        head = file.read(16)
+        if head[:4] == b"ttcf":  # 字体集：第一个字体的表头在此偏移处
+            file.seek(int.from_bytes(head[12:16], "big"))
+            head = file.read(4)
+    return head[:4] == b"OTTO"
+
+
+@contextmanager
+def look(language: str = "en") -> Iterator[Say]:
+    """Set matplotlib up for print in ``en`` or ``zh``; yields the function that picks the wording.
+
+    Raises
+    ------
+    UserError
+        If no Chinese font is installed.
+    """
+    fonts, is_cff = ["DejaVu Sans"], False
+    if language == "zh":
+        name, is_cff = chinese_font()
+        fonts = [name, *fonts]  # 中文字体里没有的字形（如减号）由后者补上
+    settings = {
+        "font.family": "sans-serif",
+        "font.sans-serif": fonts,
+        "mathtext.fontset": "dejavusans",
+        "pdf.fonttype": 3 if is_cff else 42,  # CFF 轮廓写成 42 型不是合法的 PDF
+        "font.size": TEXT_SIZE,
+        "axes.titlesize": TEXT_SIZE,
+        "axes.labelsize": TEXT_SIZE,
+        "xtick.labelsize": SMALL_SIZE,
+        "ytick.labelsize": SMALL_SIZE,
+        "legend.fontsize": SMALL_SIZE,
+        "legend.frameon": False,
+        "legend.handlelength": 1.8,
+        "axes.linewidth": 0.6,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "0.9",
+        "grid.linewidth": 0.5,
+        "lines.linewidth": 1.1,
+        "patch.linewidth": 0.6,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.major.size": 2.5,
+        "ytick.major.size": 2.5,
+        "image.interpolation": "nearest",
+        "savefig.facecolor": "white",
+    }
+    with matplotlib.rc_context(settings):
+        yield (lambda english, chinese: chinese) if language == "zh" else (lambda english, chinese: english)

@@ -1,0 +1,149 @@
+"""Images to embeddings, a bounded number at a time: the stream that fitting and scoring read.
+
+图片到嵌入的流：内存有界，拟合与打分都由此读取（论文 III.A）。
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from padim.backbone import Backbone
+from padim.device import empty, tf32
+from padim.embedding import Embedding, Shape, principal_components
+from padim.gaussian import GaussianStream
+
+FORWARD = 8  # CPU 上一次前向的图片数；与批大小无关
+BLOCK = 128  # 一次并入高斯（或一次求解）的图片数；与批大小无关
+POOLED = 4  # 求主成分时一次展开全部通道的图片数
+
+Embed = Callable[[Sequence[Tensor], Tensor], None]  # `Embedding` 或 `Projection`
+
+
+class Extractor:
+    """The network's outputs for images, and their embeddings.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    size : (int, int)
+        Height and width of the images.
+    device : torch.device
+    precision : str
+        Of the forward pass.
+    """
+
+    def __init__(self, backbone: Backbone, size: tuple[int, int], device: torch.device, precision: str):
+        self._backbone, self._size, self._device, self._precision = backbone, size, device, precision
+        # 一次前向的图片数上限。CPU：激活不出缓存，快两成；GPU：显存不足之后才有
+        self._most = FORWARD if device.type == "cpu" else None
+        self._buffer: Tensor | None = None
+
+    def release(self) -> None:
+        """Free the memory of the embeddings."""
+        self._buffer = None
+
+    @torch.inference_mode()
+    def features(self, batches: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+        """The layers' outputs, a few images at a time where that is faster or memory is short.
+
+        Parameters
+        ----------
+        batches : iterable of Tensor, (B, 3, H, W) float32
+
+        Yields
+        ------
+        list of Tensor, (b, C_l, H_l, W_l)
+            Of the network's precision, each layer at its own resolution.
+
+        Raises
+        ------
+        ValueError
+            If images are of another size than the model's.
+        """
+        for images in batches:
+            if tuple(images.shape[2:]) != self._size:
+                here, own = ("x".join(map(str, size)) for size in (images.shape[2:], self._size))
+                raise ValueError(f"the images are {here} (height x width), the model is for {own}")
+            images, start = images.to(self._device, non_blocking=True), 0
+            while start < len(images):
+                part = images[start : start + (self._most or len(images))]
+                try:
+                    with tf32(self._precision == "tf32"):
+                        features = self._backbone(part.bfloat16() if self._precision == "bf16" else part)
+                except torch.OutOfMemoryError:
+                    if len(part) == 1:
+                        raise
+                    self._most = len(part) // 2
+                    torch.cuda.empty_cache()
+                    warnings.warn(f"GPU memory is short: going on with batches of {self._most}", stacklevel=2)
+                else:
+                    yield features
+                    start += len(part)
+
+    @torch.inference_mode()
+    def blocks(self, batches: Iterable[Tensor], embed: Embed, positions: int, dimensions: int) -> Iterator[Tensor]:
+        """Embeddings (P, m, d) float32 of successive images, m = `BLOCK` but for the last; one buffer.
+
+        Parameters
+        ----------
+        batches : iterable of Tensor, (B, 3, H, W) float32
+        embed : callable
+            An `Embedding` or a `Projection`.
+        positions, dimensions : int
+            P and d.
+        """
+        filled = 0
+        if self._buffer is None:  # 拟合与打分共用：近 1 GB 的内存，初次写入也费时
+            self._buffer = empty((positions, BLOCK, dimensions), self._device)
+        buffer = self._buffer
+        for features in self.features(batches):
+            start, count = 0, len(features[0])
+            while start < count:  # 一批可跨两块：块的边界不随批大小移动
+                taken = min(count - start, BLOCK - filled)
+                part = [feature[start : start + taken] for feature in features]
+                embed(part, buffer[:, filled : filled + taken])
+                start, filled = start + taken, filled + taken
+                if filled == BLOCK:
+                    yield buffer
+                    filled = 0
+        if filled:
+            yield buffer[:, :filled]
+
+    @torch.inference_mode()
+    def components(
+        self,
+        batches: Iterable[Tensor],
+        shapes: Sequence[Shape],
+        kept: int,
+        add: Callable[[Tensor], Tensor] | None,
+        leads: bool,
+    ) -> Tensor:
+        """Principal components (d, t_d) of images' embeddings, of all positions together (paper, section V.A).
+
+        Parameters
+        ----------
+        batches : iterable of Tensor, (B, 3, H, W) float32
+        shapes : sequence of (int, int, int)
+            The layers' channels, heights and widths.
+        kept : int
+            d.
+        add, leads
+            As for `padim.model.PaDiM.fit`.
+        """
+        channels, positions = sum(shape[0] for shape in shapes), shapes[0][1] * shapes[0][2]
+        pooled = GaussianStream(1, channels, self._device)  # 各位置合为一个高斯
+        every = Embedding(shapes, range(channels), self._device)
+        for features in self.features(batches):
+            for part in zip(*(feature.split(POOLED) for feature in features), strict=True):
+                block = torch.empty((positions, len(part[0]), channels), device=self._device)
+                every(part, block)
+                with tf32(False):
+                    pooled.update(block.view(1, -1, channels))
+        if add:
+            pooled.merge(add)
+        covariance = pooled.finish()[1][0]  # εI 不改变特征向量
+        components = principal_components(covariance, kept).contiguous()
+        # 特征向量的符号、重根的方向因机器而异：各进程须用同一组
+        return components if add is None else add(components if leads else components.zero_())

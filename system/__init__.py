@@ -1,0 +1,1 @@
+"""The operating system: errors, files, locks, signals, memory and cores. Imports neither torch nor another room."""

@@ -1,0 +1,86 @@
+"""How every command ends: one ``error:`` line for a user's mistake, one line on a signal, and by returning.
+
+每条命令怎样收尾：使用者的错误一行，信号一行，返回退出状态。
+"""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from system.errors import explain
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends the work as Ctrl-C does."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a mistake in one ``error:`` line, with status 2."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"error: {message}; see --help\n")
+
+
+def run(
+    work: Callable[[], int | None],
+    interrupted: str = "interrupted",
+) -> int:
+    """Call ``work`` and say how it ended.
+
+    Parameters
+    ----------
+    work : callable
+        Returns the exit status, or None for 0.
+    interrupted : str
+        What is said on Ctrl-C and SIGTERM.
+
+    Returns
+    -------
+    int
+        The exit status: what ``work`` returned, 2 for a mistake of the user, 130 after Ctrl-C, 143 after SIGTERM.
+
+    Raises
+    ------
+    Exception
+        What is no mistake of the user's.
+    """
+    for stream in (sys.stdout, sys.stderr):  # 控制台的编码写不出的字，不值得中断实验
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    # 一亿像素的工业图像并不可疑；再大一倍的，Pillow 报错而不只是警告
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")
+    try:
+        with _terminable():
+            return work() or 0
+    except KeyboardInterrupt as kind:
+        status, message = 143 if isinstance(kind, Terminated) else 130, interrupted
+    except Exception as problem:
+        found = explain(problem)
+        if found is None:
+            raise
+        status, message = 2, f"error: {found}"
+    # 出了 except，进度条已随各帧收起：这一行在最后。别的进程也许留下了半行
+    print(f"\n{message}" if "LOCAL_RANK" in os.environ else message, file=sys.stderr)
+    return status
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM; only the main thread may, and can, be told."""
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

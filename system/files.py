@@ -1,0 +1,160 @@
+"""Files that are whole or absent: written under another name, their room taken first.
+
+文件要么完整、要么没有：先写在别的名字下，先占好磁盘空间。
+"""
+
+import json
+import mmap
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from math import prod
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from system.errors import FULL
+
+# 文件名里不是 UTF-8 的字节（代理码位）写成 \udcXX：在 JSON 里这正是转义，读回的还是原来的名字
+TEXT = {"encoding": "utf-8", "errors": "backslashreplace"}
+_LEFTOVER = re.compile(r".+\.(pkl|json|npy|npz|png|csv)\.\d+\.tmp")
+
+
+@contextmanager
+def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
+    """A temporary name beside ``path``, renamed to it at the end, deleted on an error.
+
+    With ``sync`` the content is on the disk before it has the name: after a power failure, too, the
+    file is the old or the new one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if sync:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as problem:
+        if problem.filename in (None, str(temporary)):  # 写文件时的错误不带文件名；临时的名字不必给人看
+            problem.filename = str(path)
+        raise
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write ``content`` as JSON; NaN is refused, since no other reader takes it.
+
+    Names that are no UTF-8, which a file system may have, come back as they were.
+    """
+    with replacing(path) as temporary:
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        text = re.sub(r"\[\n[-+.,\deE\s]*\]", lambda m: " ".join(m[0].split()), text)  # 数列不必一数一行
+        temporary.write_text(text + "\n", **TEXT)
+
+
+def read_json(path: Path) -> dict | None:
+    """The JSON object in ``path``, or None where there is no file or none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """A mapped ``.npy`` file of zeros to fill; its room on the disk is taken now.
+
+    A sparse file would meet a full disk only when it is filled, and through a mapping that is no
+    exception but the end of the process (SIGBUS).
+
+    Raises
+    ------
+    OSError
+        If the disk is full; the message says how much is needed.
+    """
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    try:
+        with open(path, "rb+") as file:
+            _reserve(file, array.offset, array.nbytes)
+    except OSError as problem:
+        array._mmap.close()
+        if problem.errno not in FULL:
+            raise
+        raise OSError(problem.errno, f"no room for {size(array.nbytes)}", str(path)) from problem
+    return array
+
+
+@contextmanager
+def scratch(folder: Path, shape: tuple[int, ...], most: int) -> Iterator[np.ndarray]:
+    """Zeros, uint8: in memory up to ``most`` of them, else in a file without a name, gone at the end."""
+    if prod(shape) <= most:
+        yield np.zeros(shape, np.uint8)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        _reserve(file, 0, prod(shape))
+        yield np.memmap(file, np.uint8, "r+", shape=shape)
+
+
+def forget(*arrays: np.ndarray) -> None:
+    """Let go of the pages of mapped files that were touched; what was written stays in the files."""
+    for array in arrays:
+        mapping = getattr(array, "_mmap", None)
+        if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _reserve(file: BinaryIO, start: int, count: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, start + count)
+        return
+    file.seek(start)
+    zeros = bytes(min(count, 1 << 24))
+    for written in range(0, count, len(zeros)):
+        file.write(zeros[: count - written])
+    file.flush()
+
+
+def size(count: int) -> str:
+    """Bytes in words."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def free_room(path: Path) -> int:
+    """Free bytes on the disk where ``path`` is or would be."""
+    return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
+
+
+@contextmanager
+def without_leftovers(places: list[tuple[Path, str]]) -> Iterator[None]:
+    """Delete, before and after, what `replacing` left when its process was killed.
+
+    Whoever calls this holds a lock: no temporary file is another's then.
+
+    Parameters
+    ----------
+    places : list of (Path, str)
+        A folder, and what its files' names must have in them.
+    """
+
+    def remove() -> None:
+        for folder, part in places:
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if _LEFTOVER.fullmatch(path.name) and part in path.name:
+                    path.unlink(missing_ok=True)
+
+    remove()
+    try:
+        yield
+    finally:
+        remove()

@@ -1,0 +1,86 @@
+"""The floors of the house, read from the imports: each room imports only from floors below its own."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+COMMANDS = {"main.py", "predict.py", "ablation.py"}
+BELOW = {
+    "system": set(),
+    "datasets": {"system"},
+    "padim": {"system"},
+    "experiment": {"system", "datasets", "padim"},
+    "plot": {"system", "datasets", "padim", "experiment"},
+    "benchmarks": {"system", "datasets", "padim", "experiment"},
+    "commands": {"system", "datasets", "padim", "experiment"},
+}
+OUTSIDE = {  # 每个房间可用的外部库
+    "system": {"numpy", "filelock", "psutil"},
+    "datasets": {"numpy", "PIL", "tqdm", "scipy", "torch"},
+    "padim": {"numpy", "scipy", "torch", "torchvision"},
+}
+FILES = [p for room in BELOW if room != "commands" for p in sorted((ROOT / room).glob("*.py"))]
+FILES += [ROOT / name for name in sorted(COMMANDS)]
+
+
+def room_of(path: Path) -> str:
+    return "commands" if path.parent == ROOT else path.parent.name
+
+
+def imports(path: Path, at_top: bool = False) -> set[str]:
+    """Modules that a file imports, as written; ``at_top`` leaves out those in functions and for type checkers."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if at_top else ast.walk(tree)
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_imports_go_down(path):
+    room = room_of(path)
+    tops = {name.split(".")[0] for name in imports(path)}
+    rooms = {name for name in tops if name in BELOW}
+    assert rooms <= BELOW[room] | {room}
+    if room in OUTSIDE:
+        known = OUTSIDE[room] | {name for name in tops if not _is_library(name)}
+        assert tops - rooms <= known, tops - rooms - known
+    if room == "datasets" and path.name != "loader.py":
+        assert "torch" not in tops
+
+
+def _is_library(name: str) -> bool:
+    return name in {"torch", "torchvision", "numpy", "scipy", "sklearn", "skimage", "matplotlib", "tqdm", "PIL"} | {
+        "filelock",
+        "psutil",
+    }
+
+
+def test_there_is_no_circle():
+    modules = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in FILES}
+    needs = {name: {m for m in imports(path) if m in modules} - {name} for name, path in modules.items()}
+    while free := [name for name, wanted in needs.items() if not wanted & needs.keys()]:
+        for name in free:
+            del needs[name]
+    assert not needs
+
+
+def test_files_are_small_and_the_experiment_reads_on_a_page():
+    lengths = {p.relative_to(ROOT).as_posix(): len(p.read_text(encoding="utf-8").splitlines()) for p in FILES}
+    # model.py：一个类的公开接口，半数是它的文档
+    assert {name for name, n in lengths.items() if n > 300} <= {"padim/model.py"} and lengths["padim/model.py"] < 400
+    assert lengths["main.py"] <= 150
+
+
+def test_every_package_stands_in_the_requirements():
+    listed = {line.split(">=")[0] for line in (ROOT / "requirements.txt").read_text().split()}
+    names = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image"}
+    used = {name.split(".")[0] for path in FILES for name in imports(path)}
+    used = {names.get(name, name) for name in used if _is_library(name)}
+    assert used <= listed
