@@ -16,8 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from PIL import Image
-from skimage.morphology import disk, opening
-from skimage.segmentation import find_boundaries
+from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure
 from tqdm import tqdm
 
 from experiment import style
@@ -30,12 +29,20 @@ PANELS = ("Image", "GroundTruth", "Predicted heat map", "Predicted mask", "Segme
 OPENING_RADIUS = 4  # 像素
 HEAT_OPACITY = 0.5
 _NARROWEST, _LOWEST = 126, 120  # 像素：最长的标题、色条的标题所需
-_BATCH = 4  # 一个绘图任务的图片数
 
 
 def predicted_mask(scores: np.ndarray, threshold: float) -> np.ndarray:
     """Scores above the threshold, opened with a disk of radius 4: (H, W) bool."""
-    return opening(scores > threshold, disk(OPENING_RADIUS))
+    # 与 skimage.morphology.opening 逐位相同；scipy 反正已装入，skimage 还要再等 0.4 秒
+    y, x = np.ogrid[-OPENING_RADIUS : OPENING_RADIUS + 1, -OPENING_RADIUS : OPENING_RADIUS + 1]
+    disk = x * x + y * y <= OPENING_RADIUS**2
+    return binary_dilation(binary_erosion(scores > threshold, disk, border_value=1), disk)
+
+
+def boundary(mask: np.ndarray) -> np.ndarray:
+    """Both sides of a mask's (H, W) edge, as skimage.segmentation.find_boundaries draws it: (H, W) bool."""
+    cross = generate_binary_structure(2, 1)
+    return binary_dilation(mask, cross) != binary_erosion(mask, cross, border_value=1)
 
 
 @lru_cache(maxsize=1)
@@ -57,7 +64,7 @@ def panel_images(
         defect = predicted_mask(scores, threshold)
         mask = _grey(defect)
         segmentation = image.copy()
-        segmentation[find_boundaries(defect, mode="thick")] = (255, 0, 0)
+        segmentation[boundary(defect)] = (255, 0, 0)
     return [image, None if truth is None else _grey(truth), overlay, mask, segmentation]
 
 

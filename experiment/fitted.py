@@ -110,7 +110,7 @@ def write_fitted(
 def read_fitted(path: Path, positions: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean (P, d) and covariance (P, d, d), float32, in memory and writable; the covariance 64-byte aligned.
 
-    Files of other programs are read too: protocols 2 to 5, numpy 1 and 2, float32 and float64 of either
+    Files of other programs are read too: protocols 0 to 5, numpy 1 and 2, float32 and float64 of either
     byte order, any order of the axes in memory.
 
     Parameters

@@ -14,7 +14,7 @@ from system.errors import UserError
 
 REMEDY = "give another --save_path, or --refit to replace it"
 _LARGE = 1 << 20  # 这么长的内容不读入内存
-# 协议 2 至 5、numpy 1 与 2 写出的数组所需的名字
+# 各协议、numpy 1 与 2 写出的数组所需的名字
 NAMES = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 NAMES |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
 NAMES |= {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")}
@@ -32,7 +32,7 @@ def damaged(path: Path, reason: str) -> DamagedError:
 def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The two arrays of a pickled list or tuple, as they stand in the file; mapped where that is possible.
 
-    Protocols 2 to 5, written under numpy 1 or 2; float32 or float64.
+    Protocols 0 to 5, written under numpy 1 or 2; float32 or float64.
 
     Parameters
     ----------

@@ -14,6 +14,8 @@ from experiment.store import Store
 from experiment.style import printable
 from system.errors import UserError
 
+UNSCORED: Row = dict.fromkeys(("image_rocauc", "pixel_rocauc", "pixel_aupro", "threshold"))  # 没有测试图片的一类
+
 
 class Stopwatch:
     """Seconds a stage; a stage entered again goes on."""

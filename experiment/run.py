@@ -36,8 +36,6 @@ from padim.metrics import evaluate_maps
 from padim.model import PaDiM
 from system.resources import peak_memory
 
-NOTHING = {"image_rocauc": None, "pixel_rocauc": None, "pixel_aupro": None, "threshold": None}
-
 
 @dataclass(frozen=True)
 class Current:
@@ -113,10 +111,9 @@ class Run:
             opened = self._checked, self._data, self._store, self.model, self._ranks, stack
             content = self._ranks.agree(lambda: begin(args, *opened))
             own_layers = find_architecture(args.arch, args.layers) is ARCHITECTURES.get(args.arch)
-            is_published = self._preprocessing.is_published and own_layers and args.reduction == "random"
-            reference = published(self.model.is_imagenet and is_published)
-            filed = self._store, content, reference, self.model.key, self._checked
-            self._results = report.ResultsFile(*filed)
+            as_published = self._preprocessing.is_published and own_layers and args.reduction == "random"
+            reference = published(self.model.is_imagenet and as_published)
+            self._results = report.ResultsFile(self._store, content, reference, self.model.key, self._checked)
             self._drawer = Drawer()
             stack.push(self._settle)
             self._stack = stack.pop_all()
@@ -224,22 +221,22 @@ class Run:
         self.model.release()  # 评估不需要高斯，先让出内存
         if not self.leads:
             return
-        now, arrays, row = self._class, {}, dict(NOTHING)
+        now, arrays, row = self._class, {}, dict(report.UNSCORED)
         if len(test):
             with self.stage("evaluate"):
                 arrays, row = self._evaluate(test, files)
         else:
             command = f"python predict.py --model {shlex.quote(str(self._store.fitted(now.name)))} PICTURES"
             how = "nothing is stored (--no_features)" if self.args.no_features else f"score others with: {command}"
-            print(f"{now.name}: no test pictures, nothing is scored; {how}")
+            self._say(f"{now.name}: no test pictures, nothing is scored; {how}")
         seconds = now.watch.seconds
         if self._ranks.size > 1:
             seconds["communication"] = round(self._ranks.seconds - now.waited, 3)  # 含等待；分散在各阶段之内
         seconds["total"] = round(time.perf_counter() - now.start, 3)
-        row |= {"n_train": len(now.fitted) + len(now.held), "n_test": len(test), "seconds": seconds} | now.data
-        self._results.record(now.name, row)
-        figures = chosen_figures(len(test), self.args.figures)
-        self._finish_drawings(self._drawer.draw(self._store, now.name, figures, arrays))
+        counts = {"n_train": len(now.fitted) + len(now.held), "n_test": len(test)}
+        self._results.record(now.name, row | counts | {"seconds": seconds} | now.data)
+        wanted = chosen_figures(len(test), self.args.figures)
+        self._finish_drawings(self._drawer.draw(self._store, now.name, wanted, arrays))
 
     def _evaluate(self, test: MVTecDataset, files: ScoreFiles) -> tuple[dict[str, Any], dict[str, Any]]:
         name = self._class.name
@@ -277,8 +274,7 @@ class Run:
 
     def _finish_saving(self) -> None:
         if self._saving:
-            saving = self._saving
-            saving.finish()
+            self._saving.finish()
             self._saving = None  # Ctrl-C 打断的等待不算等过：还要能放弃它
 
     def _finish_drawings(self, following: Drawings | None) -> None:

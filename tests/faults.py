@@ -142,7 +142,7 @@ class Tally:
         ]
         if self.seconds:
             times = f"{statistics.median(self.seconds):.1f} s, at most {max(self.seconds):.1f} s"
-            rows.append(("from SIGINT or SIGTERM to the end of all processes, median", times))
+            rows.append(("from SIGINT or SIGTERM to the end of the process, median", times))
         return "\n".join(["| | |", "| --- | --- |", *(f"| {what} | {value} |" for what, value in rows)])
 
 

@@ -4,10 +4,12 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from skimage.morphology import disk, opening
+from skimage.segmentation import find_boundaries
 
 from experiment import figures
-from experiment.figures import Drawer, LocalizationCanvas, chosen_figures, predicted_mask, roc_figure
+from experiment.figures import Drawer, LocalizationCanvas, boundary, chosen_figures, predicted_mask, roc_figure
 from experiment.store import Store
 from padim.metrics import evaluate_maps, normalise
 
@@ -136,3 +138,14 @@ def test_roc_figure_with_missing_levels(tmp_path):
     roc_figure({"a": {"image": curve, "pixel": None}, "b": {"image": None, "pixel": None}}, path)
     image = np.asarray(Image.open(path).convert("RGB"))
     assert image.shape[1] > 1500 and (image < 100).any()
+
+
+def test_masks_and_their_boundaries_are_skimages():
+    """Of any size, at the border, empty and full."""
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        scores = gaussian_filter(rng.standard_normal(rng.integers(1, 90, 2)), rng.uniform(0.5, 9))
+        threshold = np.quantile(scores, np.clip(rng.uniform(-0.1, 1.1), 0, 1)) - 1e-9
+        mask = predicted_mask(scores, threshold)
+        np.testing.assert_array_equal(mask, opening(scores > threshold, disk(4)))
+        np.testing.assert_array_equal(boundary(mask), find_boundaries(mask, mode="thick"))
