@@ -181,13 +181,15 @@ def alone_in(out: Path) -> Iterator[None]:
 @contextmanager
 def figures(
     out: Path, size: tuple[int, int], thresholds: "Thresholds"
-) -> "Iterator[Callable[[list[tuple[Path, np.ndarray, np.ndarray]]], None]]":
+) -> "Iterator[Callable[[list[tuple[Path, np.ndarray, np.ndarray]]], object]]":
     """A function that draws a block of (name, picture (H, W, 3) uint8, raw map (H, W)) below ``out/pictures``."""
+    import numpy as np
+
     from experiment.figures import canvas_for, save_picture
     from padim.metrics import normalise
 
     canvas, scale = canvas_for(*size), (thresholds.low, thresholds.high)
-    pixel = None if thresholds.pixel is None else float(normalise(thresholds.pixel, *scale))
+    pixel = None if thresholds.pixel is None else float(normalise(np.float64(thresholds.pixel), *scale))
 
     def one(job: "tuple[Path, np.ndarray, np.ndarray]") -> None:
         name, picture, raw = job
@@ -214,7 +216,8 @@ def _discard_stdout() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    args, unreadable = options.prediction(argv, __doc__ or ""), []
+    args = options.prediction(argv, __doc__ or "")
+    unreadable: list[int] = []
 
     def work() -> int:
         if (sys.stdout.encoding or "").lower() == "utf-8" and hasattr(sys.stdout, "reconfigure"):

@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -114,14 +115,15 @@ def precisions(arch: str, device: torch.device, data: Path, name: str, workers: 
         for _ in model.features(scored):
             pass
 
-    times = [[timed(lambda m=m: forward(m), device) for m in models.values()] for _ in range(rounds + 1)][1:]
+    times = [[timed(partial(forward, m), device) for m in models.values()] for _ in range(rounds + 1)][1:]
     seconds = dict(zip(names, map(statistics.median, zip(*times, strict=True)), strict=True))
     result: dict = {}
     for each, model in models.items():
         model.fit(fitted)
         maps = np.concatenate([scores.maps for scores in model.score(scored)])
         model.release()
-        _, row = evaluate_maps(maps, test.labels, torch.cat(masks).numpy())
+        _, found = evaluate_maps(maps, test.labels, torch.cat(masks).numpy())
+        row = {figure: value for figure, value in found.items() if value is not None}  # 样本有标注：都有值
         if each == "float32":
             exact, exact_row = maps, row
         deviations = np.abs(maps - exact) / exact

@@ -15,6 +15,7 @@ import platform
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -139,7 +140,7 @@ def main() -> int:
     args = parser.parse_args()
     args.work = args.work.resolve()
 
-    report = {
+    report: dict[str, Any] = {
         "machine": f"{platform.machine()}, {cores()} cores, {platform.system()}",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "architectures": {},

@@ -51,6 +51,12 @@ class Clock:
         self.stages[stage], self.last = now - self.last, now
 
 
+def loader_of(data: Path, name: str, train: bool) -> DataLoader:
+    """One split of a class, as the public scripts read it."""
+    # DataLoader 只用到 len 与下标；datasets 不装 torch，MVTecDataset 便不是 torch 的 Dataset
+    return DataLoader(MVTecDataset(data, name, train), 32)  # type: ignore[arg-type]
+
+
 def embed(network: torch.nn.Module, loader: DataLoader, chosen: torch.Tensor, kept: list | None) -> torch.Tensor:
     """Embeddings (N, d, 3136); ``kept`` takes the batches' images, labels and masks."""
     outputs: dict[str, list[torch.Tensor]] = {"layer1": [], "layer2": [], "layer3": []}
@@ -88,7 +94,7 @@ def draw(path: Path, image: np.ndarray, truth: np.ndarray, score: np.ndarray, th
     axes[2].imshow(score, cmap="jet", alpha=0.5, vmin=0, vmax=1)
     axes[3].imshow(mask, cmap="gray")
     axes[4].imshow(mark_boundaries(image, mask, color=(1, 0, 0), mode="thick"))
-    figure.colorbar(heat, cax=figure.add_axes([0.92, 0.15, 0.015, 0.7]))
+    figure.colorbar(heat, cax=figure.add_axes((0.92, 0.15, 0.015, 0.7)))
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
@@ -109,7 +115,7 @@ def main() -> None:
     total, d = DIMENSIONS[args.arch]
     random.seed(1024)
     chosen = torch.tensor(random.sample(range(total), d))
-    train, test = (DataLoader(MVTecDataset(args.data, args.name, split), 32) for split in (True, False))
+    train, test = (loader_of(args.data, args.name, split) for split in (True, False))
     clock("network")
 
     embedding = embed(network, train, chosen, None).numpy()  # (N, d, P)

@@ -140,7 +140,9 @@ class MVTecDataset:
         types = ["good"]
         if not train:
             types = [p.name for p in _visible(split) if is_folder(p)] if is_folder(split) else []
-        self.files, labels, self.masks = [], [], []
+        self.files: list[Path] = []
+        self.masks: list[Path | None] = []
+        labels: list[bool] = []
         for kind in types:
             files = _pictures(split / kind)
             self.files += files
@@ -239,10 +241,11 @@ def check_class(root: Path, name: str, preprocessing: Preprocessing | None = Non
             raise UserError(f"mask {str(mask)!r} is {mw}x{mh}, its picture {w}x{h}; they must be of one size")
         return preprocessing.output_size(size, file)
 
-    files, masks, first = train.files + test.files, [None] * len(train) + test.masks, None
+    files, masks = train.files + test.files, [None] * len(train) + test.masks
     with ThreadPoolExecutor() as pool:
-        for file, size in zip(files, pool.map(check, files, masks), strict=True):
-            first = first or size
+        sizes = pool.map(check, files, masks)
+        first = next(sizes)
+        for file, size in zip(files[1:], sizes, strict=True):
             if size != first:
                 raise UserError(
                     f"{str(file)!r} comes out at {words(*size)}, {str(files[0])!r} at {words(*first)} (height x "

@@ -44,7 +44,8 @@ def find_pictures(inputs: list[Path], figures: Path | None = None) -> list[Pictu
         If an input is not there or is where figures go, a folder holds no picture or cannot be read, or a
         link in it leads nowhere.
     """
-    found, taken = [], {}  # 图名 → 同名的下一张的编号
+    found: list[Picture] = []
+    taken: dict[Path, int] = {}  # 图名 → 同名的下一张的编号
     own = figures.resolve() if figures else None
     for place in inputs:
         if own and place.exists() and own in (place.resolve(), *place.resolve().parents):

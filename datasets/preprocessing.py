@@ -66,6 +66,7 @@ class Preprocessing:
         UserError
             If it is none of this program's.
         """
+        made: Preprocessing | None
         try:
             resize, crop = (v if isinstance(v, int) else (v[0], v[1]) for v in (record["resize"], record["crop"]))
             made = cls(resize, crop, record.get("protocol", cls.protocol), record.get("seed", cls.seed))
@@ -99,10 +100,11 @@ class Preprocessing:
             of few pixels can, or the crop is larger than it.
         """
         height, width = self._resized(size)
-        if height * width > (most := 2 * Image.MAX_IMAGE_PIXELS):
+        most = Image.MAX_IMAGE_PIXELS
+        if most is not None and height * width > 2 * most:
             raise DataError(
                 f"{str(file)!r}, {words(*size[::-1])} (height x width), would be {words(height, width)} after --resize "
-                f"{words(self.resize)}, more than {most} pixels; give --resize HEIGHTxWIDTH, or remove the picture"
+                f"{words(self.resize)}, more than {2 * most} pixels; give --resize HEIGHTxWIDTH, or remove the picture"
             )
         if not self.crop:
             return height, width

@@ -4,7 +4,7 @@
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ class Indexed(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-def read_ahead(dataset: Indexed, batch_size: int, workers: int) -> Iterator[list[Any]]:
+def read_ahead(dataset: Indexed, batch_size: int, workers: int) -> Generator[list[Any], None, None]:
     """Yield the data set in order, as lists of ``batch_size`` items; the last may be shorter.
 
     Parameters

@@ -51,7 +51,7 @@ def _wave(t: np.ndarray, rng: np.random.Generator, frequencies: tuple[int, ...])
     return total
 
 
-def _blob(size: int, centre: tuple[float, float], radius: float, rng: np.random.Generator):
+def _blob(size: int, centre: tuple[float, float], radius: float, rng: np.random.Generator) -> np.ndarray:
     """Signed distance (approximate, negative inside) of an irregular round patch, (S, S)."""
     x, y = _grid(size)
     x, y = x - centre[0], y - centre[1]
@@ -78,7 +78,7 @@ def _stroke(start: tuple[float, float], length: float, bend: float, rng: np.rand
     return np.asarray(start) + np.vstack([[0, 0], np.cumsum(steps, 0)]) - steps.sum(0) / 2
 
 
-def _paint(picture: Picture, cover: np.ndarray, colour) -> tuple[Picture, Mask]:
+def _paint(picture: Picture, cover: np.ndarray, colour: np.ndarray | tuple[float, ...]) -> tuple[Picture, Mask]:
     """Blend ``colour`` over ``picture`` where ``cover`` > 0; the mask is exactly what changed."""
     # 低于 8 % 的覆盖肉眼不可见：不画，也不算缺陷，掩码才逐像素准确
     cover = np.where(cover >= 0.08, cover, 0)[..., None]
@@ -105,7 +105,7 @@ def draw_linen(size: int, rng: np.random.Generator) -> Picture:
     column, row = np.floor(u), np.floor(v)
     warp_on_top = (column + row) % 2 == 0
 
-    def roundness(across, along):  # 圆柱形的线，在交叉处上下起伏
+    def roundness(across: np.ndarray, along: np.ndarray) -> np.ndarray:  # 圆柱形的线，在交叉处上下起伏
         return np.sqrt(np.clip(1 - (2 * (across % 1) - 1) ** 2, 0, 1)) * (0.72 + 0.28 * np.sin(np.pi * (along % 1)))
 
     shade = np.where(warp_on_top, roundness(u, v), roundness(v, u))

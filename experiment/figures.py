@@ -86,7 +86,7 @@ class LocalizationCanvas:
         for x, title in zip(self.columns, PANELS, strict=True):
             centre = ((x + width / 2) / total[0], 1 - (top - 8) / total[1])
             figure.text(*centre, title, ha="center", va="bottom", size=style.LABEL_SIZE)
-        bar = [(end + 16) / total[0], bottom / total[1], 14 / total[0], bar_height / total[1]]
+        bar = (end + 16) / total[0], bottom / total[1], 14 / total[0], bar_height / total[1]
         colour_bar = figure.colorbar(ScalarMappable(cmap=style.HEAT), cax=figure.add_axes(bar))
         colour_bar.ax.tick_params(labelsize=style.LABEL_SIZE - 1)
         colour_bar.set_label("Anomaly score", size=style.LABEL_SIZE)
@@ -223,8 +223,8 @@ def roc_drawing(curves: Curves, say: style.Say) -> Figure:
     for level, title, axes in zip(("image", "pixel"), titles, panels, strict=True):
         aucs = []
         for name in order:
-            if curves[name][level] is not None:
-                points, auc = curves[name][level]
+            if (curve := curves[name][level]) is not None:
+                points, auc = curve
                 aucs.append(auc)
                 axes.plot(points[:, 0], points[:, 1], label=f"{name}  {auc:.3f}", **lines[name])
         axes.plot([0, 1], [0, 1], color="0.75", lw=0.7, ls=(0, (1, 2)))

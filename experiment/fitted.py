@@ -206,8 +206,11 @@ def read_components(path: Path, dimensions: int, channels: int) -> np.ndarray:
         raise DamagedError(f"{str(beside)!r} is missing") from problem
     except UnreadableError as problem:
         raise DamagedError(f"{str(beside)!r} is damaged") from problem
-    sound = isinstance(components, np.ndarray) and components.dtype == np.float32
-    if not sound or components.shape != (dimensions, channels) or not np.isfinite(components).all():
+    if (
+        not isinstance(components, np.ndarray)
+        or (components.dtype, components.shape) != (np.dtype(np.float32), (dimensions, channels))
+        or not np.isfinite(components).all()
+    ):
         raise DamagedError(f"{str(beside)!r} is no projection of {channels} channels onto {dimensions}")
     return components
 
@@ -251,7 +254,7 @@ def stored_state(path: Path, wanted: dict[str, Any]) -> str:
 
 def _setting(record: dict[str, Any], key: str) -> Any:
     """A record's entry as it is compared; of the layers their names."""
-    value = record.get(key)
+    value: Any = record.get(key)
     if key == "layers":
         return [layer["name"] for layer in value] if matches(value, [{"name": str}]) else ["unknown"]
     return value

@@ -54,6 +54,6 @@ class Images:
     def with_masks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """``(image, label, mask)`` batches: float32 (B, 3, H, W), int64 (B,), uint8 (B, 1, H, W)."""
         with tqdm(total=len(self.part), desc=self.title, unit="image", disable=self.is_silent) as bar:
-            for batch in batches(self.part, self.batch_size, self.num_workers):
-                yield batch
-                bar.update(len(batch[0]))
+            for images, labels, masks in batches(self.part, self.batch_size, self.num_workers):
+                yield images, labels, masks
+                bar.update(len(images))

@@ -152,9 +152,9 @@ def _add(parser: argparse.ArgumentParser, *names: str, **defaults: Any) -> None:
     table = options()
     for name in names:
         option = table[name]
-        given = {"type": option.type} if option.type else {}
+        given: dict[str, Any] = dict(option.extra) | ({"type": option.type} if option.type else {})
         default = defaults.get(name, option.default)
-        parser.add_argument(f"--{name}", default=default, help=option.help, **given, **dict(option.extra))
+        parser.add_argument(f"--{name}", default=default, help=option.help, **given)
 
 
 def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -5,8 +5,9 @@
 
 import os
 import pickle
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return found
 
 
-def _read(path: Path, file: BinaryIO) -> tuple[np.ndarray, np.ndarray]:
+def _read(path: Path, file: BufferedReader) -> tuple[np.ndarray, np.ndarray]:
     skimmed = _Skimmed(file)
     first, second = (skimmed.mapped(path, array) for array in _Arrays(path, skimmed).load())
     if skimmed.skipped:  # 有略过而认不出的内容：老老实实读
@@ -95,7 +96,7 @@ class _Skimmed:
         ``{address in memory: place in the file}``.
     """
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BufferedReader):
         self._file, self._size = file, os.fstat(file.fileno()).st_size
         self.skipped: dict[int, int] = {}
         self.read, self.readline = file.read, file.readline
@@ -103,7 +104,7 @@ class _Skimmed:
     def readinto(self, buffer: memoryview) -> int:
         """How the unpickler asks for bytes and bytearrays."""
         if len(buffer) < _LARGE:
-            return self._file.readinto(buffer)  # type: ignore[attr-defined]
+            return self._file.readinto(buffer)
         start = self._file.tell()
         self.skipped[np.frombuffer(buffer, np.uint8).ctypes.data] = start
         return self._file.seek(min(start + len(buffer), self._size)) - start  # 到文件尾为止：短了就是截断的
@@ -112,5 +113,5 @@ class _Skimmed:
         """The array, as a view of the file where its content was skipped; what is recognised leaves ``skipped``."""
         if array.ctypes.data not in self.skipped or not (array.flags.c_contiguous or array.flags.f_contiguous):
             return array
-        order = "C" if array.flags.c_contiguous else "F"
-        return np.memmap(path, array.dtype, "r", self.skipped.pop(array.ctypes.data), array.shape, order)
+        start, is_c = self.skipped.pop(array.ctypes.data), array.flags.c_contiguous
+        return np.memmap(path, array.dtype, "r", start, array.shape, "C" if is_c else "F")

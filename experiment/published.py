@@ -89,7 +89,8 @@ def departures(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[
 
 def _as_given(value: Any) -> str:
     """An option's value as the command line takes it: names with commas between them, HEIGHTxWIDTH."""
-    separator = {list: ",", tuple: "x"}.get(type(value))
+    separators: dict[type, str] = {list: ",", tuple: "x"}
+    separator = separators.get(type(value))
     return separator.join(map(str, value)) if separator else str(value)
 
 

@@ -87,10 +87,10 @@ class Ranks:
         """What ``work`` returns on the leader, on every rank; if it raises there, the run ends."""
         if self.size == 1:
             return work()
-        box = [work() if self.leads else None]
+        box: list[Any] = [work() if self.leads else None]
         with self._timed(), _together():
             dist.broadcast_object_list(box, 0, device=torch.device("cpu"))
-        return box[0]  # type: ignore[return-value]
+        return box[0]
 
     def gather(self, value: Item) -> list[Item]:
         """Every rank's value, by rank, on every rank."""

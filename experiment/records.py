@@ -8,7 +8,7 @@ A file that was edited, or that another program wrote, is recognised here and no
 import io
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -147,7 +147,7 @@ def _wrong_entry(record: dict[str, Any]) -> str | None:
     return next((key for key, is_sound in sound.items() if not is_sound), None)
 
 
-def is_fitted_record(content: Any) -> bool:
+def is_fitted_record(content: Any) -> TypeGuard[dict[str, Any]]:
     """Whether this is the content of the JSON beside a pickle."""
     return isinstance(content, dict) and _wrong_entry(content) is None
 
@@ -185,12 +185,12 @@ def read_fitted_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def is_results(content: Any) -> bool:
+def is_results(content: Any) -> TypeGuard[dict[str, Any]]:
     """Whether this is the content of a results file."""
     return matches(content, RESULTS)
 
 
-def is_studies(content: Any) -> bool:
+def is_studies(content: Any) -> TypeGuard[dict[str, Any]]:
     """Whether this is the content of a file of studies, with a figure for every variant of every class."""
     if not matches(content, STUDIES):
         return False

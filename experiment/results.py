@@ -34,7 +34,7 @@ class Stopwatch:
 
 def averages(rows: dict[str, Row], reference: Reference, arch: str) -> dict[str, Row | None]:
     """Means over textures, objects and all; the published mean only where its classes are all there."""
-    result = {}
+    result: dict[str, Row | None] = {}
     for group, members in reference.groups.items():
         names = list(rows) if group == "all" else [n for n in members if n in rows]
         if not names:

@@ -221,7 +221,7 @@ class Run:
         self.model.release()  # 评估不需要高斯，先让出内存
         if not self.leads:
             return
-        now, arrays, row = self._class, {}, dict(report.UNSCORED)
+        now, arrays, row = self._class, dict[str, Any](), dict(report.UNSCORED)
         if len(test):
             with self.stage("evaluate"):
                 arrays, row = self._evaluate(test, files)

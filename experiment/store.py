@@ -20,7 +20,7 @@ import numpy as np
 
 from experiment.records import UnreadableError, is_results, is_studies, parse_arrays, wrong_array
 from system.errors import UserError
-from system.files import TEXT, allocate, free_room, read_json, replacing, size, without_leftovers, write_json
+from system.files import TEXT, allocate, close, free_room, read_json, replacing, size, without_leftovers, write_json
 from system.lock import lock
 
 
@@ -154,12 +154,13 @@ class Store:
             finally:
                 for array in (maps, images):  # Windows 不许改名仍映射着的文件
                     array.flush()
-                    array._mmap.close()
+                    close(array)
 
     def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
         """Write the small arrays; None becomes an empty array, which `read_arrays` undoes."""
+        filled: dict[str, Any] = {k: np.empty(0) if v is None else v for k, v in arrays.items()}
         with replacing(self.arrays(name)) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **{k: np.empty(0) if v is None else v for k, v in arrays.items()})
+            np.savez_compressed(file, **filled)
 
     def read_arrays(self, name: str) -> dict[str, Any] | None:
         """The small arrays as written, or None where the class has none.

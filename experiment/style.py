@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypedDict
 
 import matplotlib
 from matplotlib import font_manager
@@ -45,6 +46,13 @@ _CHINESE_FILES = ("notosanssc", "notosanscjk", "sourcehansans", "msyh", "pingfan
 Say = Callable[[str, str], str]
 
 
+class Line(TypedDict):
+    """How a curve is drawn, in matplotlib's words."""
+
+    color: str
+    linestyle: str
+
+
 def class_order(names: Iterable[str]) -> list[str]:
     """The order in every figure: textures, objects, then other classes by name."""
     known = TEXTURES + OBJECTS
@@ -52,7 +60,7 @@ def class_order(names: Iterable[str]) -> list[str]:
     return [n for n in known if n in names] + sorted(names - set(known))
 
 
-def class_lines(names: Iterable[str]) -> dict[str, dict[str, str]]:
+def class_lines(names: Iterable[str]) -> dict[str, Line]:
     """Colour and line style of every class; an MVTec AD class has its own, whatever else is drawn."""
     known = TEXTURES + OBJECTS
     ordered = class_order(names)
@@ -60,7 +68,7 @@ def class_lines(names: Iterable[str]) -> dict[str, dict[str, str]]:
     return {n: class_line(known.index(n) if n in known else next(free)) for n in ordered}
 
 
-def class_line(index: int) -> dict[str, str]:
+def class_line(index: int) -> Line:
     """Colour and line style of the ``index``-th class."""
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": LINE_STYLES[index // len(PALETTE) % len(LINE_STYLES)]}
 
@@ -93,7 +101,8 @@ def chinese_font() -> tuple[str, bool]:
     found = _installed()
     if not found:  # 名单是缓存的：刚装的字体、随 zhplot 包来的字体还不在其中
         package = find_spec("zhplot")
-        folders = [Path(p) / "fonts" for p in package.submodule_search_locations] if package else []
+        places = (package and package.submodule_search_locations) or []
+        folders = [Path(place) / "fonts" for place in places]
         for path in [*font_manager.findSystemFonts(folders), *font_manager.findSystemFonts()]:
             if Path(path).name.lower().replace("-", "").replace("_", "").startswith(_CHINESE_FILES):
                 font_manager.fontManager.addfont(path)
@@ -134,34 +143,36 @@ def look(language: str = "en") -> Iterator[Say]:
     if language == "zh":
         name, is_cff = chinese_font()
         fonts = [name, *fonts]  # 中文字体里没有的字形（如减号）由后者补上
-    settings = {
-        "font.family": "sans-serif",
-        "font.sans-serif": fonts,
-        "mathtext.fontset": "dejavusans",
-        "pdf.fonttype": 3 if is_cff else 42,  # CFF 轮廓写成 42 型不是合法的 PDF
-        "font.size": TEXT_SIZE,
-        "axes.titlesize": TEXT_SIZE,
-        "axes.labelsize": TEXT_SIZE,
-        "xtick.labelsize": SMALL_SIZE,
-        "ytick.labelsize": SMALL_SIZE,
-        "legend.fontsize": SMALL_SIZE,
-        "legend.frameon": False,
-        "legend.handlelength": 1.8,
-        "axes.linewidth": 0.6,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": "0.9",
-        "grid.linewidth": 0.5,
-        "lines.linewidth": 1.1,
-        "patch.linewidth": 0.6,
-        "xtick.major.width": 0.6,
-        "ytick.major.width": 0.6,
-        "xtick.major.size": 2.5,
-        "ytick.major.size": 2.5,
-        "image.interpolation": "nearest",
-        "savefig.facecolor": "white",
-    }
-    with matplotlib.rc_context(settings):
+    settings = matplotlib.rc_context(
+        {
+            "font.family": "sans-serif",
+            "font.sans-serif": fonts,
+            "mathtext.fontset": "dejavusans",
+            "pdf.fonttype": 3 if is_cff else 42,  # CFF 轮廓写成 42 型不是合法的 PDF
+            "font.size": TEXT_SIZE,
+            "axes.titlesize": TEXT_SIZE,
+            "axes.labelsize": TEXT_SIZE,
+            "xtick.labelsize": SMALL_SIZE,
+            "ytick.labelsize": SMALL_SIZE,
+            "legend.fontsize": SMALL_SIZE,
+            "legend.frameon": False,
+            "legend.handlelength": 1.8,
+            "axes.linewidth": 0.6,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": "0.9",
+            "grid.linewidth": 0.5,
+            "lines.linewidth": 1.1,
+            "patch.linewidth": 0.6,
+            "xtick.major.width": 0.6,
+            "ytick.major.width": 0.6,
+            "xtick.major.size": 2.5,
+            "ytick.major.size": 2.5,
+            "image.interpolation": "nearest",
+            "savefig.facecolor": "white",
+        }
+    )
+    with settings:
         yield (lambda english, chinese: chinese) if language == "zh" else (lambda english, chinese: english)

@@ -289,8 +289,8 @@ class Backbone(nn.Module):
                 raise UserError(
                     f"layer {name!r} gives {size} values, no map of channels × height × width; see --layers"
                 )
-            field = max(height, width) if math.isinf(field) else field
-            layers.append(Layer(name, *shape, stride, field))
+            seen = max(height, width) if math.isinf(field) else int(field)
+            layers.append(Layer(name, *shape, stride, seen))
         return layers
 
     def activation_bytes(self, height: int, width: int) -> int:

@@ -6,12 +6,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
+from operator import attrgetter
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from system.errors import UserError
+
+# 按名取用：torch 的类型标注里没有它们。前两个管 GPU
+_SWITCHES = attrgetter("cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn.conv")
 
 
 def pick_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.device:
@@ -86,12 +90,11 @@ def tf32(allowed: bool) -> Iterator[None]:
 @contextmanager
 def _new_switches(allowed: bool) -> Iterator[None]:
     """``fp32_precision`` of each kind of operation (PyTorch 2.9 on): beside it the older switches cannot be read."""
-    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
-    switches = [cuda.matmul, cudnn.conv, mkldnn.matmul, mkldnn.conv]
+    switches = _SWITCHES(torch.backends)
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:
-            on_gpu = switch in (cuda.matmul, cudnn.conv)
+            on_gpu = switch in switches[:2]
             switch.fp32_precision = "tf32" if allowed and on_gpu else "ieee"
         yield
     finally:

@@ -72,13 +72,14 @@ class GaussianStream:
         self._is_sound = True
         self.mean = torch.zeros((positions, dimensions), dtype=torch.float64, device=device)
         shape = (positions, dimensions, dimensions)
+        self._zeroing: Thread | None = None
         if device.type == "cpu":
             # 几 GB 内存初次写入费时，在网络处理第一批图片时就开始
-            self.scatter: Tensor | None = empty(shape, device)
+            self.scatter = empty(shape, device)
             self._zeroing = Thread(target=self.scatter.numpy().fill, args=(0,), daemon=True)
             self._zeroing.start()
         else:
-            self.scatter, self._zeroing = torch.zeros(shape, device=device), None
+            self.scatter = torch.zeros(shape, device=device)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -190,6 +191,7 @@ class GaussianStream:
         """
         if self.count < 2:
             raise ValueError(f"a covariance needs at least two images, not {self.count}")
+        self._check_sound()
         covariance = self.scatter
 
         def complete(here: slice) -> None:
@@ -210,6 +212,7 @@ class GaussianStream:
 
         with self._changing():
             mean = self.mean.float()
-            by_chunks(complete, *covariance.shape[:2], covariance.device)
-        self.scatter, self._is_sound = None, False  # 内存已交出
+            by_chunks(complete, len(mean), mean.shape[1], covariance.device)
+        self._is_sound = False
+        del self.scatter  # 内存已交出
         return mean, covariance

@@ -92,7 +92,8 @@ def receptive_fields(graph: torch.fx.GraphModule) -> dict[str, tuple[float, int]
     Convolutions and poolings count, a pooling of the whole map as infinite. Squeeze-and-excitation
     does not: its gate weighs a channel by the whole picture, the same everywhere.
     """
-    modules, seen = dict(graph.named_modules()), {}  # node → (感受野, 步长的累积)
+    modules = dict(graph.named_modules())
+    seen: dict[torch.fx.Node, tuple[float, int]] = {}  # node → (感受野, 步长的累积)
     for node in graph.graph.nodes:
         inputs = [seen[n] for n in node.all_input_nodes if n in seen] or [(1, 1)]
         field, jump = max(f for f, _ in inputs), max(j for _, j in inputs)

@@ -52,7 +52,7 @@ class Gaussians:
                 mirror(chunk, upper=False)
                 chunk.diagonal(dim1=1, dim2=2).copy_(diagonal[here])
 
-            by_chunks(restore, *self._memory.shape[:2], self._memory.device)
+            by_chunks(restore, len(diagonal), diagonal.shape[1], diagonal.device)
             self._diagonal = None
         return self._memory
 
@@ -93,7 +93,7 @@ def factorise(covariance: Tensor) -> None:
             )
         torch.where(lower, factor, chunk, out=chunk)  # 只此一步改变内存，之后不会再失败
 
-    by_chunks(one, *covariance.shape[:2], covariance.device)
+    by_chunks(one, len(covariance), len(lower), covariance.device)
 
 
 def mahalanobis(block: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
@@ -121,5 +121,5 @@ def mahalanobis(block: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
         whitened = torch.linalg.solve_triangular(factor[here], deviations.mT, upper=False)  # (c, d, m)
         torch.linalg.vector_norm(whitened, dim=1, out=distances[here])
 
-    by_chunks(solve, *mean.shape, block.device)
+    by_chunks(solve, len(mean), mean.shape[1], block.device)
     return distances

@@ -8,7 +8,7 @@ the figures against both.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -21,6 +21,7 @@ SORTED = 1 << 26  # 像素更多的测试集（1300 张 224×224 的图）不排
 PRO_LIMIT = 0.3  # 区域重叠曲线积分到此假阳性率
 
 
+@final  # 没有子类，就总是真：`image and image.roc` 是曲线或 None
 @dataclass(frozen=True)
 class Evaluation:
     """Figures of merit of scores against binary labels.
@@ -86,6 +87,7 @@ def _from_counts(tp: np.ndarray, fp: np.ndarray, thresholds: np.ndarray) -> Eval
     )
 
 
+@final
 @dataclass(frozen=True)
 class RegionOverlap:
     """Per-region overlap (PRO) against the false-positive rate.

@@ -144,7 +144,8 @@ class PaDiM:
     ):
         architecture = find_architecture(arch, layers)
         network, self.is_imagenet = load_network(arch, weights)
-        self.arch, self.key, self.seed, self.device, self.size = arch, arch, seed, torch.device(device), tuple(size)
+        self.arch, self.key, self.seed, self.device = arch, arch, seed, torch.device(device)
+        self.size = size[0], size[1]
         self.weights = weights if weights in ("imagenet", "random") else str(Path(weights).resolve())
         check_precision(precision, self.device)
         self.precision = precision
@@ -176,7 +177,8 @@ class PaDiM:
         self._embedding: Embedding | Projection | None = None  # 主成分要先看过训练图才有
         if self.reduction == "random":
             self._embedding = Embedding(self.shapes, self.dimensions, self.device, self.cells)
-        self.count, self.held_out_scores = 0, None
+        self.count = 0
+        self.held_out_scores: list[float] | None = None
         self._gaussians: Gaussians | None = None
         self._extractor.release()
 
@@ -248,6 +250,7 @@ class PaDiM:
         return self._extractor.features(batches)
 
     def _blocks(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        assert self._embedding is not None  # pca：fit 与 load_state 先放好主成分
         return self._extractor.blocks(batches, self._embedding, self.positions, len(self.dimensions))
 
     @torch.inference_mode()

@@ -12,6 +12,7 @@ Defard et al., arXiv 2011.08785, section V.A (inter-layer correlation; dimension
 """
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import combinations
 
 import numpy as np
@@ -120,18 +121,21 @@ def maps_of(model: PaDiM, variant: Variant, features: list[Tensor], components: 
     """
     if variant.reduction == "sum":
         alone = [replace(variant, layers=[name], reduction="none") for name in variant.layers]
-        return sum(maps_of(model, each, features) for each in alone)
+        return reduce(np.add, (maps_of(model, each, features) for each in alone))
     layers = model.layer_numbers(variant.layers)
     shapes, positions = [model.shapes[i] for i in layers], _find(model, layers).to(model.device)  # (P',)
     if variant.reduction == "pca":  # 总是全部各层，其位置就是模型自己的，依次排列
-        basis = rows = components[: variant.dimensions]  # (d, t_d)
+        assert components is not None, "a projection needs the components"
+        basis = components[: variant.dimensions]  # (d, t_d)
         embed: Embedding | Projection = Projection(shapes, basis, model.device)
+        kept = len(basis)
     else:
         basis, (own, rows) = None, _channels(model, variant, layers)
         embed, index = Embedding(shapes, own, model.device), torch.tensor(rows, device=model.device)
+        kept = len(rows)
     means, covariances = model.state()
     with torch.inference_mode(), tf32(False):
-        block = torch.empty((len(positions), len(features[0]), len(rows)), device=model.device)
+        block = torch.empty((len(positions), len(features[0]), kept), device=model.device)
         embed([features[i] for i in layers], block)
         distances = block.new_empty(block.shape[:2])  # (P', N)
         for start in range(0, len(positions), _CHUNK):
@@ -158,12 +162,14 @@ def _find(model: PaDiM, layers: list[int]) -> Tensor:
 
 def _channels(model: PaDiM, variant: Variant, layers: list[int]) -> tuple[list[int], list[int]]:
     """The channels that a variant without projection keeps: among its layers' own, and among the model's."""
-    start, channels = 0, []
+    channels: list[int] = []
+    start = 0
     for i, layer in enumerate(model.layers):
         if i in layers:
             channels += range(start, start + layer.channels)
         start += layer.channels
     own = list(range(len(channels)))
     if variant.reduction == "random":
+        assert variant.seed is not None, "a random choice needs a seed"
         own = choose_dimensions(len(channels), variant.dimensions, variant.seed)
     return own, [channels[i] for i in own]

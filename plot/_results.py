@@ -17,6 +17,7 @@ from experiment.fitted import check_covariances, map_fitted
 from experiment.records import is_fitted_record
 from experiment.store import Store
 from experiment.style import class_order
+from system.command import Parser
 from system.errors import UserError
 from system.files import read_json
 
@@ -136,7 +137,10 @@ def open_results(root: Path, arch: str | None) -> list[Results]:
 
 def _open(root: Path, arch: str) -> Results:
     store = Store(root, arch)
-    results = Results(store, store.read_results())
+    content = store.read_results()
+    if content is None:
+        raise UserError(f"{str(store.results)!r} was deleted meanwhile; see --result")
+    results = Results(store, content)
     if not results.classes:
         raise UserError(f"{str(store.results)!r} has no scored class yet; make some with: {results.command}")
     return results
@@ -155,7 +159,7 @@ def chosen_classes(results: Results, args: argparse.Namespace) -> list[str]:
     return [args.name]
 
 
-def class_options(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+def class_options(made: Parser) -> Parser:
     """Add ``--class`` and ``--all``."""
     which = made.add_mutually_exclusive_group()
     which.add_argument("--class", dest="name", metavar="NAME", help="default: the first class")

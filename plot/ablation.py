@@ -15,6 +15,7 @@ import numpy as np
 from _options import Parser, parser, run, save
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.typing import HashableList
 
 from experiment import style
 from experiment.published import LEVELS
@@ -127,8 +128,9 @@ PANELS = {"layers": layers, "dimensions": dimensions, "seeds": seeds}
 def figure(arch: str, studies: dict[str, Any], say: Say) -> Figure:
     """The study of layers above, dimensions and seeds below; what is not there is left out."""
     there = [name for name in PANELS if name in studies]
-    below = [name for name in there if name != "layers"]
-    mosaic = [["layers"] * max(1, len(below))] * ("layers" in there) + [below] * bool(below)
+    below: HashableList[str] = [name for name in there if name != "layers"]
+    above: HashableList[str] = ["layers"] * max(1, len(below))
+    mosaic = [above] * ("layers" in there) + [below] * bool(below)
     rows = len(studies["layers"]["variants"]) if "layers" in there else 0
     heights = [0.6 + 0.19 * rows] * bool(rows) + [2.5] * bool(below)
     drawing = Figure((style.DOUBLE, 0.6 + sum(heights)), layout="constrained")

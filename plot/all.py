@@ -57,6 +57,7 @@ def figure(script: str, shared: dict, arch: str | None, language: str) -> list[P
 def obey_parent() -> None:
     """In a child process: leave Ctrl-C to the parent, and end when the parent has ended, however that was."""
     parent = multiprocessing.parent_process()
+    assert parent is not None  # 只在子进程里调用
 
     def follow() -> None:
         parent.join()
@@ -79,7 +80,7 @@ def draw(args: argparse.Namespace) -> None:
     if "zh" in args.lang:  # 没有字体，哪一张都画不成：不是略过
         chinese_font()
     shared = {key: getattr(args, key) for key in ("result", "out", "format", "dpi")}
-    archs = [args.arch] if args.arch else architectures(args.result) or [None]
+    archs: list[str | None] = [args.arch] if args.arch else [*architectures(args.result)] or [None]
     jobs = [(script, args.arch) for script in ALL_ARCHITECTURES]
     jobs += [(script, arch) for script in EACH_ARCHITECTURE for arch in archs]
     if any(args.result.glob("ablation_*.json")):  # 研究是另一条命令，多半没有做

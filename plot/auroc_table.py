@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from _options import Parser, parser, run, save, save_text
 from _results import Results, architectures, open_results
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -257,7 +258,7 @@ def figure(table: Table, say: Say) -> Figure:
         ha="right" if crowded else "center",
         rotation_mode="anchor" if crowded else None,
     )  # fmt: skip
-    keys = []
+    keys: list[Artist] = []
     for k, a in enumerate(table.archs):
         count = (
             say(f", mean ± sd of {table.counts[a]}", f"，{table.counts[a]} 次的均值 ± 标准差") if table.several else ""

@@ -125,7 +125,7 @@ def stage_colours(bars: list[Bar]) -> dict[str, str]:
 
 def rows(times: Axes, memories: Axes, bars: list[Bar], colours: dict[str, str], say: Say) -> None:
     """Stacked seconds on the left, peak memory on the right."""
-    places = np.arange(len(bars))
+    places = range(len(bars))
     longest = max(sum(bar.stages.values()) for bar in bars)
     largest = max([bar.memory or 0 for bar in bars]) / 1e9
     for y, bar in zip(places, bars, strict=True):

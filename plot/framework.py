@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from _options import Parser, parser, run, save
@@ -32,9 +33,10 @@ def options() -> Parser:
     return parser(__doc__)
 
 
-def text(axes: Axes, x: float, y: float, words: str, size: float = style.SMALL_SIZE, **kwargs: object) -> None:
+def text(axes: Axes, x: float, y: float, words: str, size: float = style.SMALL_SIZE, **kwargs: Any) -> None:
     """Words centred at a point."""
-    axes.text(x, y, words, size=size, **({"ha": "center", "va": "center", "color": INK, "linespacing": 1.3} | kwargs))
+    centred: dict[str, Any] = {"ha": "center", "va": "center", "color": INK, "linespacing": 1.3}
+    axes.text(x, y, words, size=size, **(centred | kwargs))
 
 
 def header(axes: Axes, x: float, words: str) -> None:
@@ -172,10 +174,11 @@ def gaussians(axes: Axes, say: Say) -> None:
     axes.add_patch(Rectangle((left, bottom), side, side - 8, fc="white", ec="black", lw=0.7))
     for corner, far in ((step, side - 8), (0, 0)):
         axes.plot([cell[0] + step, left], [cell[1] + corner, bottom + far], color=INK, lw=0.5)
-    mean, tilt = np.array([left + 40, bottom + 46]), np.deg2rad(28)
+    middle, tilt = (left + 40, bottom + 46), np.deg2rad(28)
+    mean = np.array(middle)
     turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
     for radius in (1, 2, 3):
-        axes.add_patch(Ellipse(mean, 23 * radius, 12 * radius, angle=28, fc="none", ec=TRAIN, lw=0.6, alpha=0.8))
+        axes.add_patch(Ellipse(middle, 23 * radius, 12 * radius, angle=28, fc="none", ec=TRAIN, lw=0.6, alpha=0.8))
     cloud = mean + (rng.standard_normal((34, 2)) * (11.5, 6)) @ turn.T
     axes.plot(*cloud.T, ".", ms=2.6, mec="none", color=TRAIN)
     outlier = mean + np.array([31, -31])

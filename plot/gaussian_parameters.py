@@ -60,7 +60,7 @@ def matrix(axes: Axes, values: np.ndarray, title: str, colours: str, limit: floa
     low = None if limit is None else -limit
     shown = axes.imshow(values, cmap=colours, vmin=low, vmax=limit, interpolation="none")
     bar = axes.figure.colorbar(shown, ax=axes, shrink=0.86, pad=0.03, aspect=16)
-    bar.locator.set_params(nbins=5)
+    bar.ax.locator_params(axis="y", nbins=5)
     bar.ax.grid(False)
     axes.set_title(title)
     axes.locator_params(nbins=5, integer=True)

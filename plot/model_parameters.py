@@ -122,9 +122,9 @@ def table(axes: Axes, lines: list[list[str]], places: list[float], rule: int | N
     """Rows of text; the first is the heading, with a rule below it and one before row ``rule``."""
     axes.axis("off")
     axes.set(xlim=(0, 1), ylim=(len(lines) - 0.35, -0.65))
-    for y, line in enumerate(lines):
+    for row, line in enumerate(lines):
         for x, (place, words) in enumerate(zip(places, line, strict=True)):
-            axes.text(place, y, words, ha="left" if x == 0 else "right", va="center", size=style.SMALL_SIZE)
+            axes.text(place, row, words, ha="left" if x == 0 else "right", va="center", size=style.SMALL_SIZE)
     for y in (-0.6, 0.5, len(lines) - 0.4, *([] if rule is None else [rule - 0.5])):
         axes.plot([0, 1], [y, y], color="0.2", lw=0.6, clip_on=False)
 
@@ -135,8 +135,8 @@ def layer_lines(record: dict[str, Any], parameters: Parameters, say: Say) -> lis
     lines = [[*heading, say("receptive field", "感受野")]]
     for layer, kept in zip(record["layers"], parameters.kept, strict=True):
         output = f"{layer['height']} × {layer['width']}"
-        kept = "–" if record["reduction"] == "pca" else kept
-        numbers = layer["channels"], kept, layer["stride"], layer["receptive_field"]
+        chosen = "–" if record["reduction"] == "pca" else kept
+        numbers = layer["channels"], chosen, layer["stride"], layer["receptive_field"]
         lines.append([layer["name"], output, *map(str, numbers)])
     return [*lines, [say("together", "合计"), "", str(record_total(record)), str(parameters.dimensions), "", ""]]
 

@@ -64,7 +64,7 @@ def figure(results: Results, say: Say) -> Figure:
         loc="center left", bbox_to_anchor=(1.17, 0.5), handlelength=2.4,
         title=say("Best F1 and its threshold", "最佳 F1 及其阈值"), alignment="left",
     )  # fmt: skip
-    legend.get_title().set_size(style.TEXT_SIZE)
+    legend.get_title().set_fontsize(style.TEXT_SIZE)
     return drawing
 
 

@@ -60,7 +60,7 @@ def figure(results: Results, say: Say) -> Figure:
         loc="center left", bbox_to_anchor=(1.02, 0.5), handlelength=2.4,
         title=say(f"AUPRO up to {PRO_LIMIT}", f"AUPRO（至 {PRO_LIMIT}）"), alignment="left",
     )  # fmt: skip
-    legend.get_title().set_size(style.TEXT_SIZE)
+    legend.get_title().set_fontsize(style.TEXT_SIZE)
     return drawing
 
 

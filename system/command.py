@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from system.errors import explain
 
@@ -24,7 +25,7 @@ class Terminated(KeyboardInterrupt):
 class Parser(argparse.ArgumentParser):
     """Reports a mistake in one ``error:`` line, with status 2."""
 
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see --help\n")
 
 

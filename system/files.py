@@ -13,14 +13,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypedDict
 
 import numpy as np
 
 from system.errors import FULL
 
+
+class TextOptions(TypedDict):
+    """What `open` and `str.encode` are told."""
+
+    encoding: str
+    errors: str
+
+
 # 文件名里不是 UTF-8 的字节（代理码位）写成 \udcXX：在 JSON 里这正是转义，读回的还是原来的名字
-TEXT = {"encoding": "utf-8", "errors": "backslashreplace"}
+TEXT: TextOptions = {"encoding": "utf-8", "errors": "backslashreplace"}
 _LEFTOVER = re.compile(r".+\.(pkl|json|npy|npz|png|csv)\.\d+\.tmp")
 
 
@@ -68,7 +76,7 @@ def read_json(path: Path) -> dict | None:
     return content if isinstance(content, dict) else None
 
 
-def allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+def allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     """A mapped ``.npy`` file of zeros to fill; its room on the disk is taken now.
 
     A sparse file would meet a full disk only when it is filled, and through a mapping that is no
@@ -84,11 +92,18 @@ def allocate(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
         with open(path, "rb+") as file:
             _reserve(file, array.offset, array.nbytes)
     except OSError as problem:
-        array._mmap.close()
+        close(array)
         if problem.errno not in FULL:
             raise
         raise OSError(problem.errno, f"no room for {size(array.nbytes)}", str(path)) from problem
     return array
+
+
+def close(array: np.memmap) -> None:
+    """Let go of a mapped file, after which the array must not be touched."""
+    mapping = getattr(array, "_mmap", None)
+    if mapping is not None:
+        mapping.close()
 
 
 @contextmanager
