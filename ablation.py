@@ -179,15 +179,17 @@ def experiment(args: "Namespace") -> None:
     dimensions = args.dimensions or [d for d in (10, 25, 50, 100, 200, 300) if d < model.channels]
     if (most := max([kept, *dimensions])) > model.channels:
         raise UserError(
-            f"{most} dimensions were asked for, but there are {model.channels} channels; give a smaller --rd"
+            f"{most} dimensions were asked for, but there are {model.channels} channels; see --rd and --dimensions"
         )
     studies = {study: variants(model.layers, study, kept, dimensions, args.seed) for study in args.study}
     features = sum(channels * height * width for channels, height, width in model.shapes)
-    remedy = "a smaller --arch (resnet18 needs the least), fewer --layers, or a smaller --resize and --crop"
+    remedy = (
+        "a study keeps all channels' covariances: a smaller --arch (resnet18 needs the least), fewer --layers, or a "
+        "smaller --resize and --crop"
+    )
     for name, found in checked.items():
         more = 4 * found.n_test * (2 * features + model.positions * model.channels)
-        what = f"of all {model.channels} channels; {remedy}"
-        memory.check(model, name, args.batch_size, found.n_train, found.n_test, more=more, remedy=what)
+        memory.check(model, name, args.batch_size, found.n_train, found.n_test, more=more, remedy=remedy)
     made_from = describe(model) | {"preprocessing": preprocessing.record()}
     with store.locked():  # 读了再写：两项研究同时写，后写的会抹去先写的
         data = DataFolder(root, preprocessing)

@@ -51,6 +51,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             raise ValueError(_no_file(path))
         with Image.open(path, formats=_FORMATS) as image:
             yield image
+    except MemoryError:
+        raise
     except Exception as problem:  # 损坏的文件能让 Pillow 抛出任何类型
         raise _problem(path, problem) from problem
 

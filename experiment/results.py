@@ -6,10 +6,11 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from experiment.fitted import difference
-from experiment.published import LEVELS, Reference, Row, compare, departures, verdict
+from experiment.published import LEVELS, Reference, Row, compare, departures, sentence, verdict
 from experiment.store import Store
 from experiment.style import printable
 from system.errors import UserError
@@ -95,7 +96,9 @@ def begin(
         raise
     results["classes"] = previous["classes"]
     if not previous["complete"] and previous["run"]["options"] == options:
-        run["finished"] = [name for name in previous["run"]["finished"] if store.arrays(name).exists()]
+        rows = previous["classes"]
+        known = (name for name in previous["run"]["finished"] if name in rows)
+        run["finished"] = [name for name in known if store.arrays(name).exists() or not rows[name]["n_test"]]
     return results
 
 
@@ -127,8 +130,8 @@ class ResultsFile:
     def record(self, name: str, row: Row) -> None:
         """Take a class's row, and say it."""
         self.content["classes"][name] = compare(row, self._reference.of(name, self._key))
-        print(line(name, row), flush=True)
         self._write()
+        print(line(name, row), flush=True)
 
     def finish(self, name: str) -> None:
         """A class's figures are there, too."""
@@ -169,7 +172,7 @@ def curves(results: dict[str, Any], store: Store) -> dict[str, dict[str, Any]]:
     return result
 
 
-def table(results: dict[str, Any], arch: str) -> str:
+def table(results: dict[str, Any]) -> str:
     """The aligned table that ends a run."""
     head = ["class"]
     for level in LEVELS:
@@ -193,6 +196,16 @@ def table(results: dict[str, Any], arch: str) -> str:
     return "\n".join(
         [text[0], rule, *text[1 : 1 + len(results["classes"])], rule, *text[1 + len(results["classes"]) :]]
     )
+
+
+def ending(results: dict[str, Any], written: list[tuple[str, Path]], is_random: bool) -> str:
+    """What a run says at its end: the table, the files written, the verdict."""
+    lines = ["", table(results), "", *(f"wrote {what}: {path}" for what, path in written)]
+    lines += ["", sentence(results["verdict"])]
+    if is_random:
+        lines.append("These weights are random: the figures above check the program, not the method.")
+        lines.append("The real result: python main.py --arch wide_resnet50_2 --data_path FOLDER_OF_MVTEC_AD")
+    return "\n".join(lines)
 
 
 def _cell(value: float | None, form: str) -> str:

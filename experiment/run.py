@@ -23,7 +23,7 @@ from experiment.figures import Drawer, Drawings, chosen_figures, roc_figure
 from experiment.images import Images, Part
 from experiment.opening import begin, check_data
 from experiment.options import options
-from experiment.published import published, sentence
+from experiment.published import published
 from experiment.ranks import SOLO, RankError, join
 from experiment.same_data import DataFolder
 from experiment.saving import Saving, load_if_same
@@ -258,13 +258,7 @@ class Run:
         defaults = {name: option.default for name, option in options().items()}
         seconds = round(time.perf_counter() - self._start, 1)
         self._results.complete(vars(self.args), defaults, seconds=seconds, peak_memory_bytes=peak)
-        print(f"\n{report.table(self._results.content, self.model.key)}\n")
-        for what, path in self._store.written():
-            print(f"wrote {what}: {path}")
-        print(f"\n{sentence(self._results.content['verdict'])}")
-        if self.args.weights == "random":
-            print("These weights are random: the figures above check the program, not the method.")
-            print("The real result: python main.py --arch wide_resnet50_2 --data_path FOLDER_OF_MVTEC_AD")
+        print(report.ending(self._results.content, self._store.written(), self.args.weights == "random"))
 
     # 后台的工作
 
@@ -274,8 +268,12 @@ class Run:
 
     def _finish_saving(self) -> None:
         if self._saving:
-            self._saving.finish()
-            self._saving = None  # Ctrl-C 打断的等待不算等过：还要能放弃它
+            try:
+                self._saving.finish()
+            except Exception:  # 说一次就够；Ctrl-C 打断的等待不算等过：还要能放弃它
+                self._saving = None
+                raise
+            self._saving = None
 
     def _finish_drawings(self, following: Drawings | None) -> None:
         """Wait for the previous class's figures; only then it is finished."""
@@ -289,8 +287,10 @@ class Run:
         try:
             # 已算完的类、已拟合的特征，不因后来的错误而作废
             if kind is None or (issubclass(kind, Exception) and not issubclass(kind, RankError)):
-                self._finish_saving()
-                self._finish_drawings(None)
+                try:
+                    self._finish_saving()
+                finally:
+                    self._finish_drawings(None)
         finally:
             if self._saving:
                 self._saving.abort()

@@ -80,6 +80,11 @@ def check_same_data(
             differs = there["data_path"] != str(here.root) and not here.is_unchanged(name, there)
         else:
             differs = there["file_names"] != here.file_names(name)
+        if differs and there["data_path"] == str(here.root):
+            raise UserError(
+                f"{str(path)!r} holds class {name!r}, whose pictures in {str(here.root)!r} have changed since, or are "
+                "gone; run it, too (--classes), or give another --save_path, or --refit to replace all that is stored"
+            )
         if differs:
             raise UserError(
                 f"{str(path)!r} holds class {name!r} of {there['data_path']!r}, which is not that of "

@@ -4,7 +4,7 @@
 """
 
 import platform
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -168,10 +168,13 @@ class Saving:
 
     def wait_read(self) -> None:
         """Wait until the model's memory is no longer read."""
-        self._progress.dumped.wait()
+        while not self._progress.dumped.wait(0.2):  # 不带时限的等待在 Windows 上不可中断
+            pass
 
     def finish(self) -> None:
         """Wait until the files are there, and raise what went wrong."""
+        while not self._writing.done():
+            wait([self._writing], 0.2)
         self._writing.result()
 
     def abort(self) -> None:

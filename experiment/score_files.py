@@ -56,22 +56,21 @@ class ScoreFiles:
 
     def __enter__(self) -> "ScoreFiles":
         if self._ranks.leads and self._shape[0]:
-            self.maps, self.pictures = self._held.enter_context(self._store.score_files(self._name, self._shape))
+            # 掩码比本段上下文活得长：评估与作图还要用；映射的文件随数组一起消失
             self.masks = self._scratch.enter_context(scratch(self._store.root, self._shape, SORTED))
             self.centres = np.empty((self._shape[0], self._dimensions), np.float32)
+            self.maps, self.pictures = self._held.enter_context(self._store.score_files(self._name, self._shape))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is not None:
+            self._held.__exit__(kind, problem, trace)
+            return
+        with self._held:
             while self._rounds:
                 self._exchange(None)
-        self._held.__exit__(kind, problem, trace)
-
-    def close(self) -> None:
-        """Let the masks go, which may be a file without a name."""
-        self._scratch.close()
 
     def keep(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Iterator[Tensor]:
         """The images of ``(image, label, mask)`` batches; pictures and masks are kept until their scores come."""

@@ -11,7 +11,7 @@ import csv
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ class Store:
             If another run is writing them.
         """
         places = [(p.parent, "") for p in (self.fitted(""), self.arrays(""), self.picture("", 0))]
-        places.append((self.root, f"_{self.key}."))
+        places += [(self.root, f"{kind}_{self.key}.") for kind in ("results", "roc_curve", "ablation")]
         with lock(self._lock, "give another --save_path"), without_leftovers(places):
             yield
 
@@ -146,15 +146,14 @@ class Store:
     def score_files(self, name: str, shape: tuple[int, int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Maps (N, H, W) float32 and pictures (N, H, W, 3) uint8 to fill; kept if no error occurs."""
         self.arrays(name).unlink(missing_ok=True)
-        with replacing(self.maps(name)) as maps_path, replacing(self.images(name)) as images_path:
-            maps = allocate(maps_path, np.float32, shape)
-            images = allocate(images_path, np.uint8, (*shape, 3))
-            try:
-                yield maps, images
-            finally:
-                for array in (maps, images):  # Windows 不许改名仍映射着的文件
-                    array.flush()
-                    close(array)
+        with replacing(self.maps(name)) as maps_path, replacing(self.images(name)) as images_path, ExitStack() as open_:
+            arrays = []
+            for path, kind, each in ((maps_path, np.float32, shape), (images_path, np.uint8, (*shape, 3))):
+                arrays.append(allocate(path, kind, each))
+                open_.callback(close, arrays[-1])  # Windows 不许改名仍映射着的文件
+            yield arrays[0], arrays[1]
+            for array in arrays:
+                array.flush()
 
     def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
         """Write the small arrays; None becomes an empty array, which `read_arrays` undoes."""

@@ -227,6 +227,8 @@ class PaDiM:
         p, d = self.positions, len(self.dimensions)
         if tuple(mean.shape) != (p, d) or tuple(covariance.shape) != (p, d, d):
             raise ValueError(f"mean {tuple(mean.shape)} and covariance {tuple(covariance.shape)} are not of {p}, {d}")
+        if self.reduction == "pca" and (components is None or tuple(components.shape) != (d, self.channels)):
+            raise ValueError(f"with principal components, their projection ({d}, {self.channels}) belongs to the state")
         self.release()
         if self.reduction == "pca":
             self._embedding = Projection(self.shapes, torch.as_tensor(components), self.device)
@@ -313,7 +315,7 @@ class PaDiM:
         scores = []
         with tf32(False):
             for block in self._blocks(held_out):
-                maps = self.anomaly_map(stream.distances(block).T.reshape(-1, *self.grid))  # (m, H, W)
+                maps = self._maps(stream.distances(block))  # (m, H, W)
                 scores += maps.amax((1, 2)).tolist()
             # 全部得分之后才并入：再过一遍网络，而不把所有嵌入留在内存里
             if not leads:  # 已合并的只算一份
@@ -323,6 +325,10 @@ class PaDiM:
         if add:
             stream.merge(add)
         return scores
+
+    def _maps(self, distances: Tensor) -> Tensor:
+        """Distances (P, m), those of ``also`` left out, → raw maps (m, H, W)."""
+        return self.anomaly_map(distances[: self.grid[0] * self.grid[1]].T.reshape(-1, *self.grid))
 
     @torch.inference_mode()
     def score(self, batches: Iterable[Tensor], before_factors: Callable[[], None] = lambda: None) -> Iterator[Scores]:
@@ -354,6 +360,5 @@ class PaDiM:
                 if not self._gaussians.is_factorised:
                     before_factors()
                 distances = self._gaussians.distances(block)  # 公式 2：(P, m)
-                grids = distances[: self.grid[0] * self.grid[1]].T.reshape(-1, *self.grid)  # (m, h, w)
-                maps = self.anomaly_map(grids).cpu().numpy()  # (m, H, W)
+                maps = self._maps(distances).cpu().numpy()  # (m, H, W)
             yield Scores(maps, maps.max(axis=(1, 2)), block[centre].cpu().numpy().copy())

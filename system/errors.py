@@ -22,7 +22,9 @@ def explain(problem: BaseException) -> str | None:
     if isinstance(problem, OSError):
         where = f"{problem.filename!r}: " if problem.filename else ""
         if problem.errno in FULL:
-            hint = "make room, or choose another folder for what is written (--save_path, --out)"
+            hint = (
+                "make room, or choose another folder (--save_path, --out); --no_features leaves out the largest files"
+            )
             return f"{where}{problem.strerror}; {hint}"
         return (
             f"{where}{problem.strerror or problem}; see the options that name folders (--data_path, --save_path, --out)"

@@ -114,7 +114,10 @@ def scratch(folder: Path, shape: tuple[int, ...], most: int) -> Iterator[np.ndar
         return
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
-        _reserve(file, 0, prod(shape))
+        try:
+            _reserve(file, 0, prod(shape))
+        except OSError as problem:
+            raise OSError(problem.errno, f"no room for {size(prod(shape))}", str(folder)) from problem
         yield np.memmap(file, np.uint8, "r+", shape=shape)
 
 
@@ -159,17 +162,18 @@ def without_leftovers(places: list[tuple[Path, str]]) -> Iterator[None]:
     Parameters
     ----------
     places : list of (Path, str)
-        A folder, and what its files' names must have in them.
+        A folder, and what its files' names must begin with.
     """
 
     def remove() -> None:
         for folder, part in places:
             for path in folder.iterdir() if folder.is_dir() else ():
-                if _LEFTOVER.fullmatch(path.name) and part in path.name:
+                if _LEFTOVER.fullmatch(path.name) and path.name.startswith(part):
                     path.unlink(missing_ok=True)
 
     remove()
     try:
         yield
     finally:
-        remove()
+        with suppress(OSError):  # 不盖过真正的错误
+            remove()

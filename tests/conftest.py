@@ -1,6 +1,9 @@
 """What tests share: the real images where they are at hand, and a small sample data set."""
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # 与各命令相同；须在装入 torch 之前
 
 import pytest
 

@@ -102,7 +102,7 @@ def alone(data, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [3, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_images_of_a_class_are_divided(data, alone, tmp_path, ranks):
     said = finish(ranks, data, tmp_path / "out")
     assert f"2 classes on {ranks} processes: the images of each class are divided" in said

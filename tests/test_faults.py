@@ -1,5 +1,6 @@
 """Runs that are killed, disks that are full, folders that two want: nothing is lost, and the user is told."""
 
+import errno
 import hashlib
 import json
 import os
@@ -53,7 +54,7 @@ def refused(data, capsys):
     return run
 
 
-@pytest.mark.parametrize("runs", [5, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runs", [3, pytest.param(60, marks=pytest.mark.slow)])
 def test_killed_runs_lose_nothing(data, reference, tmp_path, runs):
     tally = faults.Tally()
     faults.faults(data, tmp_path, runs, seed=runs, reference=reference[0], tally=tally)
@@ -156,6 +157,22 @@ def test_the_pickle_holds_what_was_fitted_however_late_it_is_written(data, tmp_p
     assert main.main([*faults.command(data, tmp_path / "out")[2:], "--classes", "flange"]) == 0
     paths = [tmp_path / name / f"temp_{faults.ARCH}" / "train_flange.pkl" for name in ("late", "out")]
     assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_a_pickle_that_fails_costs_the_class_before_nothing(refused, tmp_path, monkeypatch):
+    """Its figures are finished and it counts as done, though the second class's pickle could not be written."""
+    real, out = direct.Writer.finish, tmp_path / "out"
+
+    def finish(writer):
+        if (out / f"temp_{faults.ARCH}" / "train_flange.json").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(writer)
+
+    monkeypatch.setattr(direct.Writer, "finish", finish)
+    message = refused(out, "--figures", "all")
+    assert "train_linen.pkl" in message and "--no_features" in message
+    assert Store(out, faults.ARCH).read_results()["run"]["finished"] == ["flange"]
+    assert len(list((out / f"pictures_{faults.ARCH}").iterdir())) == 3 and not list(out.rglob("*.tmp"))
 
 
 def test_the_same_command_twice_gives_the_same_bits(data, reference, tmp_path):

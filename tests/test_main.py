@@ -284,6 +284,17 @@ def test_two_data_sets_never_share_a_table(copy, sample, tmp_path, capsys):
     assert set(results(copy)["classes"]) == {"flange"}
 
 
+def test_changed_pictures_of_a_class_outside_the_run(copy, data, capsys):
+    """The same folder: the remedy is to run that class, too; nothing else is lost."""
+    assert run(data, copy, "--figures", "none") == 0
+    (data / "linen/test/good/000.png").unlink()
+    capsys.readouterr()
+    assert run(data, copy, "--classes", "flange", "--figures", "none") == 2
+    line = error(capsys)
+    assert "'linen', whose pictures" in line and "--classes" in line
+    assert run(data, copy, "--figures", "none") == 0 and results(copy)["classes"]["linen"]["n_test"] == 8
+
+
 def test_a_class_as_a_shell_completes_it(sample, tmp_path):
     assert run(sample, tmp_path / "out", "--classes", "linen/", "--figures", "none", "--no_features") == 0
     assert set(results(tmp_path / "out")["classes"]) == {"linen"}

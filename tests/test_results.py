@@ -48,7 +48,7 @@ def test_averages_name_the_published_mean_only_for_all_its_classes():
 def test_the_table_is_aligned():
     rows = {"t": row(0.8123456, None, {"image": 0.9, "pixel": 0.95}), "a_long_name": row(1.0, 0.5)}
     results = {"classes": rows, "averages": report.averages(rows, REFERENCE, "resnet18")}
-    lines = report.table(results, "resnet18").splitlines()
+    lines = report.table(results).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[2].split() == ["t", "0.8123", "0.900", "-0.0877", "–", "0.950", "–", "–", "1.2"]
     assert lines[3].split() == ["a_long_name", "1.0000", "–", "–", "0.5000", "–", "–", "0.5000", "1.2"]
@@ -82,6 +82,10 @@ def test_what_a_run_goes_on_with(tmp_path):
     store.write_arrays("a", {"x": 1})  # b 的文件不见了：要重做
 
     assert report.begin(store, {"rd": None}, made, False, anything)["run"]["finished"] == ["a"]
+    unscored = {"classes": results["classes"] | {"b": row(None, None) | {"n_test": 0}}}
+    store.write_results(results | unscored)  # 没有测试图片的一类本来就没有文件
+    assert report.begin(store, {"rd": None}, made, False, anything)["run"]["finished"] == ["a", "b"]
+    store.write_results(results)
     assert report.begin(store, {"rd": 5}, made, False, anything)["run"]["finished"] == []
     assert set(report.begin(store, {"rd": 5}, made, False, anything)["classes"]) == {"a", "b"}
     with pytest.raises(UserError, match=r"seed 1, this run has seed 2.*--refit"):
