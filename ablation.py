@@ -184,8 +184,8 @@ def experiment(args: "Namespace") -> None:
     studies = {study: variants(model.layers, study, kept, dimensions, args.seed) for study in args.study}
     features = sum(channels * height * width for channels, height, width in model.shapes)
     remedy = (
-        "a study keeps all channels' covariances: a smaller --arch (resnet18 needs the least), fewer --layers, or a "
-        "smaller --resize and --crop"
+        f"a study keeps the covariances of all {model.channels} channels: a smaller --arch (resnet18 needs the least), "
+        "fewer --layers, or a smaller --resize and --crop"
     )
     for name, found in checked.items():
         more = 4 * found.n_test * (2 * features + model.positions * model.channels)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from experiment import options
 from system import command
-from system.errors import UserError, explain
+from system.errors import FULL, UserError
 from system.files import without_leftovers
 from system.lock import lock
 from system.resources import cores
@@ -227,11 +227,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # 读者走了（| head）：安静地结束
             _discard_stdout()
         except OSError as problem:
-            if problem.filename is None:
-                problem.filename = str(args.out) if args.out else "standard output"
-                if not args.out:
-                    _discard_stdout()
-            raise UserError(explain(problem)) from problem
+            where = repr(problem.filename or str(args.out)) if problem.filename or args.out else "standard output"
+            if not (problem.filename or args.out):
+                _discard_stdout()
+            remedy = "make room, or give another --out" if problem.errno in FULL else "see --out and --model"
+            raise UserError(f"{where}: {problem.strerror or problem}; {remedy}") from problem
         return 2 if unreadable else 0
 
     return command.run(work, "interrupted; the rows written so far are complete")

@@ -135,7 +135,7 @@ def test_bad_input_is_reported_once(data, tmp_path):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ranks are found in /proc")
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_rank_is_killed(data, alone, tmp_path, victim):
     """While the second class is fitted; one line from a survivor, and the same command goes on."""
     out = tmp_path / "out"
