@@ -5,7 +5,6 @@
 Files keep the order of the thesis, mean (d, P) and covariance (d, d, P); in memory both are position-major.
 """
 
-import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from experiment.records import CONFIGURATION, UnreadableError, matches, parse_ar
 from system.direct import Writer
 from system.errors import UserError
 from system.files import forget, read_json, replacing, write_json
+from system.resources import cores
 
 SYMMETRY = 1e-5  # 相对于一个位置的最大元素
 _HEADER = 4096  # 一个 .npy 文件头的字节数，只多不少
@@ -141,7 +141,7 @@ def read_fitted(path: Path, positions: int, dimensions: int) -> tuple[np.ndarray
         if start // step % 32 == 31:
             forget(there)  # 读过的文件页不必都留在内存里
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # numpy 在解释器锁之外拷贝与比较
+    with ThreadPoolExecutor(min(8, cores())) as pool:  # numpy 在解释器锁之外拷贝与比较
         for _ in pool.map(copy, range(0, positions, step)):
             pass
     return mean, covariance

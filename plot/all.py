@@ -29,6 +29,7 @@ EACH_ARCHITECTURE = (
     "model_parameters", "roc_curve", "pro_curve", "precision_recall", "score_distribution", "gaussian_parameters",
     "patch_gaussian",
 )  # fmt: skip
+EACH_CLASS = ("localization", "gaussian_parameters", "patch_gaussian")  # 有 --all 的
 
 
 def _languages(text: str) -> list[str]:
@@ -46,12 +47,11 @@ def options() -> Parser:
 def figure(script: str, shared: dict, arch: str | None, language: str) -> list[Path]:
     """Draw one script's figures, of every class where it has such an option."""
     module = import_module(script)
-    own = vars(module.options().parse_args([]))
-    own |= shared | {"lang": language, "arch": arch} | ({"all": True} if "all" in own else {})
-    if script == "auroc_table":
-        own["result"] = [own["result"]]
+    words = ["--result", str(shared["result"]), "--out", str(shared["out"]), "--format", ",".join(shared["format"])]
+    words += ["--dpi", str(shared["dpi"]), "--lang", language]
+    words += ([f"--arch={arch}"] if arch else []) + (["--all"] if script in EACH_CLASS else [])
     with look(language) as say:
-        return list(module.draw(argparse.Namespace(**own), say))
+        return list(module.draw(module.options().parse_args(words), say))
 
 
 def obey_parent() -> None:
