@@ -147,10 +147,11 @@ def experiment(args: "Namespace") -> None:
     UserError
         For what the user must change.
     """
-    from datasets.mvtec import check_class, common_size, find_classes, locate
+    from datasets.mvtec import common_size
     from datasets.preprocessing import Preprocessing
     from experiment import memory
     from experiment.fitted import CONFIGURATION
+    from experiment.opening import check_data
     from experiment.same_data import DataFolder
     from experiment.saving import describe
     from experiment.store import Store
@@ -162,14 +163,12 @@ def experiment(args: "Namespace") -> None:
 
     device = pick_device(args.device)
     preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed)
-    root, wanted = locate(args.data_path, args.classes)
-    classes = find_classes(root, wanted)
-    checked = {name: check_class(root, name, preprocessing) for name in classes}
+    store = Store(args.save_path, args.arch)
+    root, checked = check_data(args, preprocessing, store)
+    classes = list(checked)
     for name, found in checked.items():
         if not found.n_test:
             raise UserError(f"class {name!r} has no test pictures, and a study compares scores; see --classes")
-    store = Store(args.save_path, args.arch)
-    store.check_writable()
     entry = find_architecture(args.arch, args.layers)
     chosen = {"precision": args.precision, "layers": args.layers}
     if "layers" in args.study:  # 每种层的组合，在它自己的网格上评估

@@ -20,6 +20,7 @@ from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_struc
 from tqdm import tqdm
 
 from experiment import style
+from experiment.published import LEVELS
 from experiment.store import Store
 from padim.metrics import normalise
 from system.files import replacing
@@ -220,7 +221,7 @@ def roc_drawing(curves: Curves, say: style.Say) -> Figure:
     figure = Figure((style.DOUBLE, 3.85 + 0.168 * rows), layout="constrained")
     panels = figure.subplots(1, 2)
     titles = say("Image-level ROC", "图像级 ROC"), say("Pixel-level ROC", "像素级 ROC")
-    for level, title, axes in zip(("image", "pixel"), titles, panels, strict=True):
+    for level, title, axes in zip(LEVELS, titles, panels, strict=True):
         aucs = []
         for name in order:
             if (curve := curves[name][level]) is not None:

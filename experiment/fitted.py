@@ -9,7 +9,6 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -21,7 +20,7 @@ from experiment.records import CONFIGURATION, UnreadableError, matches, parse_ar
 from system.direct import Writer
 from system.errors import UserError
 from system.files import forget, read_json, replacing, write_json
-from system.resources import cores
+from system.resources import aligned, cores
 
 SYMMETRY = 1e-5  # 相对于一个位置的最大元素
 _HEADER = 4096  # 一个 .npy 文件头的字节数，只多不少
@@ -130,7 +129,7 @@ def read_fitted(path: Path, positions: int, dimensions: int) -> tuple[np.ndarray
     mean_there, there = _arrays(path, positions, dimensions)
     _check_mean(path, mean_there)
     mean = np.ascontiguousarray(mean_there.T, np.float32)
-    covariance = _empty((positions, dimensions, dimensions))
+    covariance = aligned((positions, dimensions, dimensions))
     step = max(1, (1 << 22) // covariance[0].nbytes)
 
     def copy(start: int) -> None:
@@ -271,15 +270,6 @@ def _describe(key: str, value: Any, other: Any) -> str:
     if key == "dimensions":
         return f"{len(value) if isinstance(value, list) else 0} dimensions"
     return f"{key} {str(value)[:12] if key == 'weights_sha256' else value}"
-
-
-def _empty(shape: tuple[int, ...]) -> np.ndarray:
-    """Uninitialised float32 that begins at a multiple of 64 bytes."""
-    # numpy 只对齐到 16 字节，而矩阵乘法的末位可能随对齐而变；不用 torch：它不向系统要大页
-    count = 4 * prod(shape)
-    raw = np.empty(count + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + count].view(np.float32).reshape(shape)
 
 
 def _check_mean(path: Path, mean: np.ndarray) -> None:

@@ -32,19 +32,29 @@ from padim.model import PaDiM
 def check_data(
     args: argparse.Namespace, preprocessing: Preprocessing, store: Store
 ) -> tuple[Path, dict[str, CheckedClass]]:
-    """The data folder and its classes, checked; with --demo the sample data is drawn first.
+    """The data folder of ``args.data_path`` and its classes, or ``args.classes``, checked; and that one can write.
 
     Raises
     ------
     UserError
+        If the data is not in order.
+    OSError
+        If nothing can be written to the result folder.
     """
-    if args.demo and not args.data_path.exists():
-        write_sample(args.data_path)
     root, wanted = locate(args.data_path, args.classes)
     bar = tqdm(find_classes(root, wanted), desc="checking", unit="class")
     checked = {name: check_class(root, name, preprocessing) for name in bar}
     store.check_writable()
     return root, checked
+
+
+def prepare_data(
+    args: argparse.Namespace, preprocessing: Preprocessing, store: Store
+) -> tuple[Path, dict[str, CheckedClass]]:
+    """As `check_data`; with --demo the sample data is drawn first."""
+    if args.demo and not args.data_path.exists():
+        write_sample(args.data_path)
+    return check_data(args, preprocessing, store)
 
 
 def begin(

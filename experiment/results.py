@@ -82,13 +82,11 @@ def begin(
     results = {"classes": {}, "averages": {}, "run": run, "complete": False}
     if previous is None:
         return results
-    if words := difference(previous["run"]["configuration"], configuration):
-        if replace:
-            return results
-        raise UserError(
-            f"{str(store.results)!r} was made with {words}; give another --save_path, or --refit to replace it"
-        )
     try:
+        if words := difference(previous["run"]["configuration"], configuration):
+            raise UserError(
+                f"{str(store.results)!r} was made with {words}; give another --save_path, or --refit to replace it"
+            )
         check_data(previous["classes"])
     except UserError:
         if replace:

@@ -21,7 +21,7 @@ from datasets.preprocessing import Preprocessing
 from experiment import results as report
 from experiment.figures import Drawer, Drawings, chosen_figures, roc_figure
 from experiment.images import Images, Part
-from experiment.opening import begin, check_data
+from experiment.opening import begin, prepare_data
 from experiment.options import options
 from experiment.published import published
 from experiment.ranks import SOLO, RankError, join
@@ -99,7 +99,7 @@ class Run:
             device = pick_device(args.device, self._ranks.local_rank, self._ranks.local_size)
             self._preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed)
             self._store = Store(args.save_path, args.arch)
-            root, self._checked = self._ranks.agree(lambda: check_data(args, self._preprocessing, self._store))
+            root, self._checked = self._ranks.agree(lambda: prepare_data(args, self._preprocessing, self._store))
             self._data = DataFolder(root, self._preprocessing)
             with self._ranks.leader_first():
                 chosen = {"precision": args.precision, "layers": args.layers, "reduction": args.reduction}

@@ -52,12 +52,11 @@ class ScoreFiles:
         shares = (ranks.share(count, rank) for rank in range(ranks.size))
         self._rounds = max(-(-len(share) // BLOCK) for share in shares)  # 各进程交出的块数相同，缺的是空的
         self._waiting: list[tuple[np.ndarray, np.ndarray]] = []  # 已解码、还没有得分的：图片与掩码
-        self._held, self._scratch = ExitStack(), ExitStack()
+        self._held = ExitStack()
 
     def __enter__(self) -> "ScoreFiles":
         if self._ranks.leads and self._shape[0]:
-            # 掩码比本段上下文活得长：评估与作图还要用；映射的文件随数组一起消失
-            self.masks = self._scratch.enter_context(scratch(self._store.root, self._shape, SORTED))
+            self.masks = scratch(self._store.root, self._shape, SORTED)  # 评估与作图还要用：比本段上下文活得长
             self.centres = np.empty((self._shape[0], self._dimensions), np.float32)
             self.maps, self.pictures = self._held.enter_context(self._store.score_files(self._name, self._shape))
         return self

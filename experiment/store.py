@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from experiment.published import LEVELS
 from experiment.records import UnreadableError, is_results, is_studies, parse_arrays, wrong_array
 from system.errors import UserError
 from system.files import TEXT, allocate, close, free_room, read_json, replacing, size, without_leftovers, write_json
@@ -217,7 +218,7 @@ class Store:
         """Write the results as JSON, and their rows as CSV."""
         write_json(self.results, results)
         columns = ("image_rocauc", "pixel_rocauc", "pixel_aupro", "threshold", "n_train", "n_test")
-        nested = [(kind, level) for kind in ("published", "difference") for level in ("image", "pixel")]
+        nested = [(kind, level) for kind in ("published", "difference") for level in LEVELS]
         path = self.results.with_suffix(".csv")
         with replacing(path) as temporary, open(temporary, "w", newline="", **TEXT) as file:
             writer = csv.writer(file)

@@ -5,14 +5,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import prod
 from operator import attrgetter
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from system.errors import UserError
+from system.resources import aligned
 
 # 按名取用：torch 的类型标注里没有它们。前两个管 GPU
 _SWITCHES = attrgetter("cuda.matmul", "cudnn.conv", "mkldnn.matmul", "mkldnn.conv")
@@ -57,17 +56,10 @@ def describe_device(device: torch.device) -> str:
 
 
 def empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Uninitialised float32; in main memory it begins at a multiple of 64 bytes.
-
-    Numpy, unlike torch, asks the system for huge pages, but aligns to 16 bytes only; and the last bit
-    of a matrix product may depend on the alignment.
-    """
+    """Uninitialised float32; in main memory that of `system.resources.aligned`."""
     if device.type != "cpu":
         return torch.empty(shape, device=device)
-    count = 4 * prod(shape)
-    raw = np.empty(count + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return torch.from_numpy(raw[start : start + count].view(np.float32).reshape(shape))
+    return torch.from_numpy(aligned(shape))
 
 
 def check_precision(precision: str, device: torch.device) -> None:

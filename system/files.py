@@ -106,19 +106,17 @@ def close(array: np.memmap) -> None:
         mapping.close()
 
 
-@contextmanager
-def scratch(folder: Path, shape: tuple[int, ...], most: int) -> Iterator[np.ndarray]:
-    """Zeros, uint8: in memory up to ``most`` of them, else in a file without a name, gone at the end."""
+def scratch(folder: Path, shape: tuple[int, ...], most: int) -> np.ndarray:
+    """Zeros, uint8: in memory up to ``most`` of them, else in a file without a name that goes with the array."""
     if prod(shape) <= most:
-        yield np.zeros(shape, np.uint8)
-        return
+        return np.zeros(shape, np.uint8)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         try:
             _reserve(file, 0, prod(shape))
         except OSError as problem:
             raise OSError(problem.errno, f"no room for {size(prod(shape))}", str(folder)) from problem
-        yield np.memmap(file, np.uint8, "r+", shape=shape)
+        return np.memmap(file, np.uint8, "r+", shape=shape)
 
 
 def forget(*arrays: np.ndarray) -> None:

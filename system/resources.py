@@ -5,8 +5,10 @@
 
 import os
 import sys
+from math import prod
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 
@@ -32,6 +34,18 @@ def free_memory() -> int:
     except (OSError, ValueError):  # 没有上限（"max"），或没有 cgroup
         return available
     return min(available, max(0, limit - used + int(stat.get("inactive_file", 0))))  # 可回收的文件页算空闲
+
+
+def aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """Uninitialised float32 that begins at a multiple of 64 bytes.
+
+    Numpy, unlike torch, asks the system for huge pages, but aligns to 16 bytes only; and the last bit
+    of a matrix product may depend on the alignment.
+    """
+    count = 4 * prod(shape)
+    raw = np.empty(count + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + count].view(np.float32).reshape(shape)
 
 
 def peak_memory() -> int | None:
