@@ -5,13 +5,14 @@
 
 import torch
 
-from padim.metrics import SORTED
+from padim.counts import CHUNK
 from padim.model import PaDiM
 from system.errors import UserError
 from system.resources import free_memory
 
 _BATCHES_AHEAD = 4  # 解码线程领先的批数，加上正在用的一批
-_EVALUATION = 48  # 排序评估时，每个像素占用的字节数
+_EVALUATION = 5  # 评估时，测试集的每个像素占用的字节数（实测），另有一段异常图的
+_CHUNK = 20
 _REMEDY = "a smaller --batch_size or --rd, another --arch (resnet18 needs the least), or a smaller --resize and --crop"
 
 
@@ -53,9 +54,9 @@ def check(
     needed = model.bytes_needed(batch_size, n_train, n_test)
     pixels = model.size[0] * model.size[1]
     decoded = 4 * 3 * pixels * min(batch_size, max(n_train, n_test)) * _BATCHES_AHEAD
-    evaluation = _EVALUATION * min(pixels * n_test, SORTED) if evaluated else 0  # 更多的像素只计数，不排序
+    evaluation = pixels * (_EVALUATION * n_test + _CHUNK * min(CHUNK, n_test)) * evaluated  # 与下一类的拟合同时
     on_cpu = model.device.type == "cpu"
-    wanted = [("main memory", max(needed.host + decoded + more * on_cpu, evaluation), free_memory() // processes)]
+    wanted = [("main memory", needed.host + decoded + more * on_cpu + evaluation, free_memory() // processes)]
     if not on_cpu:
         wanted.append(("GPU memory", needed.device + more, _free_on_gpu(model.device)))
     for place, need, free in wanted:

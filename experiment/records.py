@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from padim.metrics import FIGURES
 from system.errors import UserError
 from system.files import read_json
 
@@ -42,9 +43,7 @@ FITTED = {
 _CONFIGURATION = {key: FITTED[key] for key in CONFIGURATION} | {"layers": [{"name": str}]}
 
 _FIGURES = {
-    "image_rocauc": (NUMBER, None),
-    "pixel_rocauc": (NUMBER, None),
-    "pixel_aupro": (NUMBER, None),
+    **dict.fromkeys(FIGURES, (NUMBER, None)),
     "published": ({"image": NUMBER, "pixel": NUMBER}, None),
     "difference": (LEVEL, None),
 }

@@ -3,26 +3,35 @@
 结果文件：每类一行，平均值，与发表值的差，及结尾的表。
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from experiment.fitted import difference
 from experiment.published import LEVELS, Reference, Row, compare, departures, sentence, verdict
 from experiment.store import Store
 from experiment.style import printable
+from padim.metrics import FIGURES
 from system.errors import UserError
 
-UNSCORED: Row = dict.fromkeys(("image_rocauc", "pixel_rocauc", "pixel_aupro", "threshold"))  # 没有测试图片的一类
+UNSCORED: Row = dict.fromkeys((*FIGURES, "threshold"))  # 没有测试图片的一类
 
 
 class Stopwatch:
-    """Seconds a stage; a stage entered again goes on."""
+    """Seconds a stage; a stage entered again goes on. ``total`` are those since it was made."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @property
+    def total(self) -> float:
+        return round(time.perf_counter() - self._start, 3)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -42,7 +51,7 @@ def averages(rows: dict[str, Row], reference: Reference, arch: str) -> dict[str,
             result[group] = None
             continue
         row: Row = {"classes": len(names)}
-        for key in (*(f"{level}_rocauc" for level in LEVELS), "pixel_aupro"):
+        for key in FIGURES:
             values = [rows[n][key] for n in names if rows[n].get(key) is not None]
             row[key] = sum(values) / len(values) if values else None
         complete = sorted(names) == sorted(members) and all(rows[n]["published"] for n in names)
@@ -129,7 +138,8 @@ class ResultsFile:
         """Take a class's row, and say it."""
         self.content["classes"][name] = compare(row, self._reference.of(name, self._key))
         self._write()
-        print(line(name, row), flush=True)
+        tqdm.write(line(name, row))  # 在下一类的进度条之上
+        sys.stdout.flush()
 
     def finish(self, name: str) -> None:
         """A class's figures are there, too."""

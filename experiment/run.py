@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from datasets.mvtec import MVTecDataset, common_size
 from datasets.preprocessing import Preprocessing
 from experiment import results as report
-from experiment.figures import Drawer, Drawings, chosen_figures, roc_figure
+from experiment.evaluation import Evaluator
+from experiment.figures import roc_figure
 from experiment.images import Images, Part
 from experiment.opening import begin, prepare_data
 from experiment.options import options
@@ -32,7 +32,6 @@ from experiment.store import Store
 from experiment.threshold import hold_out
 from padim.backbone import ARCHITECTURES, find_architecture
 from padim.device import pick_device
-from padim.metrics import evaluate_maps
 from padim.model import PaDiM
 from system.resources import peak_memory
 
@@ -49,8 +48,8 @@ class Current:
     fitted, held : list of int
         The training pictures to fit, and those to hold out for a threshold.
     watch : Stopwatch
-    start, waited : float
-        When the class began, and the seconds of communication before it.
+    waited : float
+        Seconds of communication before the class.
     """
 
     name: str
@@ -58,7 +57,6 @@ class Current:
     fitted: list[int]
     held: list[int]
     watch: report.Stopwatch
-    start: float
     waited: float
 
 
@@ -90,7 +88,6 @@ class Run:
     def __init__(self, args: argparse.Namespace):
         self.args, self._start, self._ranks, self._stack = args, time.perf_counter(), SOLO, ExitStack()
         self._saving: Saving | None = None
-        self._drawings: Drawings | None = None
 
     def __enter__(self) -> "Run":
         with ExitStack() as stack:
@@ -114,7 +111,7 @@ class Run:
             as_published = self._preprocessing.is_published and own_layers and args.reduction == "random"
             reference = published(self.model.is_imagenet and as_published)
             self._results = report.ResultsFile(self._store, content, reference, self.model.key, self._checked)
-            self._drawer = Drawer()
+            self._evaluator = Evaluator(self._store, self._results, args.figures)
             stack.push(self._settle)
             self._stack = stack.pop_all()
         return self
@@ -141,13 +138,13 @@ class Run:
 
     def datasets(self, name: str) -> tuple[MVTecDataset, MVTecDataset]:
         """A class's training and test pictures; it is the class at work from here on."""
-        watch, start, waited = report.Stopwatch(), time.perf_counter(), self._ranks.seconds
+        watch, waited = report.Stopwatch(), self._ranks.seconds
         train, test = (MVTecDataset(self._data.root, name, split, self._preprocessing) for split in (True, False))
         with watch.stage("fingerprint"):
             data = self._ranks.agree(lambda: self._data.record(name))
         divided = None if test.is_labelled or self.args.no_features else hold_out(len(train), self.args.seed)
         fitted, held = divided or (list(range(len(train))), [])
-        self._class = Current(name, data, fitted, held, watch, start, waited)
+        self._class = Current(name, data, fitted, held, watch, waited)
         return train, test
 
     def stage(self, name: str) -> AbstractContextManager[None]:
@@ -215,49 +212,40 @@ class Run:
             yield files
 
     def finish(self, test: MVTecDataset, files: ScoreFiles) -> None:
-        """Evaluate the class, record its row, and have its figures drawn while the next class is computed."""
+        """Hand the class over: it is evaluated, recorded and drawn while the next one is computed."""
         with self.stage("save"):
             self._finish_saving()
         self.model.release()  # 评估不需要高斯，先让出内存
         if not self.leads:
             return
-        now, arrays, row = self._class, dict[str, Any](), dict(report.UNSCORED)
-        if len(test):
-            with self.stage("evaluate"):
-                arrays, row = self._evaluate(test, files)
-        else:
+        now = self._class
+        if not len(test):
             command = f"python predict.py --model {shlex.quote(str(self._store.fitted(now.name)))} PICTURES"
             how = "nothing is stored (--no_features)" if self.args.no_features else f"score others with: {command}"
             self._say(f"{now.name}: no test pictures, nothing is scored; {how}")
-        seconds = now.watch.seconds
         if self._ranks.size > 1:
-            seconds["communication"] = round(self._ranks.seconds - now.waited, 3)  # 含等待；分散在各阶段之内
-        seconds["total"] = round(time.perf_counter() - now.start, 3)
+            now.watch.seconds["communication"] = round(self._ranks.seconds - now.waited, 3)  # 含等待；分散在各阶段之内
         counts = {"n_train": len(now.fitted) + len(now.held), "n_test": len(test)}
-        self._results.record(now.name, row | counts | {"seconds": seconds} | now.data)
-        wanted = chosen_figures(len(test), self.args.figures)
-        self._finish_drawings(self._drawer.draw(self._store, now.name, wanted, arrays))
-
-    def _evaluate(self, test: MVTecDataset, files: ScoreFiles) -> tuple[dict[str, Any], dict[str, Any]]:
-        name = self._class.name
-        maps = np.load(self._store.maps(name), mmap_mode="r")
-        arrays, row = evaluate_maps(maps, test.labels, files.masks if test.has_masks else None)
-        self._store.clear_pictures(name)
-        self._store.write_arrays(name, arrays | {"files": np.array(test.names()), "patches": files.centres})
-        return arrays, row
+        self._evaluator.hand_over(now.name, test, files, now.watch, counts | now.data)
 
     def report(self) -> None:
         """At the end: the ROC figure, the results, the table, the files, the verdict."""
         self._store.check_there()
+        self._evaluator.finish_row()
         if self.leads:
             roc_figure(report.curves(self._results.content, self._store), self._store.roc_curve)  # 最后一类的图还在画
-        self._finish_drawings(None)
+        self._evaluator.finish()
         peak = sum(self._ranks.gather(peak_memory() or 0)) or None
         if not self.leads:
             return
         defaults = {name: option.default for name, option in options().items()}
         seconds = round(time.perf_counter() - self._start, 1)
-        self._results.complete(vars(self.args), defaults, seconds=seconds, peak_memory_bytes=peak)
+        run = {
+            "seconds": seconds,
+            "evaluation_wait_seconds": round(self._evaluator.waited, 3),
+            "peak_memory_bytes": peak,
+        }
+        self._results.complete(vars(self.args), defaults, **run)
         print(report.ending(self._results.content, self._store.written(), self.args.weights == "random"))
 
     # 后台的工作
@@ -275,13 +263,6 @@ class Run:
                 raise
             self._saving = None
 
-    def _finish_drawings(self, following: Drawings | None) -> None:
-        """Wait for the previous class's figures; only then it is finished."""
-        before, self._drawings = self._drawings, following
-        if before is not None:
-            before.finish()
-            self._results.finish(before.name)
-
     def _settle(self, kind: type[BaseException] | None, problem: BaseException | None, _: TracebackType | None) -> None:
         """Bring what goes on in the background to its end; on Ctrl-C, or where another process has died, give it up."""
         try:
@@ -290,10 +271,10 @@ class Run:
                 try:
                     self._finish_saving()
                 finally:
-                    self._finish_drawings(None)
+                    self._evaluator.finish()
         finally:
             if self._saving:
                 self._saving.abort()
-            self._drawer.stop()
+            self._evaluator.stop()
         if kind is None:
             self._ranks.leave()

@@ -11,12 +11,12 @@ import numpy as np
 from torch import Tensor
 
 from datasets.preprocessing import to_pictures
+from experiment.masks import PackedMasks
 from experiment.ranks import Ranks
 from experiment.store import Store
 from padim.extraction import BLOCK
-from padim.metrics import SORTED
 from padim.model import Scores
-from system.files import forget, scratch
+from system.files import forget
 
 Block = tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # 起点，异常图，中心嵌入，图片，掩码
 
@@ -40,7 +40,7 @@ class ScoreFiles:
 
     Attributes
     ----------
-    masks : ndarray, (N, H, W) uint8
+    masks : PackedMasks, (N, H, W)
     centres : ndarray, (N, d) float32
         The embeddings at the centre position. Both on the leader alone.
     """
@@ -56,7 +56,7 @@ class ScoreFiles:
 
     def __enter__(self) -> "ScoreFiles":
         if self._ranks.leads and self._shape[0]:
-            self.masks = scratch(self._store.root, self._shape, SORTED)  # 评估与作图还要用：比本段上下文活得长
+            self.masks = PackedMasks(self._shape)  # 评估与作图还要用：比本段上下文活得长
             self.centres = np.empty((self._shape[0], self._dimensions), np.float32)
             self.maps, self.pictures = self._held.enter_context(self._store.score_files(self._name, self._shape))
         return self
@@ -89,8 +89,8 @@ class ScoreFiles:
         self._rounds -= 1
         for block in self._ranks.to_leader(own):
             if block is not None:
-                start, *parts = block
-                wholes = self.maps, self.centres, self.pictures, self.masks
-                for whole, part in zip(wholes, parts, strict=True):
-                    whole[start : start + len(part)] = part
-                forget(self.maps, self.pictures, self.masks)  # 写过的页不必都留在内存里
+                start, maps, centres, pictures, masks = block
+                here = slice(start, start + len(maps))
+                self.maps[here], self.centres[here], self.pictures[here] = maps, centres, pictures
+                self.masks[here] = masks
+                forget(self.maps, self.pictures)  # 写过的页不必都留在内存里

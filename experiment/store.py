@@ -20,6 +20,7 @@ import numpy as np
 
 from experiment.published import LEVELS
 from experiment.records import UnreadableError, is_results, is_studies, parse_arrays, wrong_array
+from padim.metrics import FIGURES
 from system.errors import UserError
 from system.files import TEXT, allocate, close, free_room, read_json, replacing, size, without_leftovers, write_json
 from system.lock import lock
@@ -158,7 +159,7 @@ class Store:
 
     def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
         """Write the small arrays; None becomes an empty array, which `read_arrays` undoes."""
-        filled: dict[str, Any] = {k: np.empty(0) if v is None else v for k, v in arrays.items()}
+        filled: dict[str, Any] = {k: np.empty(0) if v is None else np.asarray(v) for k, v in arrays.items()}
         with replacing(self.arrays(name)) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **filled)
 
@@ -217,7 +218,7 @@ class Store:
     def write_results(self, results: dict) -> None:
         """Write the results as JSON, and their rows as CSV."""
         write_json(self.results, results)
-        columns = ("image_rocauc", "pixel_rocauc", "pixel_aupro", "threshold", "n_train", "n_test")
+        columns = (*FIGURES, "threshold", "n_train", "n_test")
         nested = [(kind, level) for kind in ("published", "difference") for level in LEVELS]
         path = self.results.with_suffix(".csv")
         with replacing(path) as temporary, open(temporary, "w", newline="", **TEXT) as file:

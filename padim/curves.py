@@ -7,6 +7,7 @@ import numpy as np
 
 MAX_POINTS = 2000  # 存盘曲线的点数上限
 TOLERANCE = 1e-4  # 存盘曲线与精确曲线的最大距离
+CELLS = int(2 / TOLERANCE)  # 先按网格粗抽的格数：每格内的起伏不到容差的一半
 
 
 def thin(curve: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""ROC, precision–recall and the best-F1 threshold, all from one sort; per-region overlap from another.
+"""ROC, precision–recall, best F1 and per-region overlap, exactly, at every size of test set.
 
-ROC、精确率–召回率、最佳 F1 阈值与区域重叠率（论文 IV.A）。
+ROC、精确率–召回率、最佳 F1 与区域重叠率：不论测试集多大，都精确（论文 IV.A）。
 
-Scikit-learn's ``roc_curve``, ``roc_auc_score`` and ``precision_recall_curve`` define the former;
-the data set's authors' own evaluation code (in the package ``pyaupro``) the latter. The tests hold
-the figures against both.
+Scikit-learn's ``roc_auc_score``, ``average_precision_score`` and ``precision_recall_curve`` define the figures; for the
+per-region overlap it is the data set's authors' own evaluation code (in the package ``pyaupro``). The tests hold the
+figures against both.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,23 @@ from typing import Any, final
 
 import numpy as np
 
-from padim.curves import TOLERANCE, bin_ends, thin
-from padim.histogram import CHUNK, Histogram, count_pixels, label_regions
+from padim.counts import CHUNK, Counts, Masks, count_pixels
+from padim.curves import CELLS, bin_ends, thin
 from system.errors import UserError
 from system.files import forget
 
-SORTED = 1 << 26  # 像素更多的测试集（1300 张 224×224 的图）不排序，只计数
 PRO_LIMIT = 0.3  # 区域重叠曲线积分到此假阳性率
+STRICT_LIMIT = 0.05  # 更严的上限：近年的论文另报的一项
+FIGURES = (
+    "image_rocauc",
+    "pixel_rocauc",
+    "pixel_aupro",
+    "pixel_aupro_05",
+    "image_ap",
+    "image_f1",
+    "pixel_ap",
+    "pixel_f1",
+)
 
 
 @final  # 没有子类，就总是真：`image and image.roc` 是曲线或 None
@@ -29,8 +39,12 @@ class Evaluation:
     Attributes
     ----------
     rocauc : float
+    ap : float
+        Average precision: the area under the steps of the precision–recall curve.
+    f1 : float
+        The best F1.
     threshold : float
-        The score with the best F1; scores above it count as defective in the figures.
+        The lowest score with the best F1; scores above it count as defective in the figures.
     roc : ndarray, (K, 2) float64
         False-positive rate, true-positive rate; thinned.
     pr : ndarray, (K, 2) float64
@@ -38,53 +52,65 @@ class Evaluation:
     """
 
     rocauc: float
+    ap: float
+    f1: float
     threshold: float
     roc: np.ndarray
     pr: np.ndarray
 
 
-def evaluate(scores: np.ndarray, labels: np.ndarray) -> Evaluation | None:
-    """Evaluate scores against labels.
+def evaluate(counts: Counts) -> Evaluation:
+    """ROC, precision–recall and best F1.
 
-    Parameters
-    ----------
-    scores : ndarray, float32
-        Higher is more anomalous; any shape.
-    labels : ndarray
-        Non-zero is defect; of the same number of elements.
-
-    Returns
-    -------
-    Evaluation or None
-        None where one kind of label is missing: neither figure is defined then.
+    Notes
+    -----
+    With pos(t) defect pixels at the score t, P in all, and N normal ones:
+    ROC AUC = Σ pos(t)·(below(t) + ½·equal(t)) / (P·N), summed in integers;
+    average precision = Σ pos(t)/P · TP(t) / (TP(t) + FP(t));
+    F1 = 2·TP / (TP + FP + P), which can only be best at a defect pixel's score.
     """
-    return _from_counts(*_counts(scores, labels))
-
-
-def _from_counts(tp: np.ndarray, fp: np.ndarray, thresholds: np.ndarray) -> Evaluation | None:
-    """Evaluate from the true and false positives at descending thresholds."""
-    positive, negative = int(tp[-1]), int(fp[-1])
-    if positive == 0 or negative == 0:
-        return None
-    # 梯形面积的两倍是整数，没有舍入；几百亿像素时才超出 int64
-    steps, heights = np.diff(fp, prepend=0), tp + np.r_[0, tp[:-1]]
-    area = float(np.sum(steps * heights)) if 2 * positive * negative < 1 << 62 else steps.astype(float) @ heights
-    # F1 = 2TP / (2TP + FP + FN)；并列时取最低的阈值，与 scikit-learn 的升序 argmax 相同
+    positive, negative = counts.positive, counts.negative
+    tp, fp = counts.true_positives, counts.false_positives
+    precision = tp / (tp + fp)
     f1 = 2 * tp / (tp + fp + positive)
-    best = len(f1) - 1 - int(np.argmax(f1[::-1]))
+    best = int(np.argmax(f1))  # 并列时取最低的得分，与 scikit-learn 的升序 argmax 相同
 
-    # 几百万个点先按网格粗抽，再拟合：每格内曲线的起伏不到容差的一半
-    cells = int(2 / TOLERANCE)
-    kept = bin_ends(fp * cells // negative, tp * cells // positive)
-    roc = np.column_stack([fp[kept] / negative, tp[kept] / positive])
-    kept = bin_ends(tp * cells // positive, tp * cells // (tp + fp))
-    pr = np.column_stack([tp[kept] / positive, tp[kept] / (tp + fp)[kept]])
+    # ROC：每个得分两个端点，之间斜着（同分）；两个得分之间只有正常像素，横着
+    above, before = fp - counts.equal, tp - counts.defect
+    kept = bin_ends(fp * CELLS // negative, tp * CELLS // positive)[::-1]
+    roc = _vertices((above[kept] / negative, before[kept] / positive), (fp[kept] / negative, tp[kept] / positive))
+    # 精确率–召回率：正常像素进来时召回率不动，精确率降到下一个得分之前
+    entering = np.r_[negative, above[:-1]]  # 下一个（更低的）得分之上的正常像素
+    lowest = tp / (tp + entering)
+    kept = bin_ends(*(np.floor(v * CELLS).astype(np.int32) for v in (tp / positive, precision, lowest)))[::-1]
+    recall = tp[kept] / positive
+    pr = _vertices((recall, precision[kept]), (recall, lowest[kept]))
+    start = [[0.0, 1.0], [0.0, 0.0]] if above[-1] else [[0.0, 1.0]]
     return Evaluation(
-        rocauc=float(area / (2 * positive * negative)),
-        threshold=float(thresholds[best]),
-        roc=thin(np.vstack([[0.0, 0.0], roc])),
-        pr=thin(np.vstack([[0.0, 1.0], pr])),
+        rocauc=_integer_sum(counts.defect, 2 * counts.below + counts.equal) / (2 * positive * negative),
+        ap=float(counts.defect @ precision / positive),
+        f1=float(f1[best]),
+        threshold=float(counts.scores[best]),
+        roc=_polyline([0.0, 0.0], roc, [1.0, 1.0]),
+        pr=_polyline(start, pr),
     )
+
+
+def _integer_sum(a: np.ndarray, b: np.ndarray) -> int:
+    """Σ a·b of non-negative int64, exact even where it exceeds 63 bits."""
+    half = 20  # b 分高低两段：每段的和都在 int64 之内
+    return int(a @ (b & (1 << half) - 1)) + (int(a @ (b >> half)) << half)
+
+
+def _vertices(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Two vertices (x, y) for each score, in turn: (2 K, 2)."""
+    return np.column_stack([*one, *other]).reshape(-1, 2)
+
+
+def _polyline(*parts: Any) -> np.ndarray:
+    """The parts' points one after another, repeated ones left out, thinned."""
+    points = np.vstack(parts)
+    return thin(points[np.r_[True, (points[1:] != points[:-1]).any(1)]])
 
 
 @final
@@ -104,80 +130,59 @@ class RegionOverlap:
     curve: np.ndarray
 
 
-def per_region_overlap(maps: np.ndarray, masks: np.ndarray, limit: float = PRO_LIMIT) -> RegionOverlap | None:
-    """Evaluate maps by the mean overlap with the defect regions, over all thresholds.
+def region_overlap(counts: Counts, limit: float = PRO_LIMIT) -> RegionOverlap:
+    """The mean overlap with the defect regions, over all thresholds, up to a false-positive rate.
 
     Parameters
     ----------
-    maps : ndarray, (N, H, W) float32
-        Raw anomaly maps of the whole test set.
-    masks : ndarray, (N, H, W)
-        Non-zero is defect.
+    counts : Counts
     limit : float
         The largest false-positive rate, above 0 and at most 1.
 
-    Returns
-    -------
-    RegionOverlap or None
-        None where there is no defect or no normal pixel.
-
     Notes
     -----
-    A region is an 8-connected component of a mask. At a threshold t the overlap is the mean over all
-    regions R of |{p ∈ R : s(p) ≥ t}| / |R|, so that a small defect counts as much as a large one; the
-    false-positive rate is over all normal pixels of all pictures, the good ones included. The curve
-    has a point at every distinct score, is linear between them, and is cut at the limit by
+    At a threshold t the overlap is the mean over all regions R of |{p ∈ R : s(p) ≥ t}| / |R|, so that a small defect
+    counts as much as a large one; the false-positive rate is over all normal pixels of all pictures, the good ones
+    included. The curve has a point at every distinct score, is linear between them, and is cut at the limit by
     interpolation.
 
     References
     ----------
     Paper, section IV.A (PRO-score); Bergmann et al., "Uninformed Students", CVPR 2020.
     """
-    regions, count = label_regions(masks)
-    scores, regions = maps.reshape(-1), regions.reshape(-1)  # (N·H·W,)
-    sizes = np.bincount(regions)
-    negative = int(sizes[0])
-    if count == 0 or negative == 0:
-        return None
-    # 只有假阳性率不超过上限的像素有用：先选出，再排序
-    rank = max(0, negative - 2 - int(limit * negative))
-    kept = scores >= np.partition(scores[regions == 0], rank)[rank]
-    scores, regions = scores[kept], regions[kept]
-    order = np.argsort(scores)[::-1]
-    scores, regions = scores[order], regions[order]
+    negative, end = counts.negative, limit * counts.negative
+    found = np.minimum(np.cumsum(counts.gain[::-1])[::-1], 1)  # t 及以上的平均重叠
+    before = np.r_[found[1:], 0.0]  # t 以上的
+    reached = counts.false_positives  # 正常像素：t 及以上
+    above = reached - counts.equal  # t 以上
+    following = np.r_[negative, above[:-1]]  # 下一个（更低的）得分以上
 
-    # 正常像素推进假阳性率；区域 R 的像素给平均重叠加 1 / (|R|·区域数)；同分的像素一起算
-    gain = np.r_[0, 1 / (sizes[1:] * count)]
-    last = np.r_[np.flatnonzero(np.diff(scores)), len(scores) - 1]
-    fpr = np.r_[0, np.cumsum(regions == 0)[last] / negative]
-    overlap = np.r_[0, np.minimum(np.cumsum(gain[regions])[last], 1)]
-    return _region_overlap(fpr, overlap, limit)
+    # 面积：斜段（同分）截在上限处，再加平段
+    part = np.clip(end - above, 0, counts.equal)
+    slope = (found - before) / np.maximum(counts.equal, 1)
+    area = part @ (before + slope * part / 2) + np.clip(end - reached, 0, following - reached) @ found
 
-
-def _region_overlap(fpr: np.ndarray, overlap: np.ndarray, limit: float) -> RegionOverlap:
-    """Cut the curve from (0, 0) on at the limit, and integrate it."""
-    end = int(np.searchsorted(fpr, limit))
-    overlap = np.r_[overlap[:end], np.interp(limit, fpr[end - 1 : end + 1], overlap[end - 1 : end + 1])]
-    fpr = np.r_[fpr[:end], limit]
-    thinned = bin_ends(*((v * 2 / TOLERANCE).astype(np.int64) for v in (fpr, overlap)))
-    return RegionOverlap(
-        aupro=float(np.trapezoid(overlap, fpr) / limit),
-        curve=thin(np.column_stack([fpr[thinned], overlap[thinned]])),
-    )
+    inside = np.flatnonzero(above <= max(end, above[-1]))  # 得分升序，故是末尾的一段，至少一个
+    kept = inside[bin_ends(*(np.floor(v[inside] * CELLS).astype(np.int32) for v in (reached / negative, found)))][::-1]
+    curve = _vertices((above[kept] / negative, before[kept]), (reached[kept] / negative, found[kept]))
+    curve = np.vstack([[0.0, 0.0], curve, [following[inside[0]] / negative, found[inside[0]]]])
+    within = curve[:, 0] <= limit
+    last = max(np.interp(limit, *curve.T), curve[within][-1, 1])  # 上限处若是竖段，取其上端
+    return RegionOverlap(float(area / end), _polyline(curve[within], [limit, last]))
 
 
 def evaluate_maps(
-    maps: np.ndarray, labels: np.ndarray, masks: np.ndarray | None
+    maps: np.ndarray, labels: np.ndarray, masks: Masks | None
 ) -> tuple[dict[str, Any], dict[str, float | None]]:
     """Evaluate a class's test set (paper, section IV.A; the thresholds are the original code's).
 
     Parameters
     ----------
     maps : ndarray, (N, H, W) float32
-        Raw anomaly maps.
+        Raw anomaly maps; may be a mapped file.
     labels : ndarray, (N,)
         1 for a picture with a defect.
-    masks : ndarray, (N, H, W), or None
+    masks : (N, H, W), or None
         Non-zero is defect; None scores images only.
 
     Returns
@@ -185,18 +190,12 @@ def evaluate_maps(
     arrays : dict
         What the result folder keeps; None is not available.
     row : dict
-        ``image_rocauc``, ``pixel_rocauc``, ``pixel_aupro`` and ``threshold`` (of normalised pixel scores).
+        `FIGURES` and ``threshold`` (of normalised pixel scores).
 
     Raises
     ------
     UserError
         If a map holds a value that is not finite.
-
-    Notes
-    -----
-    Up to `SORTED` pixels are sorted, and everything is exact. More are counted in a histogram, in one pass
-    and constant memory: the pixel figures are then exact for scores rounded down to one of four
-    million levels, and the ROC AUC differs from the exact one by less than 1e-5.
     """
     lows, highs = [], []
     for start in range(0, len(maps), CHUNK):
@@ -209,12 +208,11 @@ def evaluate_maps(
         raise UserError(
             "an anomaly map is not finite: the weights hold NaN or are far out of scale; try other --weights"
         )
-    image = evaluate(image_raw, labels)
-    pixel = overlap = None
-    if masks is not None and maps.size > SORTED:
-        pixel, overlap = _from_histogram(count_pixels(maps, masks, low, high))
-    elif masks is not None:
-        pixel, overlap = evaluate(maps, masks), per_region_overlap(maps, masks)
+    image = evaluate_scores(image_raw, labels)
+    counts = None if masks is None else count_pixels(maps, masks)
+    pixel = None if counts is None else evaluate(counts)
+    overlap = None if counts is None else region_overlap(counts)
+    strict = None if counts is None else region_overlap(counts, STRICT_LIMIT)
     threshold = None if pixel is None else float(normalise(np.float64(pixel.threshold), low, high))
     arrays = {
         "labels": labels,
@@ -234,34 +232,21 @@ def evaluate_maps(
         "image_rocauc": image and image.rocauc,
         "pixel_rocauc": pixel and pixel.rocauc,
         "pixel_aupro": overlap and overlap.aupro,
+        "pixel_aupro_05": strict and strict.aupro,
+        "image_ap": image and image.ap,
+        "image_f1": image and image.f1,
+        "pixel_ap": pixel and pixel.ap,
+        "pixel_f1": pixel and pixel.f1,
         "threshold": threshold,
     }
     return arrays, row
 
 
-def _from_histogram(found: Histogram) -> tuple[Evaluation | None, RegionOverlap | None]:
-    """Both pixel evaluations, every bin standing for one score."""
-    tp, fp = np.cumsum(found.defect), np.cumsum(found.normal)
-    if found.regions == 0 or fp[-1] == 0:
-        return _from_counts(tp, fp, found.thresholds), None
-    overlap = np.minimum(np.cumsum(found.gain) / found.regions, 1)
-    return _from_counts(tp, fp, found.thresholds), _region_overlap(np.r_[0, fp / fp[-1]], np.r_[0, overlap], PRO_LIMIT)
-
-
-def _counts(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """True and false positives at or above every distinct score, scores descending."""
-    # 把分数的位模式与标签拼进一个整数：一次直接排序，不必 argsort 再取下标
-    bits = (np.ascontiguousarray(scores, np.float32).reshape(-1) + np.float32(0)).view(np.uint32)  # -0 与 0 同分
-    ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))  # 与浮点数同序的整数
-    keys = ordered.astype(np.uint64) << np.uint64(1) | (np.asarray(labels).reshape(-1) != 0).astype(np.uint64)
-    keys.sort()
-    keys = keys[::-1]
-    ordered = (keys >> np.uint64(1)).astype(np.uint32)
-    last = np.r_[np.flatnonzero(np.diff(ordered)), len(keys) - 1]  # 每个不同分数的最后一处
-    tp = np.cumsum(keys & np.uint64(1), dtype=np.int64)[last]
-    ordered = ordered[last]
-    thresholds = np.where(ordered >> 31, ordered & np.uint32((1 << 31) - 1), ~ordered).astype(np.uint32)
-    return tp, last + 1 - tp, thresholds.view(np.float32)
+def evaluate_scores(scores: np.ndarray, labels: np.ndarray) -> Evaluation | None:
+    """Evaluate scores against as many labels, non-zero is defect; None where one kind of label is missing."""
+    pixels, masks = (np.asarray(each).reshape(-1, 1, 1) for each in (scores, labels))  # 一张图当作一个像素：(N, 1, 1)
+    counts = count_pixels(pixels, masks, chunk=len(pixels))
+    return None if counts is None else evaluate(counts)
 
 
 def normalise(maps: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -8,10 +8,8 @@ import mmap
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from math import prod
 from pathlib import Path
 from typing import BinaryIO, TypedDict
 
@@ -104,19 +102,6 @@ def close(array: np.memmap) -> None:
     mapping = getattr(array, "_mmap", None)
     if mapping is not None:
         mapping.close()
-
-
-def scratch(folder: Path, shape: tuple[int, ...], most: int) -> np.ndarray:
-    """Zeros, uint8: in memory up to ``most`` of them, else in a file without a name that goes with the array."""
-    if prod(shape) <= most:
-        return np.zeros(shape, np.uint8)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        try:
-            _reserve(file, 0, prod(shape))
-        except OSError as problem:
-            raise OSError(problem.errno, f"no room for {size(prod(shape))}", str(folder)) from problem
-        return np.memmap(file, np.uint8, "r+", shape=shape)
 
 
 def forget(*arrays: np.ndarray) -> None:

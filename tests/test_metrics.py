@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from padim import metrics
+from padim.counts import Counts, count_pixels
 from padim.curves import MAX_POINTS, TOLERANCE, thin
-from padim.metrics import evaluate, evaluate_maps, normalise
+from padim.metrics import evaluate, evaluate_maps, evaluate_scores, normalise
 from system.errors import UserError
 
 
@@ -29,23 +33,25 @@ def data(kind: str, n: int = 30_000) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("kind", ["distinct", "ties", "negative"])
 def test_figures_are_scikit_learns(kind):
     labels, scores = data(kind)
-    result = evaluate(scores, labels)
+    result = evaluate_scores(scores, labels)
     assert result.rocauc == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert result.ap == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
     assert result.threshold == best_f1(labels, scores)
+    assert result.f1 == f1_score(labels, scores >= result.threshold)
 
 
 def test_a_perfect_and_an_inverted_ranking():
     labels = np.array([0, 0, 1, 1])
-    assert evaluate(np.float32([1, 2, 3, 4]), labels).rocauc == 1
-    assert evaluate(np.float32([4, 3, 2, 1]), labels).rocauc == 0
-    assert evaluate(np.float32([1, 1, 1, 1]), labels).rocauc == 0.5
-    assert evaluate(np.float32([0, -0.0, 0, -0.0]), labels).rocauc == 0.5
-    assert evaluate(np.float32([1, 2, 3, 4]), labels).threshold == 3
+    assert evaluate_scores(np.float32([1, 2, 3, 4]), labels).rocauc == 1
+    assert evaluate_scores(np.float32([4, 3, 2, 1]), labels).rocauc == 0
+    assert evaluate_scores(np.float32([1, 1, 1, 1]), labels).rocauc == 0.5
+    assert evaluate_scores(np.float32([0, -0.0, 0, -0.0]), labels).rocauc == 0.5
+    assert evaluate_scores(np.float32([1, 2, 3, 4]), labels).threshold == 3
 
 
 @pytest.mark.parametrize("labels", [np.zeros(4), np.ones(4)])
 def test_one_kind_of_label_is_not_available(labels):
-    assert evaluate(np.float32([1, 2, 3, 4]), labels) is None
+    assert evaluate_scores(np.float32([1, 2, 3, 4]), labels) is None
 
 
 def distance_to_polyline(points: np.ndarray, line: np.ndarray) -> float:
@@ -60,7 +66,7 @@ def distance_to_polyline(points: np.ndarray, line: np.ndarray) -> float:
 
 def test_stored_curves_stay_close_to_the_exact_ones():
     labels, scores = data("distinct", 200_000)
-    result = evaluate(scores, labels)
+    result = evaluate_scores(scores, labels)
     fpr, tpr, _ = roc_curve(labels, scores)
     assert len(result.roc) <= MAX_POINTS and len(result.pr) <= MAX_POINTS
     assert distance_to_polyline(np.column_stack([fpr, tpr])[::7], result.roc) <= TOLERANCE
@@ -96,7 +102,7 @@ def test_evaluate_maps_without_masks_or_with_one_label():
     assert row["pixel_rocauc"] is row["threshold"] is arrays["pixel_roc"] is None
     assert row["image_rocauc"] is not None
     _, row = evaluate_maps(maps, np.zeros(4), np.zeros((4, 8, 8)))
-    assert row == {"image_rocauc": None, "pixel_rocauc": None, "pixel_aupro": None, "threshold": None}
+    assert len(row) == 9 and set(row.values()) == {None}
 
 
 def test_constant_and_infinite_maps():
@@ -108,32 +114,75 @@ def test_constant_and_infinite_maps():
         evaluate_maps(maps, np.array([0, 1]), None)
 
 
+@st.composite
+def scored_pixels(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Small maps full of ties, also constant ones; one defect pixel and one normal pixel at least."""
+    shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(2, 5)))
+    count = int(np.prod(shape))
+    highest = draw(st.sampled_from([0, 1, 3, 10**6]))
+    scores = draw(st.lists(st.integers(-highest, highest), min_size=count, max_size=count))
+    defects = draw(st.sampled_from([1, count - 1]) | st.integers(1, count - 1))  # 只有一个缺陷像素、一个正常像素
+    labels = draw(st.permutations([1] * defects + [0] * (count - defects)))
+    return np.float32(scores).reshape(shape) / np.float32(7), np.uint8(labels).reshape(shape)
+
+
+@settings(deadline=None, max_examples=150)
+@given(scored_pixels())
+def test_any_pixels_are_scored_as_scikit_learn_does(pixels):
+    maps, masks = pixels
+    labels, scores = masks.ravel(), maps.ravel()
+    arrays, row = evaluate_maps(maps, masks.any((1, 2)), masks)
+    assert row["pixel_rocauc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert row["pixel_ap"] == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+    figures = {t: f1_score(labels, scores >= t) for t in np.unique(scores)}
+    assert row["pixel_f1"] == pytest.approx(max(figures.values()), abs=1e-12)
+    best = [t for t, f1 in figures.items() if f1 == pytest.approx(row["pixel_f1"], abs=1e-12)]
+    assert arrays["threshold_raw"] == min(best)
+    roc, pr = arrays["pixel_roc"], arrays["pixel_pr"]
+    assert np.trapezoid(roc[:, 1], roc[:, 0]) == pytest.approx(row["pixel_rocauc"], abs=1e-12)
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    assert distance_to_polyline(np.column_stack([recall, precision])[:-1], pr) < 1e-12
+
+
+@settings(deadline=None, max_examples=100)
+@given(scored_pixels(), st.integers(1, 6))
+def test_the_size_of_a_chunk_does_not_matter(pixels, chunk):
+    maps, masks = pixels
+    wanted, found = count_pixels(maps, masks), count_pixels(maps, masks, chunk)
+    for key, value in vars(wanted).items():
+        assert np.array_equal(value, getattr(found, key)), key
+
+
 @pytest.mark.parametrize("kind", ["distinct", "ties", "constant"])
-def test_too_many_pixels_to_sort_are_counted(monkeypatch, tmp_path, kind):
-    """Mapped files of more pictures than are read at a time; the figures agree with the exact ones."""
-    rng, shape = np.random.default_rng(0), (150, 60, 70)
-    masks = np.lib.format.open_memmap(tmp_path / "masks.npy", "w+", np.uint8, shape)
+def test_mapped_files_of_more_pictures_than_are_read_at_a_time(tmp_path, kind):
+    rng, shape = np.random.default_rng(0), (150, 30, 70)
+    masks = np.zeros(shape, np.uint8)
     maps = np.lib.format.open_memmap(tmp_path / "maps.npy", "w+", np.float32, shape)
     for k in range(40, 150):
-        y, x = rng.integers(0, 40, 2)
+        y, x = rng.integers(0, 20, 2)
         masks[k, y : y + rng.integers(1, 20), x : x + rng.integers(1, 20)] = 1
-        masks[k, 55:, 60:] = k % 3 == 0
+        masks[k, 25:, 60:] = k % 3 == 0
     maps[:] = rng.gamma(4, 1, shape) + 2 * masks - 3
     if kind == "ties":
         maps[:] = np.round(maps)
     if kind == "constant":
         maps[:] = 5
     labels = masks.any((1, 2))
-    exact, exact_row = evaluate_maps(maps, labels, masks)
-    monkeypatch.setattr(metrics, "SORTED", 1000)
     arrays, row = evaluate_maps(maps, labels, masks)
-    assert row["image_rocauc"] == exact_row["image_rocauc"]
-    assert row["pixel_rocauc"] == pytest.approx(exact_row["pixel_rocauc"], abs=1e-5)
-    assert row["pixel_aupro"] == pytest.approx(exact_row["pixel_aupro"], abs=1e-5)
-    assert arrays["threshold_raw"] == pytest.approx(exact["threshold_raw"], abs=1e-4)
-    assert (maps > arrays["threshold_raw"]).sum() == pytest.approx((maps >= exact["threshold_raw"]).sum(), abs=20)
-    for key in ("pixel_roc", "pixel_pr", "pixel_pro"):
-        assert distance_to_polyline(exact[key][::5], arrays[key]) < 3e-4
+    _, whole_row = evaluate_maps(np.array(maps), labels, masks)
+    assert row == whole_row
+    assert row["pixel_rocauc"] == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-12)
+    assert row["pixel_ap"] == pytest.approx(average_precision_score(masks.ravel(), maps.ravel()), abs=1e-12)
     for some in (np.zeros(shape, np.uint8), np.ones(shape, np.uint8)):  # 只有一种像素
         arrays, row = evaluate_maps(maps, labels, some)
         assert row["pixel_rocauc"] is row["pixel_aupro"] is row["threshold"] is arrays["pixel_roc"] is None
+
+
+def test_sums_beyond_64_bits_are_exact():
+    """As of a test set of a hundred thousand megapixel pictures."""
+    few = Counts(np.float32([1, 2]), np.array([3, 5]), np.zeros(2), np.array([10, 20]), np.array([4, 0]), 8, 40)
+    many = replace(
+        few,
+        **{key: getattr(few, key) << 33 for key in ("defect", "below", "equal", "positive", "negative")},
+    )
+    assert evaluate(many).rocauc == evaluate(few).rocauc == (3 * 12 + 5 * 20) / (8 * 40)

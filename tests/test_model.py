@@ -11,7 +11,7 @@ from datasets.preprocessing import Preprocessing
 from experiment.fitted import DamagedError
 from experiment.saving import load, save
 from padim.extraction import BLOCK
-from padim.metrics import evaluate
+from padim.metrics import evaluate_scores
 from padim.model import PaDiM
 
 SOURCE = {"preprocessing": Preprocessing().record(), "training_files": "0"}
@@ -61,8 +61,8 @@ def test_golden_parity(arch, shared):
     maps = scores(model, images(shared / "mvtec", "hazelnut", False))
     assert (np.abs(maps - golden["raw_maps"]) / golden["raw_maps"]).max() < 1e-4
     test = MVTecDataset(shared / "mvtec", "hazelnut", False)
-    pixel = evaluate(maps, np.stack([test[i][2][0] for i in range(len(test))]))
-    image = evaluate(maps.max((1, 2)), test.labels)
+    pixel = evaluate_scores(maps, np.stack([test[i][2][0] for i in range(len(test))]))
+    image = evaluate_scores(maps.max((1, 2)), test.labels)
     assert round(pixel.rocauc, 4) == round(float(golden["pixel_rocauc"]), 4)
     assert round(image.rocauc, 4) == round(float(golden["image_rocauc"]), 4)
     low, high = maps.min(), maps.max()

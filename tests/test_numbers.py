@@ -18,7 +18,7 @@ from padim.anomaly_map import AnomalyMap
 from padim.backbone import load_network
 from padim.gaussian import GaussianStream
 from padim.mahalanobis import Gaussians
-from padim.metrics import evaluate
+from padim.metrics import evaluate_scores
 from system.errors import UserError
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -85,7 +85,7 @@ def test_the_map_of_rotated_positions_is_the_rotated_map(seed, turns):
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=60))
 def test_ties_are_scikit_learns(pairs):
     scores, labels = (np.array(column) for column in zip(*pairs, strict=True))
-    result = evaluate(scores.astype(np.float32) / 7, labels)
+    result = evaluate_scores(scores.astype(np.float32) / 7, labels)
     if labels.all() or not labels.any():
         assert result is None
     else:

@@ -1,0 +1,93 @@
+"""What follows a class's scores, in a thread: figures of merit, small arrays, its row, its localization figures.
+
+一类打完分之后的事，在一个线程里：评估、存小数组、记一行结果、画定位图；下一类的计算不等它。
+"""
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from datasets.mvtec import MVTecDataset
+from experiment.figures import Drawer, Drawings, chosen_figures
+from experiment.results import UNSCORED, ResultsFile, Stopwatch
+from experiment.score_files import ScoreFiles
+from experiment.store import Store
+from padim.metrics import evaluate_maps
+
+
+class Evaluator:
+    """Evaluates one class while the next one is computed; rows are recorded in the classes' order.
+
+    Parameters
+    ----------
+    store : Store
+    results : ResultsFile
+    figures : str or int
+        Localization figures a class: ``all``, ``none`` or a number.
+
+    Attributes
+    ----------
+    waited : float
+        Seconds that the run has waited for figures of merit.
+    """
+
+    def __init__(self, store: Store, results: ResultsFile, figures: str | int):
+        self._store, self._results, self._figures, self.waited = store, results, figures, 0.0
+        self._thread, self._drawer = ThreadPoolExecutor(1, "evaluate"), Drawer()
+        self._evaluation: Future[Drawings] | None = None
+        self._drawings: Drawings | None = None
+
+    def hand_over(
+        self, name: str, test: MVTecDataset, files: ScoreFiles, watch: Stopwatch, known: dict[str, Any]
+    ) -> None:
+        """Take the next class, once the one before it is finished.
+
+        Parameters
+        ----------
+        name : str
+        test : MVTecDataset
+        files : ScoreFiles
+            All of its test pictures' scores.
+        watch : Stopwatch
+            Begun with the class.
+        known : dict
+            What else its row holds.
+        """
+        self.finish()
+        self._evaluation = self._thread.submit(self._evaluate, name, test, files, watch, known)
+
+    def _evaluate(
+        self, name: str, test: MVTecDataset, files: ScoreFiles, watch: Stopwatch, known: dict[str, Any]
+    ) -> Drawings:
+        arrays, row = dict[str, Any](), dict(UNSCORED)
+        if len(test):
+            with watch.stage("evaluate"):
+                maps = np.load(self._store.maps(name), mmap_mode="r")
+                arrays, row = evaluate_maps(maps, test.labels, files.masks if test.has_masks else None)
+                self._store.clear_pictures(name)
+                small = arrays | {"files": np.array(test.names()), "patches": files.centres}
+                self._store.write_arrays(name, small)
+        self._results.record(name, row | known | {"seconds": watch.seconds | {"total": watch.total}})
+        return self._drawer.draw(self._store, name, chosen_figures(len(test), self._figures), arrays)
+
+    def finish_row(self) -> None:
+        """Wait for the row of the class that was taken last."""
+        evaluation, self._evaluation, start = self._evaluation, None, time.perf_counter()
+        if evaluation is not None:
+            self._drawings = evaluation.result()
+            self.waited += time.perf_counter() - start
+
+    def finish(self) -> None:
+        """Wait for that class's figures, too; only then it is finished."""
+        self.finish_row()
+        drawings, self._drawings = self._drawings, None
+        if drawings is not None:
+            drawings.finish()
+            self._results.finish(drawings.name)
+
+    def stop(self) -> None:
+        """Begin nothing more; what is being computed or drawn is ended."""
+        self._thread.shutdown(cancel_futures=True)  # 先停它：它还会交图去画
+        self._drawer.stop()
