@@ -39,6 +39,7 @@ def experiment(args: "Namespace") -> None:
         for name in run.classes():
             train, test = run.datasets(name)
             fit(run, train)
+            leave_one_out(run, train, test)
             files = score(run, test)
             run.finish(test, files)  # 评估；作图与下一类的计算同时进行
         run.report()  # ROC 曲线、结果表、复现结论
@@ -49,8 +50,17 @@ def fit(run: "Run", train: "MVTecDataset") -> None:
     if run.load_fitted():  # 同样的配置、同样的图片：直接用已存的
         return
     with run.stage("fit"):
-        run.model.fit(run.batches(train, "train"), run.held_out(train), run.add, run.leads)
+        run.model.fit(run.batches(train, "train"), run.add, run.leads)
     run.save_fitted()
+
+
+def leave_one_out(run: "Run", train: "MVTecDataset", test: "MVTecDataset") -> None:
+    """Every training picture as if it had been left out: a threshold without a label, and pictures that stand out."""
+    if run.wants_left_out(train, test):
+        with run.left_out(train) as left_out:
+            images = left_out.keep(run.batches(train, "leave one out"))
+            for block in run.model.leave_one_out(images, run.before_factors):
+                left_out.append(block)
 
 
 def score(run: "Run", test: "MVTecDataset") -> "ScoreFiles":

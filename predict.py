@@ -2,7 +2,7 @@
 
 用 main.py 存下的特征给新图片打分：每张一行 CSV，可附定位图。
 
-Rows ``file,score,decision`` go to standard output, with --out DIR to DIR/predictions.csv; progress and
+Rows ``file,score,decision,p_value`` go to standard output, with --out DIR to DIR/predictions.csv; progress and
 messages go to standard error. A picture that cannot be read is named there, the others go on, and the
 exit status is 2.
 """
@@ -108,7 +108,8 @@ def predict(args: "Namespace", unreadable: list[int]) -> None:
             for (index, _), score in zip(block, scores.image_scores, strict=True):
                 decision = thresholds.decide(score)
                 counts[decision] += 1
-                write(found[index].file, score, decision)
+                rarity = thresholds.p_value(float(score))
+                write(found[index].file, score, decision, "" if rarity is None else f"{rarity:.4g}")
             write()
             if draw:
                 draw([(found[i].figure, shown, m) for (i, shown), m in zip(block, scores.maps, strict=True)])
@@ -141,7 +142,7 @@ def readable(
 
 @contextmanager
 def table(out: Path | None) -> Iterator[Callable[..., None]]:
-    """A function that writes a row ``file, score, decision``, or without arguments hands on what is written."""
+    """A function that writes a row, or without arguments hands on what is written."""
     path = out / "predictions.csv" if out else None
     file = open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") if path else sys.stdout  # noqa: SIM115
     writer = csv.writer(file, lineterminator="\n")
@@ -159,7 +160,7 @@ def table(out: Path | None) -> Iterator[Callable[..., None]]:
             writer.writerow(row) if row else file.flush()
 
     try:
-        write("file", "score", "decision")
+        write("file", "score", "decision", "p_value")
         yield write
         write()
         with named():

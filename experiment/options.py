@@ -142,6 +142,7 @@ def options() -> dict[str, Option]:
             (("choices", ["random", "pca"]),),
         ),
         "figures": Option("all", "a class: all (default), none, a number", _figures, (("metavar", "N"),)),
+        "leave_one_out": _flag("score each training picture as if left out: a threshold without labels"),
         "no_features": _flag("neither read nor write the pickled training features"),
         "refit": _flag("replace what is stored, whatever made it"),
         "demo": _flag("run on procedural sample data with random weights; needs no network"),
@@ -167,6 +168,8 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
         args = parser.parse_args(argv)
         if args.data_path != DEMO["data_path"]:
             parser.error("--demo brings its own data; leave out --data_path")
+    if args.leave_one_out and args.no_features:
+        parser.error("--leave_one_out stores its scores beside the features; leave out --no_features")
     return args
 
 
@@ -174,7 +177,7 @@ def study(argv: Sequence[str] | None, studies: Sequence[str]) -> argparse.Namesp
     """The command line of ablation.py."""
     description = "The paper's studies from one pass of the backbone: layers, dimensions, and the spread over seeds."
     parser = Parser(prog="ablation.py", description=description)
-    left_out = {"rd", "reduction", "figures", "no_features", "refit", "demo"}
+    left_out = {"rd", "reduction", "figures", "no_features", "leave_one_out", "refit", "demo"}
     _add(parser, *(name for name in options() if name not in left_out), arch="resnet18")
     add = parser.add_argument
     add("--study", nargs="+", choices=studies, default=list(studies), help="default: all three")
@@ -195,7 +198,7 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
     score = between(-sys.float_info.max, sys.float_info.max, "number")
     add("--threshold", type=score, help="scores from here on are defects (default: the stored one)")
     percentile = between(0, 100, "percentile (0 to 100)")
-    add("--percentile", type=percentile, help="of the held-out training scores, as threshold (default 99)")
+    add("--percentile", type=percentile, help="of the left-out training scores, as threshold (default 99)")
     add("--figures", choices=["all", "none"], help="localization figures (default all with --out, else none)")
     add("--weights", help="as given to main.py (default: as recorded)")
     _add(parser, "batch_size", "num_workers", "device")

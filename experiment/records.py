@@ -35,7 +35,7 @@ FITTED = {
     "size": [int],
     "layers": [LAYER],
     "n_train": int,
-    "held_out_scores": ([NUMBER], None),
+    "leave_one_out_scores": ([NUMBER], None),
     "preprocessing": dict,  # 内容由 Preprocessing.from_record 查
     "training_files": str,
     "pickle_bytes": (int, None),  # None：换到一半被打断的一对
@@ -85,8 +85,8 @@ STUDIES = {
     "studies": {str: _STUDY},
 }
 
-# 小数组：元素的种类（numpy 的 kind）与形状；n 是测试图数，None 任意。没有的写作 None，_ALWAYS 以外的都可以
-_ARRAYS: dict[str, tuple[str, tuple]] = {
+# 小数组：元素的种类（numpy 的 kind）与形状；n 是图片数，None 任意。没有的写作 None，_ALWAYS 以外的都可以
+SCORED: dict[str, tuple[str, tuple]] = {
     "files": ("U", ("n",)),
     "labels": ("biu", ("n",)),
     "masks": ("biu", ("n", None, None)),
@@ -96,6 +96,12 @@ _ARRAYS: dict[str, tuple[str, tuple]] = {
     **dict.fromkeys(("image_roc", "pixel_roc", "pixel_pr", "pixel_pro"), ("f", (None, 2))),
 }
 _ALWAYS = {"files", "labels", "image_scores", "patches", "score_min", "score_max"}
+LEFT_OUT: dict[str, tuple[str, tuple]] = {
+    "files": ("U", ("n",)),
+    "scores": ("f", ("n",)),
+    "maps": ("f", ("n", None, None)),
+    "images": ("u", ("n", None, None, 3)),
+}
 
 
 def matches(value: Any, form: Any) -> bool:
@@ -141,7 +147,7 @@ def _wrong_entry(record: dict[str, Any]) -> str | None:
         "layers": bool(record["layers"]),
         "dimensions": bool(record["dimensions"]) and min(record["dimensions"]) >= 0,
         "size": len(record["size"]) == 2 and min(record["size"]) > 0,
-        "held_out_scores": record["held_out_scores"] != [],
+        "leave_one_out_scores": record["leave_one_out_scores"] != [],
     }
     return next((key for key, is_sound in sound.items() if not is_sound), None)
 
@@ -222,12 +228,12 @@ def parse_arrays(content: bytes) -> np.ndarray | dict[str, np.ndarray]:
         raise UnreadableError from problem
 
 
-def wrong_array(arrays: dict[str, Any]) -> str | None:
-    """The first of a class's small arrays that is missing, not of its kind and shape, or not finite; else None."""
+def wrong_array(arrays: dict[str, Any], form: dict[str, tuple[str, tuple]]) -> str | None:
+    """The first array that is missing, not of the kind and shape that `SCORED` or `LEFT_OUT` says, or not finite."""
     count = None
-    for key, (kinds, shape) in _ARRAYS.items():
+    for key, (kinds, shape) in form.items():
         if arrays.get(key) is None:
-            if key not in arrays or key in _ALWAYS:
+            if key not in arrays or key in _ALWAYS or form is LEFT_OUT:
                 return key
             continue
         array = np.asarray(arrays[key])

@@ -21,15 +21,16 @@ from experiment import results as report
 from experiment.evaluation import Evaluator
 from experiment.figures import roc_figure
 from experiment.images import Images, Part
+from experiment.left_out import LeftOut, as_arrays, those_that_stand_out
 from experiment.opening import begin, prepare_data
 from experiment.options import options
 from experiment.published import published
 from experiment.ranks import SOLO, RankError, join
+from experiment.records import read_fitted_record
 from experiment.same_data import DataFolder
-from experiment.saving import Saving, load_if_same
+from experiment.saving import Saving, add_left_out_scores, load_if_same
 from experiment.score_files import ScoreFiles
 from experiment.store import Store
-from experiment.threshold import hold_out
 from padim.backbone import ARCHITECTURES, find_architecture
 from padim.device import pick_device
 from padim.model import PaDiM
@@ -45,8 +46,7 @@ class Current:
     name : str
     data : dict
         From `DataFolder.record`.
-    fitted, held : list of int
-        The training pictures to fit, and those to hold out for a threshold.
+    n_train : int
     watch : Stopwatch
     waited : float
         Seconds of communication before the class.
@@ -54,8 +54,7 @@ class Current:
 
     name: str
     data: dict[str, Any]
-    fitted: list[int]
-    held: list[int]
+    n_train: int
     watch: report.Stopwatch
     waited: float
 
@@ -88,6 +87,7 @@ class Run:
     def __init__(self, args: argparse.Namespace):
         self.args, self._start, self._ranks, self._stack = args, time.perf_counter(), SOLO, ExitStack()
         self._saving: Saving | None = None
+        self._left_out_scores: list[float] | None = None
 
     def __enter__(self) -> "Run":
         with ExitStack() as stack:
@@ -142,9 +142,7 @@ class Run:
         train, test = (MVTecDataset(self._data.root, name, split, self._preprocessing) for split in (True, False))
         with watch.stage("fingerprint"):
             data = self._ranks.agree(lambda: self._data.record(name))
-        divided = None if test.is_labelled or self.args.no_features else hold_out(len(train), self.args.seed)
-        fitted, held = divided or (list(range(len(train))), [])
-        self._class = Current(name, data, fitted, held, watch, waited)
+        self._class = Current(name, data, len(train), watch, waited)
         return train, test
 
     def stage(self, name: str) -> AbstractContextManager[None]:
@@ -157,7 +155,7 @@ class Run:
         state = "none"
         if not (self.args.no_features or self.args.refit):
             with self.stage("load"):
-                state = load_if_same(self.model, path, self._made_from(), bool(now.held), self._ranks)
+                state = load_if_same(self.model, path, self._made_from(), self._ranks)
         if state == "loaded":
             self._say(f"{now.name}: using the stored features {path}")
             return True
@@ -165,9 +163,6 @@ class Run:
             print(f"warning: {path} is damaged; fitting {now.name} again", file=sys.stderr)
         elif state == "other data":
             self._say(f"{now.name}: the training pictures have changed since {path} was made; fitting again")
-        elif state == "no threshold":
-            why = "no labelled test set any more; fitting again, to hold training pictures out for a threshold"
-            self._say(f"{now.name}: {why}")
         if self.leads and not self.args.no_features:
             self._store.check_room(now.name, self.model.positions, len(self.model.dimensions))
         return False
@@ -176,26 +171,46 @@ class Run:
         return {"preprocessing": self._preprocessing.record(), "training_files": self._class.data["training_files"]}
 
     def batches(self, dataset: MVTecDataset, split: str) -> Images:
-        """This process's part of the pictures to fit (``train``) or to score (``test``)."""
-        chosen = self._class.fitted if split == "train" else range(len(dataset))
-        return self._images(dataset, split, chosen)
-
-    def held_out(self, train: MVTecDataset) -> Images | None:
-        """Training pictures that are scored before they are fitted, where no labelled test set gives a threshold."""
-        return self._images(train, "held out", self._class.held) if self._class.held else None
-
-    def _images(self, dataset: MVTecDataset, split: str, chosen: list[int] | range) -> Images:
-        part = Part(dataset, [chosen[i] for i in self._ranks.share(len(chosen))])
+        """This process's part of the pictures; ``split`` says in the progress bar what they are for."""
+        part = Part(dataset, self._ranks.share(len(dataset)))
         title = f"feature extraction | {split} | {self._class.name}"
         return Images(part, title, self.args.batch_size, self.args.num_workers, not self.leads)
 
     def save_fitted(self) -> None:
         """Store the fitted model; the writing goes on in the background."""
-        held = self.model.held_out_scores
-        scores = None if held is None else [score for part in self._ranks.gather(held) for score in part]
         if self.leads and not self.args.no_features:
-            made_from = self._made_from() | {"held_out_scores": scores}
-            self._saving = Saving(self.model, self._store.fitted(self._class.name), **made_from)
+            self._store.left_out(self._class.name).unlink(missing_ok=True)  # 是旧的高斯的
+            self._saving = Saving(self.model, self._store.fitted(self._class.name), **self._made_from())
+
+    def wants_left_out(self, train: MVTecDataset, test: MVTecDataset) -> bool:
+        """Whether left-out scores are to be made: asked for, or no labelled test set; and not stored already."""
+        now = self._class
+        if self.args.no_features or not (self.args.leave_one_out or not test.is_labelled):
+            return False
+        if len(train) < 3:
+            self._say(f"{now.name}: leaving one out needs three training pictures; there are no scores for a threshold")
+            return False
+
+        def stored() -> bool:
+            if self._saving is not None or not self._store.left_out(now.name).exists():
+                return False
+            return read_fitted_record(self._store.fitted(now.name))["leave_one_out_scores"] is not None
+
+        return not self._ranks.agree(stored)
+
+    @contextmanager
+    def left_out(self, train: MVTecDataset) -> Iterator[LeftOut]:
+        """What takes the training pictures' left-out scores; those that stand out are named."""
+        now, collected = self._class, LeftOut(self._ranks.share(len(train)).start)
+        with self.stage("leave one out"):
+            yield collected
+            scores, unusual = collected.gather(self._ranks)
+            if not self.leads:
+                return
+            self._store.write_left_out(now.name, as_arrays(unusual, train.names()))
+        self._left_out_scores = scores  # 与 pickle 相配的记录写好之后补入
+        if words := those_that_stand_out(scores, train.names()):
+            self._say(f"{now.name}: {words}")
 
     def before_factors(self) -> None:
         """Wait until the covariances have been read for the pickle: scoring is about to write over them."""
@@ -225,7 +240,7 @@ class Run:
             self._say(f"{now.name}: no test pictures, nothing is scored; {how}")
         if self._ranks.size > 1:
             now.watch.seconds["communication"] = round(self._ranks.seconds - now.waited, 3)  # 含等待；分散在各阶段之内
-        counts = {"n_train": len(now.fitted) + len(now.held), "n_test": len(test)}
+        counts = {"n_train": now.n_train, "n_test": len(test)}
         self._evaluator.hand_over(now.name, test, files, now.watch, counts | now.data)
 
     def report(self) -> None:
@@ -259,9 +274,12 @@ class Run:
             try:
                 self._saving.finish()
             except Exception:  # 说一次就够；Ctrl-C 打断的等待不算等过：还要能放弃它
-                self._saving = None
+                self._saving = self._left_out_scores = None
                 raise
             self._saving = None
+        if self._left_out_scores is not None:
+            add_left_out_scores(self._store.fitted(self._class.name), self._left_out_scores)
+            self._left_out_scores = None
 
     def _settle(self, kind: type[BaseException] | None, problem: BaseException | None, _: TracebackType | None) -> None:
         """Bring what goes on in the background to its end; on Ctrl-C, or where another process has died, give it up."""

@@ -20,6 +20,7 @@ from experiment.ranks import Ranks
 from experiment.records import read_fitted_record
 from padim.model import PaDiM
 from system.errors import UserError
+from system.files import write_json
 
 
 def describe(model: PaDiM) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def describe(model: PaDiM) -> dict[str, Any]:
         "size": list(model.size),
         "layers": [asdict(layer) for layer in model.layers],
         "n_train": model.count,
-        "held_out_scores": model.held_out_scores,
+        "leave_one_out_scores": None,  # 留一得分算好后补入
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -86,7 +87,7 @@ def load(model: PaDiM, path: Path) -> None:
     model.load_state(mean, covariance, components, read_fitted_record(path)["n_train"])
 
 
-def load_if_same(model: PaDiM, path: Path, made_from: dict[str, Any], needs_threshold: bool, ranks: Ranks) -> str:
+def load_if_same(model: PaDiM, path: Path, made_from: dict[str, Any], ranks: Ranks) -> str:
     """Give a model the stored Gaussians, if they are what this run would fit.
 
     Parameters
@@ -95,29 +96,20 @@ def load_if_same(model: PaDiM, path: Path, made_from: dict[str, Any], needs_thre
     path : Path
     made_from : dict
         ``preprocessing`` and ``training_files``, as they would be stored.
-    needs_threshold : bool
-        Whether they are of no use without held-out scores.
     ranks : Ranks
         All of them decide alike.
 
     Returns
     -------
     str
-        ``loaded``; or why not: ``none``, ``other data``, ``no threshold``, ``damaged``.
+        ``loaded``; or why not: ``none``, ``other data``, ``damaged``.
 
     Raises
     ------
     UserError
         If another configuration or another program made them.
     """
-
-    def look() -> str:
-        state = stored_state(path, describe(model) | made_from)
-        if state == "same" and needs_threshold and not read_fitted_record(path)["held_out_scores"]:
-            return "no threshold"
-        return state
-
-    state = ranks.agree(look)
+    state = ranks.agree(lambda: stored_state(path, describe(model) | made_from))
     if state != "same":
         return state
     try:
@@ -125,6 +117,11 @@ def load_if_same(model: PaDiM, path: Path, made_from: dict[str, Any], needs_thre
     except DamagedError:
         state = "damaged"
     return "damaged" if "damaged" in ranks.gather(state) else "loaded"
+
+
+def add_left_out_scores(path: Path, scores: list[float]) -> None:
+    """Put the training pictures' left-out scores into the JSON beside a pickle that is whole."""
+    write_json(path.with_suffix(".json"), read_fitted_record(path) | {"leave_one_out_scores": scores})
 
 
 def model_of(record: dict[str, Any], weights: str, device: torch.device) -> PaDiM:

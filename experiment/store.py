@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from experiment.published import LEVELS
-from experiment.records import UnreadableError, is_results, is_studies, parse_arrays, wrong_array
+from experiment.records import LEFT_OUT, SCORED, UnreadableError, is_results, is_studies, parse_arrays, wrong_array
 from padim.metrics import FIGURES
 from system.errors import UserError
 from system.files import TEXT, allocate, close, free_room, read_json, replacing, size, without_leftovers, write_json
@@ -55,6 +55,10 @@ class Store:
     def arrays(self, name: str) -> Path:
         """The small arrays of a class's test set."""
         return self.root / f"scores_{self.key}" / f"{name}.npz"
+
+    def left_out(self, name: str) -> Path:
+        """The training pictures with the highest left-out scores."""
+        return self.root / f"scores_{self.key}" / f"{name}_left_out.npz"
 
     def picture(self, name: str, index: int) -> Path:
         """A localization figure."""
@@ -159,9 +163,7 @@ class Store:
 
     def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
         """Write the small arrays; None becomes an empty array, which `read_arrays` undoes."""
-        filled: dict[str, Any] = {k: np.empty(0) if v is None else np.asarray(v) for k, v in arrays.items()}
-        with replacing(self.arrays(name)) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **filled)
+        _write(self.arrays(name), {k: np.empty(0) if v is None else np.asarray(v) for k, v in arrays.items()})
 
     def read_arrays(self, name: str) -> dict[str, Any] | None:
         """The small arrays as written, or None where the class has none.
@@ -171,19 +173,21 @@ class Store:
         UserError
             If the file is damaged, or an array is not of its type and shape, or not finite.
         """
-        path, remedy = self.arrays(name), "delete it and score the class again"
-        try:
-            loaded = parse_arrays(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except UnreadableError as problem:
-            raise UserError(f"{str(path)!r} is damaged; {remedy}") from problem
-        if isinstance(loaded, np.ndarray):
-            raise UserError(f"{str(path)!r} holds one array, not a class's; {remedy}")
-        arrays = {k: None if v.shape == (0,) else v[()] for k, v in loaded.items()}
-        if key := wrong_array(arrays):
-            raise UserError(f"{str(path)!r} is damaged or foreign: {key!r} is not what main.py writes; {remedy}")
-        return arrays
+        return _read(self.arrays(name), SCORED, "delete it and score the class again")
+
+    def write_left_out(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        """Write the training pictures with the highest left-out scores."""
+        _write(self.left_out(name), arrays)
+
+    def read_left_out(self, name: str) -> dict[str, Any] | None:
+        """Those pictures' ``files``, ``scores``, ``maps`` and ``images``, the highest first; None where there are none.
+
+        Raises
+        ------
+        UserError
+            As by `read_arrays`.
+        """
+        return _read(self.left_out(name), LEFT_OUT, "delete it and run main.py --leave_one_out again")
 
     def read_results(self) -> dict | None:
         """The results as written, or None where there are none.
@@ -227,3 +231,23 @@ class Store:
             for name, row in results["classes"].items():
                 figures = [(row[kind] or {}).get(level) for kind, level in nested]
                 writer.writerow([name, *(row.get(c) for c in columns), row["seconds"]["total"], *figures])
+
+
+def _write(path: Path, arrays: dict[str, Any]) -> None:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _read(path: Path, form: dict[str, tuple[str, tuple]], remedy: str) -> dict[str, Any] | None:
+    try:
+        loaded = parse_arrays(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except UnreadableError as problem:
+        raise UserError(f"{str(path)!r} is damaged; {remedy}") from problem
+    if isinstance(loaded, np.ndarray):
+        raise UserError(f"{str(path)!r} holds one array, not a class's; {remedy}")
+    arrays = {k: None if v.shape == (0,) else v[()] for k, v in loaded.items()}
+    if key := wrong_array(arrays, form):
+        raise UserError(f"{str(path)!r} is damaged or foreign: {key!r} is not what main.py writes; {remedy}")
+    return arrays

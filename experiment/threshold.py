@@ -2,11 +2,11 @@
 
 从多高的得分起，一张图算有缺陷。
 
-The distance of a training image to its own Gaussian is bounded by (N − 1)/√N and says nothing about
-new images. Where no labelled test set tells, some training images are held out for it.
+The distance of a training image to its own Gaussian is bounded by (N − 1)/√N and says nothing about new images.
+Its distance to the Gaussians of all others does (`padim.model.PaDiM.leave_one_out`): where no labelled test set tells,
+a percentile of these scores is the threshold.
 """
 
-import random
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -17,24 +17,8 @@ import numpy as np
 from experiment.store import Store
 from system.errors import UserError
 
-FEWEST = 5  # 留出的图片至少这么多
 PERCENTILE = 99.0
 ROUNDING = 1e-5  # 相对；同一张图的得分因批大小、线程数而有的舍入差
-
-
-def hold_out(count: int, seed: int) -> tuple[list[int], list[int]] | None:
-    """Divide the training images: 90 % to fit, 10 % (at least five) to score, in a seeded order.
-
-    Returns
-    -------
-    fitted, held : list of int
-        Indices; None for fewer than ten images, of which more would be held out than are fitted.
-    """
-    if count < 2 * FEWEST:
-        return None
-    order = random.Random(seed).sample(range(count), count)
-    held = max(FEWEST, round(count / 10))
-    return order[:-held], order[-held:]
 
 
 @dataclass(frozen=True)
@@ -51,6 +35,8 @@ class Thresholds:
         Where ``decision`` is from, in words.
     low, high : float
         The ends of the colour scale.
+    left_out : list of float or None
+        The training images' left-out scores.
     """
 
     decision: float | None
@@ -58,6 +44,7 @@ class Thresholds:
     origin: str
     low: float
     high: float
+    left_out: list[float] | None = None
 
     def decide(self, score: float) -> str:
         """``defect`` from the decision threshold on, else ``good``; empty where there is no threshold."""
@@ -65,6 +52,12 @@ class Thresholds:
             return ""
         # 阈值往往就是某张图自己的得分：再算一遍，不因舍入而改判
         return "defect" if score >= self.decision * (1 - ROUNDING) else "good"
+
+    def p_value(self, score: float) -> float | None:
+        """How rare such a score is among good pictures: (1 + left-out scores ≥ it) / (n + 1); None without them."""
+        if self.left_out is None:
+            return None
+        return (1 + sum(other >= score for other in self.left_out)) / (len(self.left_out) + 1)
 
 
 def find_thresholds(
@@ -81,44 +74,45 @@ def find_thresholds(
     given : float, optional
         The decision threshold that the user wants.
     percentile : float, optional
-        Of the held-out scores, even where a labelled test set has given a threshold.
+        Of the left-out scores, even where a labelled test set has given a threshold.
 
     Raises
     ------
     UserError
-        If ``percentile`` is given, and no image was held out.
+        If ``percentile`` is given, and there are no left-out scores.
 
     Notes
     -----
     The decision threshold is the one given; else, unless a percentile is asked for, the one with the
-    best F1 on the test set's image scores; else a percentile of the held-out scores. The pixel
+    best F1 on the test set's image scores; else a percentile of the left-out scores. The pixel
     threshold is the one with the best F1 on the test set's pixels, else the decision threshold. The
     colours span the test set's scores; else 0 to twice the decision threshold; else 0 to 2√d, since a
     normal patch's squared distance is d on average.
     """
     arrays = _test_set(features, record)
-    held_out = record.get("held_out_scores")
-    if percentile is not None and not held_out:
+    left_out = record.get("leave_one_out_scores")
+    if percentile is not None and not left_out:
         raise UserError(
-            f"{str(features)!r} has no held-out scores for --percentile: they are made where there is no labelled "
-            f"test set, and at least {2 * FEWEST} training pictures; give --threshold instead"
+            f"{str(features)!r} has no left-out scores for --percentile: main.py makes them where there is no labelled "
+            "test set, and with --leave_one_out; run it so, or give --threshold instead"
         )
     best = arrays.get("image_threshold_raw")
     if given is not None:
         decision, origin = given, "given"
     elif percentile is None and best is not None:
         decision, origin = float(best), "best F1 on the labelled test set"
-    elif held_out:
+    elif left_out:
         percentile = PERCENTILE if percentile is None else percentile
-        decision = float(np.percentile(held_out, percentile))
-        origin = f"{percentile:g}th percentile of {len(held_out)} held-out training scores"
+        decision = float(np.percentile(left_out, percentile))
+        origin = f"{percentile:g}th percentile of {len(left_out)} left-out training scores"
     else:
         decision, origin = None, "none: give --threshold"
     pixel = arrays.get("threshold_raw")
     low, high = (arrays.get(key) for key in ("score_min", "score_max"))
     if low is None or high is None or not high > low:
         low, high = 0.0, 2 * (decision if decision and decision > 0 else sqrt(len(record["dimensions"])))
-    return Thresholds(decision, decision if pixel is None else float(pixel), origin, float(low), float(high))
+    pixel = decision if pixel is None else float(pixel)
+    return Thresholds(decision, pixel, origin, float(low), float(high), left_out)
 
 
 def _test_set(features: Path, record: dict[str, Any]) -> dict[str, Any]:

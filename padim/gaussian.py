@@ -17,11 +17,9 @@ from torch import Tensor
 from padim import EPSILON
 from padim.chunks import by_chunks, lower_strips, mirror
 from padim.device import empty
-from padim.mahalanobis import Gaussians
 from system.errors import UserError
 
 _MERGED = 1 << 25  # 与其他进程合并时，一次相加的协方差元素数
-_TEMPORARY = 128  # 不动散布矩阵而求距离时，同时分解的位置数
 
 
 @contextmanager
@@ -151,36 +149,8 @@ class GaussianStream:
                     strip.copy_(part.view(strip.shape))
             self.mean, self.count = common, total
 
-    def clear(self) -> None:
-        """Forget all images."""
-        with self._changing():
-            self.count = 0
-            self.mean.zero_()
-            self.scatter.zero_()
-
-    def distances(self, block: Tensor) -> Tensor:
-        """Mahalanobis distances (P, m) of a block (P, m, d) to the images seen so far.
-
-        Nothing is consumed: the stream goes on afterwards. Only some positions' covariances and
-        factors exist at a time, beside the scatter.
-
-        Raises
-        ------
-        UserError
-            If the embeddings seen were not finite.
-        """
-        self._check_sound()
-        result = block.new_empty(block.shape[:2])
-        for start in range(0, len(block), _TEMPORARY):
-            here = slice(start, start + _TEMPORARY)
-            # 上三角从未写过；Cholesky 分解也只读下三角
-            covariance = self.scatter[here].tril().div_(self.count - 1)  # (c, d, d)
-            covariance.diagonal(dim1=1, dim2=2).add_(EPSILON)
-            result[here] = Gaussians(self.mean[here].float(), covariance).distances(block[here])
-        return result
-
     def finish(self) -> tuple[Tensor, Tensor]:
-        """Mean (P, d) and covariance (P, d, d) float32, the latter in the scatter's memory.
+        """Mean (P, d) float64 and covariance (P, d, d) float32, the latter in the scatter's memory.
 
         Raises
         ------
@@ -211,7 +181,7 @@ class GaussianStream:
                 diagonal.add_(EPSILON)  # 公式 1：+ εI
 
         with self._changing():
-            mean = self.mean.float()
+            mean = self.mean
             by_chunks(complete, len(mean), mean.shape[1], covariance.device)
         self._is_sound = False
         del self.scatter  # 内存已交出

@@ -1,6 +1,6 @@
-"""PaDiM: fit and score; the state out and in.
+"""PaDiM: fit, score, leave one out; the state out and in.
 
-PaDiM：拟合与打分；状态的取出与放入（论文第 III 节）。
+PaDiM：拟合、打分、留一；状态的取出与放入（论文第 III 节）。
 
 References
 ----------
@@ -113,8 +113,6 @@ class PaDiM:
         With ``pca``, once fitted or loaded.
     count : int
         Training images.
-    held_out_scores : list of float or None
-        Scores of the training images that `fit` held out, on this process.
 
     Raises
     ------
@@ -178,7 +176,6 @@ class PaDiM:
         if self.reduction == "random":
             self._embedding = Embedding(self.shapes, self.dimensions, self.device, self.cells)
         self.count = 0
-        self.held_out_scores: list[float] | None = None
         self._gaussians: Gaussians | None = None
         self._extractor.release()
 
@@ -197,9 +194,8 @@ class PaDiM:
         ValueError
             If nothing is fitted.
         """
-        if self._gaussians is None:
-            raise ValueError("the model is not fitted")
-        return self._gaussians.mean, self._gaussians.covariance()
+        gaussians = self._fitted()
+        return gaussians.mean, gaussians.covariance()
 
     def load_state(
         self,
@@ -259,7 +255,6 @@ class PaDiM:
     def fit(
         self,
         batches: Iterable[Tensor],
-        held_out: Iterable[Tensor] | None = None,
         add: Callable[[Tensor], Tensor] | None = None,
         leads: bool = True,
     ) -> "PaDiM":
@@ -269,9 +264,6 @@ class PaDiM:
         ----------
         batches : iterable of Tensor, (B, 3, H, W) float32
             Normalised images. Memory does not grow with their number. With ``pca`` it is iterated twice.
-        held_out : iterable of Tensor, optional
-            Batches of more training images, iterated twice. They are scored by the Gaussians of the others,
-            into ``held_out_scores``, and only then merged.
         add : callable, optional
             Sums a tensor over the processes that fit together, in place, each from its own part of the images;
             all of them get the Gaussians of all images.
@@ -298,39 +290,14 @@ class PaDiM:
                 stream.update(block)
         if add:
             stream.merge(add)
-        if held_out is not None:
-            self.held_out_scores = self._hold_out(stream, held_out, add, leads)
         self._gaussians = Gaussians(*stream.finish())
         self.count = stream.count
         return self
-
-    def _hold_out(
-        self,
-        stream: GaussianStream,
-        held_out: Iterable[Tensor],
-        add: Callable[[Tensor], Tensor] | None,
-        leads: bool,
-    ) -> list[float]:
-        """Scores of images that ``stream`` has not seen, all of which are then merged into it."""
-        scores = []
-        with tf32(False):
-            for block in self._blocks(held_out):
-                maps = self._maps(stream.distances(block))  # (m, H, W)
-                scores += maps.amax((1, 2)).tolist()
-            # 全部得分之后才并入：再过一遍网络，而不把所有嵌入留在内存里
-            if not leads:  # 已合并的只算一份
-                stream.clear()
-            for block in self._blocks(held_out):
-                stream.update(block)
-        if add:
-            stream.merge(add)
-        return scores
 
     def _maps(self, distances: Tensor) -> Tensor:
         """Distances (P, m), those of ``also`` left out, → raw maps (m, H, W)."""
         return self.anomaly_map(distances[: self.grid[0] * self.grid[1]].T.reshape(-1, *self.grid))
 
-    @torch.inference_mode()
     def score(self, batches: Iterable[Tensor], before_factors: Callable[[], None] = lambda: None) -> Iterator[Scores]:
         """Score test images (paper, section III.C), block by block, in order.
 
@@ -352,13 +319,51 @@ class PaDiM:
         system.errors.UserError
             If a covariance has no Cholesky factor.
         """
+        gaussians = self._fitted()
+        return self._scores(batches, lambda block: gaussians.distances(block, before_factors))  # 公式 2
+
+    def leave_one_out(
+        self, batches: Iterable[Tensor], before_factors: Callable[[], None] = lambda: None
+    ) -> Iterator[Scores]:
+        """Score the training images once more, each as if it had been left out of the fit, block by block, in order.
+
+        Parameters
+        ----------
+        batches : iterable of Tensor, (B, 3, H, W) float32
+            The images that `fit` saw, or some of them.
+        before_factors : callable
+            As for `score`, which may follow.
+
+        Yields
+        ------
+        Scores
+
+        Raises
+        ------
+        ValueError
+            If nothing is fitted, or fewer than three images were; if images are of another size than the model's.
+        system.errors.UserError
+            If a covariance has no Cholesky factor.
+
+        Notes
+        -----
+        Exact, in closed form: `padim.mahalanobis.Gaussians.left_out`. With ``pca`` the projection stays that of all
+        images.
+        """
+        gaussians = self._fitted()
+        if self.count < 3:
+            raise ValueError(f"leaving one image out needs at least three, not {self.count}")
+        return self._scores(batches, lambda block: gaussians.left_out(block, self.count, before_factors))
+
+    def _fitted(self) -> Gaussians:
         if self._gaussians is None:
-            raise ValueError("fit or load_state comes before score")
+            raise ValueError("fit or load_state comes first: no Gaussian is there")
+        return self._gaussians
+
+    @torch.inference_mode()
+    def _scores(self, batches: Iterable[Tensor], distances: Callable[[Tensor], Tensor]) -> Iterator[Scores]:
         centre = self.grid[0] // 2 * self.grid[1] + self.grid[1] // 2
         for block in self._blocks(batches):
             with tf32(False):
-                if not self._gaussians.is_factorised:
-                    before_factors()
-                distances = self._gaussians.distances(block)  # 公式 2：(P, m)
-                maps = self._maps(distances).cpu().numpy()  # (m, H, W)
+                maps = self._maps(distances(block)).cpu().numpy()  # (P, m) → (m, H, W)
             yield Scores(maps, maps.max(axis=(1, 2)), block[centre].cpu().numpy().copy())
