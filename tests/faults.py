@@ -1,7 +1,7 @@
 """Real runs of main.py, ended at random moments; what survives is held against an undisturbed run.
 
-``python tests/faults.py --runs 20 --seed 1 2 3`` prints most of the table of the READMEs. Each run gets SIGKILL,
-SIGTERM or Ctrl-C (SIGINT to the whole process group, as a terminal sends it) at a random moment; the next one
+``python tests/faults.py --runs 20 --seed 1 2 3`` prints most of the table in experiment/README.md. Each run gets
+SIGKILL, SIGTERM or Ctrl-C (SIGINT to the whole process group, as a terminal sends it) at a random moment; the next one
 is started with the same command in the same folder. After every fault: each stored file that the results call
 finished is there and unchanged, each file under its own name can be read, and no process is left. After at most
 five faults a run is let to its end and compared: maps, pictures, arrays and figures of merit must be identical.
@@ -129,7 +129,7 @@ class Tally:
     seconds: list[float] = field(default_factory=list)
 
     def table(self) -> str:
-        """The READMEs' table."""
+        """The table of experiment/README.md."""
         kinds = ", ".join(f"{count} {signal.Signals(kind).name}" for kind, count in sorted(self.faults.items()))
         rows = [
             ("runs ended from outside", f"{sum(self.faults.values())} ({kinds})"),

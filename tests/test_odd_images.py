@@ -1,4 +1,4 @@
-"""Hostile and odd picture files: each row of the READMEs' table, through the data set as main.py reads it."""
+"""Hostile and odd picture files: the table of datasets/README.md, each row through the data set as main.py reads it."""
 
 import os
 import struct
