@@ -110,7 +110,7 @@ class Gaussians:
             exact = block[here] - self._exact_mean[here, None]  # δ：(c, m, d)
             deviations = exact.to(block.dtype).mT  # (c, d, m)
             whitened = torch.linalg.solve_triangular(self._memory[here], deviations, upper=False)  # (c, d, m)
-            a = whitened.double().square_().sum(1)  # (c, m)
+            a = whitened.double().square().sum(1)  # (c, m)
             if (1 - k * a < _SMALL).any():
                 factor = self._memory[here].mT
                 x = torch.linalg.solve_triangular(factor, whitened, upper=True).double()  # A⁻¹δ：(c, d, m)

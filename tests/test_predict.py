@@ -100,44 +100,50 @@ def test_figures_show_the_decision(fitted, data, tmp_path):
         assert (mask == 255 * painted).all()
 
 
-def test_held_out_scores_decide_without_a_test_set(fitted, data, capsys):
+def test_left_out_scores_decide_without_a_test_set(fitted, data, capsys):
     record = json.loads((fitted / "train_flange.json").read_text(encoding="utf-8"))
-    held_out = record["held_out_scores"]
-    assert len(held_out) == 5 and record["n_train"] == 12
-    assert json.loads((fitted / "train_linen.json").read_text(encoding="utf-8"))["held_out_scores"] is None
+    left_out = record["leave_one_out_scores"]
+    assert len(left_out) == record["n_train"] == 12
+    assert json.loads((fitted / "train_linen.json").read_text(encoding="utf-8"))["leave_one_out_scores"] is None
     for options, percentile in (((), 99), (("--percentile", 0), 0)):
         assert run(fitted / "train_flange.pkl", data / "flange/train/good", *options) == 0
         captured = capsys.readouterr()
-        threshold = np.percentile(held_out, percentile)
-        assert f"threshold {threshold:.6g} ({percentile}th percentile of 5 held-out" in captured.err
+        threshold = np.percentile(left_out, percentile)
+        assert f"threshold {threshold:.6g} ({percentile}th percentile of 12 left-out" in captured.err
         for row in rows(captured.out):
             assert row["decision"] == ("defect" if float(row["score"]) >= threshold else "good")
+            higher = sum(other >= float(row["score"]) for other in left_out)
+            assert float(row["p_value"]) == pytest.approx((1 + higher) / 13, rel=1e-3)
+    assert run(fitted / "train_linen.pkl", data / "linen/test") == 0
+    assert {row["p_value"] for row in rows(capsys.readouterr().out)} == {""}
     assert run(fitted / "train_linen.pkl", data / "linen/test", "--percentile", 99) == 2
-    assert "no held-out scores for --percentile" in errors(capsys.readouterr().err)[0]
+    assert "no left-out scores for --percentile" in errors(capsys.readouterr().err)[0]
 
 
-def test_a_class_that_loses_its_labels_is_held_out_then(data, tmp_path, capsys):
+def test_a_class_that_loses_its_labels_gets_left_out_scores_then(data, tmp_path, capsys):
     own, out = shutil.copytree(data / "linen", tmp_path / "linen"), tmp_path / "out"
     command = [*FAST, "--data_path", str(own), "--save_path", str(out), "--resize", "64", "--crop", "0"]
     assert main.main(command) == 0
+    model, left_out = out / "temp_resnet18/train_linen.pkl", out / "scores_resnet18/linen_left_out.npz"
+    before = model.stat().st_mtime_ns
+    assert not left_out.exists()
     shutil.rmtree(own / "test/good")
     shutil.rmtree(own / "ground_truth")
+    assert main.main(command) == 0  # 已存的特征照用，只补这一遍
+    made = left_out.stat().st_mtime_ns
     assert main.main(command) == 0
-    assert "no labelled test set any more" in capsys.readouterr().out
-    model = out / "temp_resnet18/train_linen.pkl"
-    before = model.stat().st_mtime_ns
-    assert main.main(command) == 0 and model.stat().st_mtime_ns == before
+    assert (model.stat().st_mtime_ns, left_out.stat().st_mtime_ns) == (before, made)
     results = json.loads((out / "results_resnet18.json").read_text(encoding="utf-8"))
     assert results["classes"]["linen"]["image_rocauc"] is None
     capsys.readouterr()
     assert run(model, own / "test") == 0
-    assert "held-out" in (captured := capsys.readouterr()).err and rows(captured.out)[0]["decision"]
-    for path in sorted((own / "train/good").iterdir())[9:]:
+    assert "left-out" in (captured := capsys.readouterr()).err and rows(captured.out)[0]["decision"]
+    for path in sorted((own / "train/good").iterdir())[2:]:
         path.unlink()
     shutil.rmtree(own / "test")
     assert main.main(command) == 0
     assert f"python predict.py --model {model} PICTURES" in capsys.readouterr().out
-    assert run(model, own / "train") == 0  # 不足十张：只有得分，没有判定
+    assert run(model, own / "train") == 0  # 只有两张：没有留一得分，也就没有判定
     captured = capsys.readouterr()
     assert {row["decision"] for row in rows(captured.out)} == {""} and "none: give --threshold" in captured.err
 
@@ -177,7 +183,7 @@ def test_pictures_anywhere_and_one_that_is_broken(fitted, data, tmp_path, capsys
         }
     assert run(fitted / "train_linen.pkl", tmp_path / "in/z.png") == 2
     captured = capsys.readouterr()
-    assert captured.out == "file,score,decision\n" and "no picture could be scored" in captured.err
+    assert captured.out == "file,score,decision,p_value\n" and "no picture could be scored" in captured.err
 
 
 def test_a_picture_of_another_shape_without_a_crop(data, tmp_path, capsys):
@@ -280,7 +286,7 @@ def test_a_pipeline(fitted, data, tmp_path):
     done = subprocess.run(command, **pipes)
     assert done.returncode == 0
     lines = done.stdout.decode().split("\n")
-    assert lines[0] == "file,score,decision" and len(lines) == 11 and lines[-1] == ""
+    assert lines[0] == "file,score,decision,p_value" and len(lines) == 11 and lines[-1] == ""
     assert all(re.fullmatch(r".*\.png,\d+\.\d+,(good|defect)", line) for line in lines[1:-1])
     assert b"scoring | linen" in done.stderr
 

@@ -66,7 +66,10 @@ def becomes(key: str, value: object):
         *((becomes("weights", v), "has weights ") for v in (3, None)),
         *((becomes("weights_sha256", v), "has weights_sha256 ") for v in (3, None)),
         *((becomes("seed", v), "has seed ") for v in ("1024", None, 1.5, True)),
-        *((becomes("held_out_scores", v), "has held_out_scores ") for v in (["a"], [None, 1.0], 3, [], [float("nan")])),
+        *(
+            (becomes("leave_one_out_scores", v), "has leave_one_out_scores ")
+            for v in (["a"], [None, 1.0], 3, [], [float("nan")])
+        ),
         *((becomes("precision", v), "has precision ") for v in ("x", None, ["bf16"])),
         *((becomes("reduction", v), "has reduction ") for v in ("x", None, {})),
         *((becomes("preprocessing", v), "has preprocessing ") for v in (None, "x", [])),

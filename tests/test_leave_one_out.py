@@ -1,0 +1,219 @@
+"""Every training picture, scored as if it had been left out: against refitting without it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import main
+from datasets.loader import batches
+from datasets.mvtec import MVTecDataset
+from experiment.left_out import SHOWN, LeftOut, stands_out_from, those_that_stand_out
+from experiment.ranks import SOLO
+from experiment.store import Store
+from padim import EPSILON
+from padim.mahalanobis import Gaussians
+from padim.model import PaDiM, Scores
+
+
+def refitted(embeddings: np.ndarray) -> np.ndarray:
+    """Distances (P, n) of embeddings (P, n, d), each to the mean and covariance of the n − 1 others; float64."""
+    positions, n, d = embeddings.shape
+    distances = np.empty((positions, n))
+    for p in range(positions):
+        for i in range(n):
+            others = np.delete(embeddings[p], i, 0)
+            covariance = np.cov(others, rowvar=False).reshape(d, d) + EPSILON * np.eye(d)
+            deviation = embeddings[p, i] - others.mean(0)
+            distances[p, i] = np.sqrt(deviation @ np.linalg.solve(covariance, deviation))
+    return distances
+
+
+def fitted(embeddings: np.ndarray) -> Gaussians:
+    """The Gaussians of all n, in float64."""
+    covariances = [np.cov(x, rowvar=False).reshape(x.shape[1], -1) + EPSILON * np.eye(x.shape[1]) for x in embeddings]
+    return Gaussians(torch.tensor(embeddings.mean(1)), torch.tensor(np.stack(covariances)))
+
+
+@pytest.mark.parametrize(("n", "d"), [(3, 1), (3, 20), (12, 30), (12, 4), (60, 20), (60, 21)])
+@pytest.mark.parametrize("kind", ["distinct", "duplicates", "constant", "tiny"])
+def test_it_is_refitting_without_each_picture(n, d, kind):
+    rng = np.random.default_rng(0)
+    embeddings = rng.standard_normal((6, n, d)) * rng.gamma(2, 1, (6, 1, d)) + 3
+    if kind == "duplicates":
+        embeddings[:, 1 : n // 2 + 1] = embeddings[:, :1]
+    if kind == "constant":
+        embeddings[:, :, :: max(1, d // 2)] = 0.7
+    if kind == "tiny":
+        embeddings *= 1e-3
+    wanted = refitted(embeddings)
+    gaussians, block = fitted(embeddings), torch.tensor(embeddings)
+    found = gaussians.left_out(block, n)
+    np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12)
+    single = Gaussians(gaussians._exact_mean, fitted(embeddings).covariance().float())
+    np.testing.assert_allclose(single.left_out(block.float(), n), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_one_memory_serves_both_factors():
+    rng = np.random.default_rng(1)
+    embeddings = rng.standard_normal((300, 40, 12))
+    gaussians, block = fitted(embeddings), torch.tensor(embeddings)
+    covariance, distances = gaussians.covariance().clone(), gaussians.distances(block)
+    left_out = gaussians.left_out(block, 40)
+    assert torch.equal(gaussians.distances(block), distances)
+    assert torch.equal(gaussians.left_out(block, 40), left_out)
+    assert torch.equal(gaussians.covariance(), covariance)
+    assert (left_out > distances).all()
+
+
+@pytest.fixture(scope="module")
+def model() -> PaDiM:
+    return PaDiM("resnet18", "random", dimensions=12, size=(32, 32))
+
+
+IMAGES = torch.randn(140, 3, 32, 32, generator=torch.Generator().manual_seed(0))  # 多于一块
+
+
+def scores_of(blocks) -> np.ndarray:
+    return np.concatenate([scores.image_scores for scores in blocks])
+
+
+@pytest.mark.parametrize("n", [3, 9, 140])
+def test_a_model_is_refitted_without_each_picture(model, n):
+    """Float32, n below and above the dimensions; any batches; the model scores afterwards as if nobody had asked."""
+    images = IMAGES[:n]
+    chosen = [0, n // 2, n - 1]
+    wanted = []
+    for i in chosen:
+        model.fit([torch.cat([images[:i], images[i + 1 :]])])
+        wanted.append(scores_of(model.score([images[i : i + 1]]))[0])
+    model.fit([images])
+    before, state = scores_of(model.score([IMAGES])), [t.clone() for t in model.state()]
+    found = scores_of(model.leave_one_out(images.split(7)))
+    np.testing.assert_allclose(found[chosen], wanted, rtol=1e-4)
+    np.testing.assert_allclose(scores_of(model.leave_one_out([images])), found, rtol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(model.state(), state, strict=True))
+    assert np.array_equal(scores_of(model.score([IMAGES])), before)
+
+
+def test_a_projection_stays_that_of_all_pictures():
+    model = PaDiM("resnet18", "random", dimensions=12, size=(32, 32), reduction="pca")
+    images = IMAGES[:20]
+    model.fit([images])
+    block = next(model._blocks([images])).double().numpy()
+    found = np.concatenate([s.maps for s in model.leave_one_out([images])])
+    distances = torch.from_numpy(refitted(block)).float()
+    np.testing.assert_allclose(found, model._maps(distances), rtol=1e-3)
+
+
+def test_two_pictures_and_no_fit(model):
+    with pytest.raises(ValueError, match="at least three, not 2"):
+        model.fit([IMAGES[:2]]).leave_one_out([IMAGES[:2]])
+    model.release()
+    with pytest.raises(ValueError, match="no Gaussian"):
+        model.leave_one_out([IMAGES])
+
+
+def test_the_golden_scores(shared):
+    golden = np.load(shared / "golden/hazelnut_leave_one_out_resnet18.npz")
+    train = MVTecDataset(shared / "mvtec", "hazelnut", True)
+    model = PaDiM("resnet18", "random")
+    if "weights_sha256" in golden and str(golden["weights_sha256"]) != model.weights_sha256:
+        pytest.skip("another random generator")
+    images = [images for images, _, _ in batches(train, 16, 1)]
+    assert [Path(name).name for name in golden["files"]] == [Path(name).name for name in train.names()]
+    np.testing.assert_allclose(scores_of(model.fit(images).leave_one_out(images)), golden["scores"], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_wide_resnet50_2_with_fewer_pictures_than_dimensions(shared):
+    """1 − k·a is small there: a correction in float64 keeps the float32 factors exact enough."""
+    train = MVTecDataset(shared / "mvtec", "hazelnut", True)
+    images = [images for images, _, _ in batches(train, 16, 1)]
+    model = PaDiM("wide_resnet50_2", "random")
+    model.fit(images)
+    found = np.concatenate([s.maps for s in model.leave_one_out(images)])
+    block = next(model._blocks(images))
+    some = [0, 1500, 3135]
+    wanted = refitted(block[some].double().numpy())
+    distances = model._gaussians.left_out(block, 50)[some]
+    np.testing.assert_allclose(distances, wanted, rtol=1e-3)
+    assert found.shape == (50, 224, 224)
+
+
+def test_who_stands_out():
+    rng = np.random.default_rng(0)
+    scores = [*rng.normal(10, 1, 99), 40.0]
+    assert 13 < stands_out_from(scores) < 17
+    names = [f"train/good/{i:03d}.png" for i in range(100)]
+    assert those_that_stand_out(scores, names).endswith("train/good/099.png (40.0)")
+    assert stands_out_from([1.0, 1.0, 1.0, 5.0]) is None and not those_that_stand_out([1.0, 1.0, 1.0, 5.0], names)
+    assert not those_that_stand_out(scores[:99], names)
+    many = [*rng.normal(10, 1, 60), *range(100, 120)]
+    assert those_that_stand_out(many, names).endswith(f" and {20 - SHOWN} more")
+
+
+def test_the_most_unusual_are_kept_whatever_the_blocks():
+    scores = np.random.default_rng(0).permutation(40).astype(np.float32)
+    maps = scores[:, None, None] * np.ones((1, 4, 4), np.float32)
+    pictures = torch.zeros(40, 3, 4, 4)
+    for size in (40, 7):
+        left_out = LeftOut(100)
+        for start in range(0, 40, size):
+            here = slice(start, start + size)
+            assert len([*left_out.keep([pictures[here]])]) == 1
+            left_out.append(Scores(maps[here], scores[here], np.zeros((len(maps[here]), 1), np.float32)))
+        everyone, unusual = left_out.gather(SOLO)
+        assert everyone == scores.tolist()
+        assert [one.score for one in unusual] == [39 - k for k in range(SHOWN)]
+        assert all(scores[one.index - 100] == one.score == one.map.max() for one in unusual)
+
+
+FAST = ["--arch", "resnet18", "--weights", "random", "--figures", "none", "--rd", "20", "--resize", "64", "--crop", "0"]
+
+
+def test_a_run_names_the_pictures_that_do_not_belong(sample, tmp_path, capsys):
+    """Two clear defects among the training pictures of a class."""
+    own = shutil.copytree(sample / "flange", tmp_path / "flange")
+    good = own / "train/good"
+    for k in range(3):  # 样例只有八张：同一张图旋转，仍是好的
+        for path in sorted(good.glob("00?.png")):
+            Image.open(path).rotate(90 * (k + 1)).save(good / f"{k}{path.name}")
+    for name in ("hole_a.png", "hole_b.png"):
+        picture = np.array(Image.open(good / "000.png"))
+        picture[30:50, 20 + 4 * len(name) : 50 + 4 * len(name)] = 255 * (name < "hole_b")
+        Image.fromarray(picture).save(good / name)
+    out = tmp_path / "out"
+    command = [*FAST, "--data_path", str(own), "--save_path", str(out)]
+    assert main.main([*command, "--leave_one_out"]) == 0
+    said = next(line for line in capsys.readouterr().out.splitlines() if "stand out" in line)
+    assert {name.split("/")[-1] for name in said.split() if name.endswith(".png")} >= {"hole_a.png", "hole_b.png"}
+    record = json.loads((out / "temp_resnet18/train_flange.json").read_text(encoding="utf-8"))
+    scores, names = record["leave_one_out_scores"], MVTecDataset(tmp_path, "flange", True).names()
+    assert len(scores) == len(names) == record["n_train"]
+    first = [names[i] for i in np.argsort(scores)[::-1]]
+    assert set(first[:2]) == {"train/good/hole_a.png", "train/good/hole_b.png"}
+    kept = Store(out, "resnet18").read_left_out("flange")
+    assert kept["files"].tolist() == first[:SHOWN]
+    np.testing.assert_allclose(kept["maps"].max((1, 2)), sorted(scores)[::-1][:SHOWN], rtol=1e-6)
+    assert kept["images"].shape == (SHOWN, 64, 64, 3)
+
+    # 再来一次：不再算；重新拟合而不要求：作废
+    made = Store(out, "resnet18").left_out("flange").stat().st_mtime_ns
+    assert main.main([*command, "--leave_one_out"]) == 0
+    assert Store(out, "resnet18").left_out("flange").stat().st_mtime_ns == made
+    assert main.main([*command, "--refit"]) == 0
+    assert not Store(out, "resnet18").left_out("flange").exists()
+    record = json.loads((out / "temp_resnet18/train_flange.json").read_text(encoding="utf-8"))
+    assert record["leave_one_out_scores"] is None
+
+
+def test_it_needs_stored_features(sample, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main.main([*FAST, "--data_path", str(sample), "--save_path", str(tmp_path), "--leave_one_out", "--no_features"])
+    assert capsys.readouterr().err.startswith("error: --leave_one_out stores its scores beside the features; leave out")
+    assert not list(tmp_path.iterdir())
