@@ -6,6 +6,7 @@ python benchmarks/run.py                    both architectures, a class of 209 +
 python benchmarks/run.py --latency          one image at a time
 python benchmarks/run.py --precision        what tf32 and bf16 do to speed, maps and ROC AUC
 python benchmarks/run.py --scaling          fit time and peak memory for 100, 400 and 1600 images
+python benchmarks/run.py --scaling --test 100 500 2000    the same of evaluating test sets
 python benchmarks/run.py --ranks 1,2        speed-up of several processes, and their time in communication
 """
 
@@ -132,7 +133,7 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=224, help="side of the images of --scaling (default 224)")
     parser.add_argument("--ranks", help="numbers of processes, 1,2 for instance")
     parser.add_argument("--train", type=int, default=209, help="training pictures (default 209)")
-    parser.add_argument("--test", type=int, default=83, help="test pictures (default 83)")
+    parser.add_argument("--test", type=int, nargs="+", help="test pictures (default 83); for --scaling several numbers")
     parser.add_argument("--size", type=int, default=900, help="side in pixels (default 900)")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions of floor and fit (default 3)")
     parser.add_argument("--work", type=Path, default=Path("data/benchmark"), help="pictures and results go here")
@@ -145,16 +146,18 @@ def main() -> int:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "architectures": {},
     }
-    data = args.work / f"pictures_{args.train}_{args.test}_{args.size}"
+    n_test = (args.test or [83])[0]
+    data = args.work / f"pictures_{args.train}_{n_test}_{args.size}"
     if not (args.latency or args.scaling or data.exists()):
-        write_sample(data, args.train, args.test, args.size)
+        write_sample(data, args.train, n_test, args.size)
     for arch in args.arch or ["resnet18", "wide_resnet50_2"]:
         if args.latency:
             entry = core("latency", arch, "--rounds", 50)
         elif args.precision:
             entry = core("precisions", arch, "--data", data, "--name", NAME, "--rounds", args.rounds)
         elif args.scaling:
-            entry = {f"N = {n}": core("scaling", arch, "--images", n, "--side", args.side) for n in args.images}
+            what, numbers = ("scaling", args.images) if args.test is None else ("evaluation", args.test)
+            entry = {f"N = {n}": core(what, arch, "--images", n, "--side", args.side) for n in numbers}
         elif args.ranks:
             entry = {f"{k} processes": divided(arch, data, args.work, k) for k in map(int, args.ranks.split(","))}
             first = next(iter(entry.values()))

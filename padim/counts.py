@@ -80,13 +80,12 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
 
     Notes
     -----
-    A region is an 8-connected component of a mask. About 30 bytes a defect pixel are held, and one chunk.
+    A region is an 8-connected component of a mask. About 40 bytes a defect pixel are held, and one chunk.
     """
     found: list[np.ndarray] = []  # 每段里缺陷像素的得分
     weights: list[np.ndarray] = []  # 与它们的 1/|R|
     regions = 0
-    parts = [slice(start, start + chunk) for start in range(0, len(maps), chunk)]
-    for part in parts:
+    for part in _parts(len(maps), chunk):
         numbered, count = _label_regions(masks[part])
         numbers = numbered[numbered > 0]
         found.append(maps[part][numbered > 0] + 0)  # 加零：-0 与 0 同分
@@ -104,9 +103,10 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
     scores, defect = values[first], np.diff(np.r_[first, positive])
     del found, weights, values, order, first
 
-    # 每段的正常像素排序，再查每个缺陷得分落在何处：之下几个，相等几个
+    # 每段的正常像素排序，再查每个缺陷得分落在何处：之下几个，相等几个。缺陷得分多，段也要长，查的总次数才不超过像素数
+    chunk = max(chunk, 2 * len(scores) * len(maps) // maps.size)
     below, equal = np.zeros(len(scores), np.int64), np.zeros(len(scores), np.int64)
-    for part in parts:
+    for part in _parts(len(maps), chunk):
         normal = maps[part][np.asarray(masks[part]) == 0]
         normal.sort()
         left = np.searchsorted(normal, scores, "left")
@@ -114,6 +114,10 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
         equal += np.searchsorted(normal, scores, "right") - left
         forget(maps)
     return Counts(scores, defect, gain, below, equal, positive, negative)
+
+
+def _parts(count: int, chunk: int) -> list[slice]:
+    return [slice(start, start + chunk) for start in range(0, count, chunk)]
 
 
 def _label_regions(masks: np.ndarray) -> tuple[np.ndarray, int]:

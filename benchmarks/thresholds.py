@@ -1,0 +1,55 @@
+"""What thresholds from left-out scores are worth: false alarms and defects found on labelled test sets.
+
+留一得分定出的阈值值多少：有标签的测试集上的误报与检出，与知道标签的最佳 F1 阈值并列。
+
+python main.py --leave_one_out … && python benchmarks/thresholds.py --result mvtec_result
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from experiment.records import read_fitted_record
+from experiment.store import Store
+
+HEAD = (
+    "| {} | training pictures | good test pictures | false alarms: 95th, 99th, best F1 | defective | found: the same |"
+)
+
+
+def rows(store: Store) -> list[str]:
+    """A row a class that has left-out scores and a labelled test set."""
+    result = []
+    for path in sorted(store.fitted("").parent.glob("train_*.json")):
+        name = path.stem.removeprefix("train_")
+        left_out, arrays = read_fitted_record(path.with_suffix(".pkl"))["leave_one_out_scores"], store.read_arrays(name)
+        if left_out is None or arrays is None or arrays["image_threshold_raw"] is None:
+            continue
+        low, high = arrays["score_min"], arrays["score_max"]
+        raw, defective = arrays["image_scores"] * (high - low) + low, arrays["labels"] > 0
+        thresholds = [*np.percentile(left_out, [95, 99]), arrays["image_threshold_raw"] * (1 - 1e-5)]
+        false, found = ([int((raw[group] >= t).sum()) for t in thresholds] for group in (~defective, defective))
+        counts = (", ".join(map(str, each)) for each in (false, found))
+        alarms, detections = counts
+        good, bad = int((~defective).sum()), int(defective.sum())
+        result.append(f"| {name} | {len(left_out)} | {good} | {alarms} | {bad} | {detections} |")
+    return result
+
+
+def main() -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--result", type=Path, default=Path("mvtec_result"))
+    args = parser.parse_args()
+    keys = [path.name.removeprefix("temp_") for path in sorted(args.result.glob("temp_*"))]
+    for key in keys:
+        print("\n".join([HEAD.format(key), "| --- | --- | --- | --- | --- | --- |", *rows(Store(args.result, key))]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
