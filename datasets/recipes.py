@@ -60,22 +60,25 @@ def _blob(size: int, centre: tuple[float, float], radius: float, rng: np.random.
     return np.hypot(x, y) - radius * (1 + 0.3 * outline)
 
 
-def _curve(size: int, points: np.ndarray, width: float) -> np.ndarray:
-    """Signed distance to a polyline of ``points`` (n, 2) with half-width ``width``, (S, S)."""
+def _curve(size: int, points: np.ndarray, width: float | np.ndarray) -> np.ndarray:
+    """Signed distance to a polyline of ``points`` (n, 2) with half-width ``width``, one or (n,); (S, S)."""
     x, y = _grid(size)
     nearest = np.full((size, size), np.inf, np.float32)
-    for (ax, ay), (bx, by) in pairwise(points):
+    widths = np.broadcast_to(np.asarray(width, np.float32), len(points))
+    for ((ax, ay), a), ((bx, by), b) in pairwise(zip(points, widths, strict=True)):
         dx, dy = bx - ax, by - ay
         t = np.clip(((x - ax) * dx + (y - ay) * dy) / (dx * dx + dy * dy), 0, 1)
-        nearest = np.minimum(nearest, (x - ax - t * dx) ** 2 + (y - ay - t * dy) ** 2)
-    return np.sqrt(nearest) - width
+        nearest = np.minimum(nearest, np.hypot(x - ax - t * dx, y - ay - t * dy) - (a + t * (b - a)))
+    return nearest
 
 
-def _stroke(start: tuple[float, float], length: float, bend: float, rng: np.random.Generator) -> np.ndarray:
-    """A gently bending line as (13, 2) points."""
-    heading = rng.uniform(0, 2 * np.pi) + bend * np.cumsum(rng.normal(0, 1, 12))
-    steps = np.stack([np.cos(heading), np.sin(heading)], 1) * length / 12
-    return np.asarray(start) + np.vstack([[0, 0], np.cumsum(steps, 0)]) - steps.sum(0) / 2
+def _stroke(
+    centre: tuple[float, float], heading: float, length: float, bend: float, rng: np.random.Generator
+) -> np.ndarray:
+    """A gently bending line as (13, 2) points; it sets out at ``heading``, and its ends are opposite ``centre``."""
+    headings = heading + bend * np.cumsum(rng.normal(0, 1, 12))
+    steps = np.stack([np.cos(headings), np.sin(headings)], 1) * length / 12
+    return np.asarray(centre) + np.vstack([[0, 0], np.cumsum(steps, 0)]) - steps.sum(0) / 2
 
 
 def _paint(picture: Picture, cover: np.ndarray, colour: np.ndarray | tuple[float, ...]) -> tuple[Picture, Mask]:
@@ -121,30 +124,38 @@ def _anywhere(rng: np.random.Generator, reach: float = 0.55) -> tuple[float, flo
 
 
 def linen_hole(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    """A torn hole that shows the dark table."""
+    """A torn hole with frayed threads that shows the dark table."""
     size = len(picture)
-    frayed = _blob(size, _anywhere(rng), rng.uniform(0.07, 0.13), rng) + 0.012 * _clouds(size, rng, 0.02)
-    return _paint(picture, _edge(frayed, size), (0.07, 0.065, 0.06))
+    x, y = _grid(size)
+    cx, cy = centre = _anywhere(rng)
+    ends = rng.uniform(0, 0.07, (2, 80))
+    warp, weft = (ends[i][np.floor(40 + 34 * t).astype(int)] for i, t in enumerate((x, y)))
+    # 断头沿线伸进洞里，长短不一：上下是经线，左右是纬线
+    steep = np.sin(np.arctan2(y - cy, x - cx)) ** 2
+    torn = _blob(size, centre, rng.uniform(0.17, 0.22), rng) + steep * warp + (1 - steep) * weft
+    return _paint(picture, 0.95 * _edge(torn, size), (0.18, 0.17, 0.16))
 
 
 def linen_stain(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
     """A spill of coffee: the weave stays visible, the rim is darker."""
     size = len(picture)
-    distance = _blob(size, _anywhere(rng), rng.uniform(0.13, 0.22), rng)
-    inside = _edge(distance, size)
-    rim = np.exp(-((distance / 0.02) ** 2))
-    cover = inside * (0.5 + 0.3 * rim + 0.05 * _clouds(size, rng, 0.05)) * rng.uniform(0.35, 1)
-    return _paint(picture, np.clip(cover, 0, 0.9), picture * np.array([0.62, 0.45, 0.3], np.float32))
+    distance = _blob(size, _anywhere(rng, 0.5), rng.uniform(0.2, 0.26), rng)
+    rim = np.exp(-((distance / 0.025) ** 2))
+    cover = _edge(distance, size) * (0.82 + 0.18 * rim + 0.05 * _clouds(size, rng, 0.05))
+    return _paint(picture, np.clip(cover, 0, 1), picture * np.array([0.5, 0.33, 0.2], np.float32))
 
 
 def linen_thread(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    """A loose thread lying on the cloth."""
+    """A coarse twisted yarn lying on the cloth."""
     size = len(picture)
-    width = rng.uniform(0.008, 0.014)
-    distance = _curve(size, _stroke(_anywhere(rng, 0.4), rng.uniform(0.3, 0.9), 0.35, rng), width)
-    glow = np.clip(-distance / width, 0, 1)[..., None]
-    colour = rng.choice([[0.55, 0.16, 0.14], [0.72, 0.66, 0.55], [0.3, 0.36, 0.5]])
-    return _paint(picture, _edge(distance, size), colour * (0.55 + 0.6 * glow))
+    x, y = _grid(size)
+    width = rng.uniform(0.028, 0.036)
+    line = _stroke(_anywhere(rng, 0.35), rng.uniform(0, 2 * np.pi), rng.uniform(0.7, 1), 0.28, rng)
+    distance = _curve(size, line, width)
+    roundness = np.sqrt(np.clip(1 - (1 + np.minimum(distance, 0) / width) ** 2, 0, 1))
+    shade = (0.4 + 0.7 * roundness) * (0.8 + 0.2 * np.sin(120 * (x + y)))
+    colour = rng.choice([[0.5, 0.12, 0.12], [0.16, 0.24, 0.46], [0.22, 0.3, 0.2]])
+    return _paint(picture, _edge(distance, size), colour * shade[..., None])
 
 
 # 物体类：法兰盘
@@ -182,37 +193,46 @@ def draw_flange(size: int, rng: np.random.Generator) -> Picture:
     return (picture * _lighting(size, rng)[..., None]).astype(np.float32)
 
 
-def _on_metal(rng: np.random.Generator) -> tuple[float, float]:
-    """A point of the ring between two bolt holes."""
-    angle = (rng.integers(6) + 0.5 + rng.uniform(-0.15, 0.15)) * np.pi / 3
-    radius = rng.uniform(0.42, 0.62)
-    return radius * np.cos(angle), radius * np.sin(angle)
+def _on_metal(rng: np.random.Generator) -> tuple[tuple[float, float], float]:
+    """A point of the ring half-way between two bolt holes, and its angle."""
+    angle = (rng.integers(6) + 0.5 + rng.uniform(-0.08, 0.08)) * np.pi / 3
+    radius = rng.uniform(0.49, 0.55)
+    return (radius * np.cos(angle), radius * np.sin(angle)), angle
 
 
 def flange_scratch(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    """A bright scratch across the turning marks."""
+    """A deep scratch across the turning marks: a dark groove beside a bright burr."""
     size = len(picture)
-    distance = _curve(size, _stroke(_on_metal(rng), rng.uniform(0.2, 0.32), 0.06, rng), 0.011)
-    return _paint(picture, _edge(distance, size) * rng.uniform(0.3, 1), (0.93, 0.94, 0.96))
+    centre, outwards = _on_metal(rng)
+    line = _stroke(centre, outwards + rng.uniform(-0.7, 0.7), rng.uniform(0.3, 0.36), 0.06, rng)
+    width = 0.022 * np.sin(np.linspace(0.25, np.pi - 0.25, len(line))) ** 0.5  # 两端收尖
+    along = line[-1] - line[0]
+    aside = 0.007 * np.array([-along[1], along[0]]) / np.hypot(*along)
+    burr, groove = (_edge(_curve(size, place, width), size) for place in (line - aside, line + aside))
+    picture, bright = _paint(picture, burr, (0.93, 0.94, 0.96))
+    picture, dark = _paint(picture, groove, (0.16, 0.16, 0.17))
+    return picture, bright | dark
 
 
 def flange_chip(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
-    """A piece broken off the outer rim: the belt shows through."""
+    """A piece broken off the outer rim: the belt shows through, below a grey fracture."""
     size = len(picture)
     angle = rng.uniform(0, 2 * np.pi)
     centre = (_OUTER + 0.01) * np.cos(angle), (_OUTER + 0.01) * np.sin(angle)
     x, y = _grid(size)
-    broken = np.maximum(_blob(size, centre, rng.uniform(0.09, 0.14), rng), np.hypot(x, y) - _OUTER - 0.004)
-    rubber = np.float32(0.1) + 0.015 * rng.standard_normal((size, size, 1), np.float32)
-    return _paint(picture, _edge(broken, size), rubber)
+    broken = _blob(size, centre, rng.uniform(0.17, 0.2), rng)
+    fracture = 0.22 * np.exp(-(((broken + 0.012) / 0.016) ** 2))[..., None]
+    rubber = 0.1 + fracture + 0.015 * rng.standard_normal((size, size, 1), np.float32)
+    return _paint(picture, _edge(np.maximum(broken, np.hypot(x, y) - _OUTER - 0.004), size), rubber)
 
 
 def flange_rust(picture: Picture, rng: np.random.Generator) -> tuple[Picture, Mask]:
     """A patch of rust, thin at its border."""
     size = len(picture)
-    distance = _blob(size, _on_metal(rng), rng.uniform(0.05, 0.11), rng)
-    cover = np.clip(-distance / 0.04, 0, 1) * (0.75 + 0.12 * _clouds(size, rng, 0.015)) * rng.uniform(0.5, 1)
-    return _paint(picture, np.clip(cover, 0, 0.95), np.array([0.45, 0.22, 0.1]) * (0.6 + 0.7 * picture))
+    distance = _blob(size, _on_metal(rng)[0], rng.uniform(0.13, 0.16), rng)
+    grain = _clouds(size, rng, 0.013)
+    cover = np.clip(-(distance + 0.012 * grain) / 0.03, 0, 1) * (0.88 - 0.1 * grain)
+    return _paint(picture, np.clip(cover, 0, 0.98), np.array([0.3, 0.13, 0.05]) * (0.6 + 0.7 * picture))
 
 
 CLASSES: dict[str, SampleClass] = {

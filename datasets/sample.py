@@ -4,10 +4,13 @@
 
 ``python -m datasets.sample --out DIR --train N --test N --size S`` writes it. Every picture is
 drawn from a generator seeded by its own name, so the files do not depend on order or machine
-load, and a larger set begins with the pictures of a smaller one.
+load, and a larger set begins with the pictures of a smaller one. A file beside the classes tells
+what code drew them.
 """
 
+import hashlib
 import os
+import re
 import shutil
 import sys
 import zlib
@@ -18,10 +21,20 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from datasets import recipes
 from datasets.recipes import CLASSES
 from system.command import Parser, run
 from system.errors import UserError
 from system.resources import cores
+
+MARK = "drawn_by.txt"
+
+
+def drawn_by() -> str:
+    """What the file `MARK` holds of a set that this code drew: a digest of the code itself."""
+    # 以文本读入：换行符因检出方式而异，不算改动
+    sources = (Path(file).read_text(encoding="utf-8") for file in (recipes.__file__, __file__))
+    return f"datasets/sample.py, {hashlib.sha256(''.join(sources).encode()).hexdigest()}\n"
 
 
 def _plan(n_train: int, n_test: int, kinds: list[str]) -> list[tuple[str, str, int]]:
@@ -67,7 +80,7 @@ def write_sample(out: Path, n_train: int = 40, n_test: int = 18, size: int = 256
     if out.exists():
         raise FileExistsError(f"{out} is there already")
     _remove_abandoned(out)
-    partial = out.with_name(f"{out.name}.tmp{os.getpid()}")
+    partial = _partial(out)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -80,9 +93,54 @@ def write_sample(out: Path, n_train: int = 40, n_test: int = 18, size: int = 256
             done = pool.map(lambda job: _write_picture(*job), jobs)
             for _ in tqdm(done, desc=f"sample data | {out}", total=len(jobs), unit="image"):
                 pass
+        (partial / MARK).write_text(drawn_by(), encoding="utf-8")
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def renew_sample(out: Path) -> None:
+    """Have the default sample at ``out``: drawn if nothing is there, and again if an earlier version drew it.
+
+    Raises
+    ------
+    UserError
+        If something else is there.
+    """
+    if not os.path.lexists(out):
+        write_sample(out)
+        return
+    mark = out / MARK
+    if mark.is_file() and mark.read_text(encoding="utf-8", errors="replace") == drawn_by():
+        return
+    if not _is_sample(out):
+        raise UserError(
+            f"{str(out)!r} is where the sample data goes, and something else is there; move it away "
+            "(--data_path takes it wherever it is)"
+        )
+    print(f"{out}: an earlier version drew these pictures; drawing them again", flush=True)
+    out.rename(_partial(out))  # 与写到一半的同名：write_sample 自会清除，中断也不留半个旧的
+    write_sample(out)
+
+
+def _is_sample(out: Path) -> bool:
+    """Whether a folder holds both classes, and nothing but what `write_sample` writes."""
+    layouts = [
+        rf"{name}/(train/good|test/good|(test|ground_truth)/({'|'.join(recipe.defects)}))/\d+(_mask)?\.png"
+        for name, recipe in CLASSES.items()
+    ]
+    is_own = re.compile("|".join([re.escape(MARK), *layouts])).fullmatch
+
+    def is_foreign(path: Path) -> bool:
+        return path.is_symlink() or not (path.is_dir() or is_own(path.relative_to(out).as_posix()))
+
+    is_whole = all((out / name / "train" / "good").is_dir() for name in CLASSES)
+    return is_whole and not out.is_symlink() and not any(map(is_foreign, out.rglob("*")))
+
+
+def _partial(out: Path) -> Path:
+    """Where this process writes ``out`` until it is complete."""
+    return out.with_name(f"{out.name}.tmp{os.getpid()}")
 
 
 def _remove_abandoned(out: Path) -> None:

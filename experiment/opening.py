@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from datasets.mvtec import CheckedClass, check_class, find_classes, locate
 from datasets.preprocessing import Preprocessing
-from datasets.sample import write_sample
+from datasets.sample import renew_sample
 from experiment import memory
 from experiment import results as report
 from experiment.fitted import CONFIGURATION, stored_state
@@ -51,9 +51,9 @@ def check_data(
 def prepare_data(
     args: argparse.Namespace, preprocessing: Preprocessing, store: Store
 ) -> tuple[Path, dict[str, CheckedClass]]:
-    """As `check_data`; with --demo the sample data is drawn first."""
-    if args.demo and not args.data_path.exists():
-        write_sample(args.data_path)
+    """As `check_data`; with --demo the sample data is drawn first, where it is not there as this version draws it."""
+    if args.demo:
+        renew_sample(args.data_path)
     return check_data(args, preprocessing, store)
 
 

@@ -10,14 +10,18 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+from plotting import script
 
 import main
-from datasets.sample import write_sample
+from datasets.sample import MARK, write_sample
+from experiment.figures import predicted_mask
+from padim.metrics import normalise
 
 FAST = ["--arch", "resnet18", "--weights", "random"]
 
@@ -85,6 +89,30 @@ def test_demo_as_a_process(tmp_path):
     for line in demo.stdout.splitlines():
         if line.startswith("wrote"):
             assert (tmp_path / line.split(": ")[1]).exists()
+    for name, row in results(out)["classes"].items():
+        assert row["image_rocauc"] > 0.99 and row["pixel_rocauc"] > 0.99
+        arrays = np.load(out / "scores_resnet18" / f"{name}.npz")
+        for i in script("localization").typical(arrays["files"], arrays["image_scores"]):  # README 所示的几张
+            scores = normalise(maps(out, name)[i], arrays["score_min"], arrays["score_max"])
+            marked, truth = predicted_mask(scores, arrays["threshold"]), arrays["masks"][i] > 0
+            assert marked.any() == truth.any() and (marked & truth).sum() >= 0.5 * truth.sum(), arrays["files"][i]
+
+
+def test_demo_draws_what_an_earlier_version_drew_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data, out = Path("data/sample"), Path("mvtec_result/demo")
+    write_sample(data, size=64)  # 同样的文件名，别的内容
+    assert run(data, out, "--figures", "none") == 0
+    before = results(out)["classes"]
+    (data / MARK).unlink()
+    capsys.readouterr()
+    assert main.main(["--demo", "--figures", "none"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{data}: an earlier version drew these pictures; drawing them again\n" in printed
+    assert printed.count("the training pictures have changed") == 2
+    after = results(out)["classes"]
+    assert all(after[name]["training_files"] != before[name]["training_files"] for name in before)
+    assert (data / MARK).exists() and Image.open(data / "linen/train/good/000.png").size == (256, 256)
 
 
 def test_every_file_of_a_run(done, sample):

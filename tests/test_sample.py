@@ -1,13 +1,18 @@
+import os
+import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from datasets import recipes
 from datasets import sample as sample_module
 from datasets.mvtec import MVTecDataset, check_class, find_classes
 from datasets.recipes import CLASSES
-from datasets.sample import main, write_sample
+from datasets.sample import MARK, drawn_by, main, renew_sample, write_sample
+from system.errors import UserError
 
 
 def test_default_size_layout_and_time(tmp_path):
@@ -65,3 +70,64 @@ def test_nothing_is_left_of_a_broken_write(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_sample(tmp_path / "s", 2, 3, 48)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_set_is_marked_with_the_code_that_drew_it(sample, tmp_path, monkeypatch):
+    assert (sample / MARK).read_text(encoding="utf-8") == drawn_by()
+    source, mark = recipes.__file__, drawn_by()
+    copy = tmp_path / "recipes.py"
+    monkeypatch.setattr(recipes, "__file__", str(copy))
+    text = Path(source).read_text(encoding="utf-8")
+    copy.write_bytes(text.replace("\n", "\r\n").encode())  # 检出时换了换行符
+    assert drawn_by() == mark
+    copy.write_text(text.replace("0.74", "0.75"), encoding="utf-8")
+    assert drawn_by() != mark
+
+
+def test_what_this_code_drew_is_left_alone(sample, tmp_path, capsys):
+    own = shutil.copytree(sample, tmp_path / "s")
+    (own / "linen" / "train" / "good" / "mine.png").touch()
+    before = sorted(own.rglob("*"))
+    renew_sample(own)
+    assert sorted(own.rglob("*")) == before and capsys.readouterr().out == ""
+
+
+def test_what_an_earlier_version_drew_is_drawn_again(sample, tmp_path, capsys):
+    old = shutil.copytree(sample, tmp_path / "s")
+    (old / MARK).write_text("datasets/sample.py, 0\n", encoding="utf-8")  # 没有标记的，见 test_main.py
+    renew_sample(old)
+    assert capsys.readouterr().out == f"{old}: an earlier version drew these pictures; drawing them again\n"
+    assert (old / MARK).read_text(encoding="utf-8") == drawn_by()
+    assert len(list((old / "linen" / "train" / "good").iterdir())) == 40
+    assert list(tmp_path.iterdir()) == [old]
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    ["notes.txt", "bolt/train/good/000.png", "linen/train/good/IMG_7.png", "linen/test/crack/000.png", "flange/a.png"],
+)
+def test_what_is_not_sample_data_is_never_deleted(sample, tmp_path, foreign):
+    own = shutil.copytree(sample, tmp_path / "s")
+    (own / MARK).unlink()
+    (own / foreign).parent.mkdir(parents=True, exist_ok=True)
+    (own / foreign).touch()
+    before = sorted(own.rglob("*"))
+    with pytest.raises(UserError, match=r"s' is where the sample data goes, and something else"):
+        renew_sample(own)
+    assert sorted(own.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_one_class_a_link_a_file_and_an_empty_folder_are_not_sample_data(sample, tmp_path):
+    one, link, file, empty = (tmp_path / name for name in ("one", "link", "file", "empty"))
+    shutil.copytree(sample / "linen", one / "linen")
+    shutil.copytree(sample, tmp_path / "old")
+    (tmp_path / "old" / MARK).unlink()
+    link.symlink_to(tmp_path / "old")
+    file.touch()
+    empty.mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for place in (one, link, file, empty):
+        with pytest.raises(UserError, match="something else is there"):
+            renew_sample(place)
+    assert sorted(tmp_path.rglob("*")) == before
