@@ -132,9 +132,9 @@ def test_images_of_another_size_are_an_error():
 
 def test_order_of_calls(small, sample, tmp_path):
     fresh = PaDiM("resnet18", "random", dimensions=10)
-    with pytest.raises(ValueError, match="before score"):
+    with pytest.raises(ValueError, match="no Gaussian"):
         next(fresh.score([]))
-    with pytest.raises(ValueError, match="not fitted"):
+    with pytest.raises(ValueError, match="no Gaussian"):
         save(fresh, tmp_path / "x.pkl")
     fresh.fit(images(sample, "flange", True))
     assert not list(tmp_path.iterdir())

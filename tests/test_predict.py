@@ -287,7 +287,7 @@ def test_a_pipeline(fitted, data, tmp_path):
     assert done.returncode == 0
     lines = done.stdout.decode().split("\n")
     assert lines[0] == "file,score,decision,p_value" and len(lines) == 11 and lines[-1] == ""
-    assert all(re.fullmatch(r".*\.png,\d+\.\d+,(good|defect)", line) for line in lines[1:-1])
+    assert all(re.fullmatch(r".*\.png,\d+\.\d+,(good|defect),", line) for line in lines[1:-1])
     assert b"scoring | linen" in done.stderr
 
 

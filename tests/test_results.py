@@ -14,7 +14,12 @@ REFERENCE = Reference(GROUPS, FIGURES)
 
 
 def row(image, pixel, published=None):
-    plain = {"image_rocauc": image, "pixel_rocauc": pixel, "pixel_aupro": pixel, "threshold": 0.5}
+    plain = dict.fromkeys(FIGURES) | {
+        "image_rocauc": image,
+        "pixel_rocauc": pixel,
+        "pixel_aupro": pixel,
+        "threshold": 0.5,
+    }
     plain |= {"n_train": 2, "n_test": 2}
     plain |= dict.fromkeys(("data_path", "file_names", "training_files", "test_files"), "0")
     return compare(plain | {"seconds": {"total": 1.25}}, published)
