@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from datasets.mvtec import MVTecDataset, common_size
+from datasets.folder import FolderDataset, common_size
 from datasets.preprocessing import Preprocessing
 from experiment import results as report
 from experiment.figures import Drawer, Drawings, chosen_figures, roc_figure
@@ -25,11 +25,11 @@ from experiment.opening import begin, prepare_data
 from experiment.options import options
 from experiment.published import published
 from experiment.ranks import SOLO, RankError, join
-from experiment.same_data import DataFolder
 from experiment.saving import Saving, load_if_same
 from experiment.score_files import ScoreFiles
 from experiment.store import Store
 from experiment.threshold import hold_out
+from padim.apart import evaluate_apart
 from padim.backbone import ARCHITECTURES, find_architecture
 from padim.device import pick_device
 from padim.metrics import evaluate_maps
@@ -99,8 +99,7 @@ class Run:
             device = pick_device(args.device, self._ranks.local_rank, self._ranks.local_size)
             self._preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed)
             self._store = Store(args.save_path, args.arch)
-            root, self._checked = self._ranks.agree(lambda: prepare_data(args, self._preprocessing, self._store))
-            self._data = DataFolder(root, self._preprocessing)
+            self._data, self._checked = self._ranks.agree(lambda: prepare_data(args, self._preprocessing, self._store))
             with self._ranks.leader_first():
                 chosen = {"precision": args.precision, "layers": args.layers, "reduction": args.reduction}
                 size = common_size(self._checked)
@@ -112,7 +111,7 @@ class Run:
             content = self._ranks.agree(lambda: begin(args, *opened))
             own_layers = find_architecture(args.arch, args.layers) is ARCHITECTURES.get(args.arch)
             as_published = self._preprocessing.is_published and own_layers and args.reduction == "random"
-            reference = published(self.model.is_imagenet and as_published)
+            reference = published(self.model.is_imagenet and as_published, args.dataset)
             self._results = report.ResultsFile(self._store, content, reference, self.model.key, self._checked)
             self._drawer = Drawer()
             stack.push(self._settle)
@@ -139,10 +138,10 @@ class Run:
             self._store.check_there()
             yield name
 
-    def datasets(self, name: str) -> tuple[MVTecDataset, MVTecDataset]:
+    def datasets(self, name: str) -> tuple[FolderDataset, FolderDataset]:
         """A class's training and test pictures; it is the class at work from here on."""
         watch, start, waited = report.Stopwatch(), time.perf_counter(), self._ranks.seconds
-        train, test = (MVTecDataset(self._data.root, name, split, self._preprocessing) for split in (True, False))
+        train, test = self._data.train_and_test(name)
         with watch.stage("fingerprint"):
             data = self._ranks.agree(lambda: self._data.record(name))
         divided = None if test.is_labelled or self.args.no_features else hold_out(len(train), self.args.seed)
@@ -178,16 +177,16 @@ class Run:
     def _made_from(self) -> dict[str, Any]:
         return {"preprocessing": self._preprocessing.record(), "training_files": self._class.data["training_files"]}
 
-    def batches(self, dataset: MVTecDataset, split: str) -> Images:
+    def batches(self, dataset: FolderDataset, split: str) -> Images:
         """This process's part of the pictures to fit (``train``) or to score (``test``)."""
         chosen = self._class.fitted if split == "train" else range(len(dataset))
         return self._images(dataset, split, chosen)
 
-    def held_out(self, train: MVTecDataset) -> Images | None:
+    def held_out(self, train: FolderDataset) -> Images | None:
         """Training pictures that are scored before they are fitted, where no labelled test set gives a threshold."""
         return self._images(train, "held out", self._class.held) if self._class.held else None
 
-    def _images(self, dataset: MVTecDataset, split: str, chosen: list[int] | range) -> Images:
+    def _images(self, dataset: FolderDataset, split: str, chosen: list[int] | range) -> Images:
         part = Part(dataset, [chosen[i] for i in self._ranks.share(len(chosen))])
         title = f"feature extraction | {split} | {self._class.name}"
         return Images(part, title, self.args.batch_size, self.args.num_workers, not self.leads)
@@ -206,7 +205,7 @@ class Run:
             self._saving.wait_read()
 
     @contextmanager
-    def score_files(self, test: MVTecDataset) -> Iterator[ScoreFiles]:
+    def score_files(self, test: FolderDataset) -> Iterator[ScoreFiles]:
         """What takes the test pictures' scores."""
         if self.leads and not len(test):
             self._store.clear_scores(self._class.name)
@@ -214,7 +213,7 @@ class Run:
         with self.stage("score"), ScoreFiles(self._store, self._ranks, self._class.name, *shape) as files:
             yield files
 
-    def finish(self, test: MVTecDataset, files: ScoreFiles) -> None:
+    def finish(self, test: FolderDataset, files: ScoreFiles) -> None:
         """Evaluate the class, record its row, and have its figures drawn while the next class is computed."""
         with self.stage("save"):
             self._finish_saving()
@@ -238,13 +237,15 @@ class Run:
         wanted = chosen_figures(len(test), self.args.figures)
         self._finish_drawings(self._drawer.draw(self._store, now.name, wanted, arrays))
 
-    def _evaluate(self, test: MVTecDataset, files: ScoreFiles) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _evaluate(self, test: FolderDataset, files: ScoreFiles) -> tuple[dict[str, Any], dict[str, Any]]:
         name = self._class.name
         maps = np.load(self._store.maps(name), mmap_mode="r")
-        arrays, row = evaluate_maps(maps, test.labels, files.masks if test.has_masks else None)
+        pixels = maps, test.labels, files.masks if test.has_masks else None
+        arrays, row = evaluate_maps(*pixels)
+        arrays |= {"files": np.array(test.names()), "kinds": np.array(test.kinds), "patches": files.centres}
         self._store.clear_pictures(name)
-        self._store.write_arrays(name, arrays | {"files": np.array(test.names()), "patches": files.centres})
-        return arrays, row
+        self._store.write_arrays(name, arrays)
+        return arrays, row | evaluate_apart(*pixels, test.kinds, test.APART)
 
     def report(self) -> None:
         """At the end: the ROC figure, the results, the table, the files, the verdict."""
