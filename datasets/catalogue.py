@@ -26,6 +26,8 @@ DATASETS: dict[str, type[FolderDataset]] = {
         KolektorSDD2Dataset,
     )
 }
+# 认的次序，特征多的在前：MVTec AD 2 与 LOCO 的类别也有 MVTec 的特征
+_BY_MARKS = sorted(DATASETS.values(), key=lambda dataset: -len(dataset.MARKS))
 
 
 def locate(
@@ -70,7 +72,7 @@ def find_classes(dataset: type[FolderDataset], root: Path, names: Sequence[str] 
             f"{str(root)!r} holds classes of several data sets: {each}; give each a folder of its own, or name those "
             "of one with --classes"
         )
-    others = [*found, *(other for other in DATASETS.values() if other is not dataset and other.is_class(root))]
+    others = [*found, *(other for other in _BY_MARKS if other is not dataset and other.is_class(root))]
     if others and not own:
         raise UserError(f"{str(root)!r} looks like {others[0].NAME}; give --dataset {others[0].NAME}")
     marks = " and ".join(dataset.MARKS)
@@ -92,8 +94,7 @@ def _found(root: Path, names: Sequence[str] | None) -> dict[type[FolderDataset],
     """The classes at ``root``, each of one set."""
     found: dict[type[FolderDataset], list[str]] = {}
     taken: set[str] = set()
-    # 特征多的先认：MVTec AD 2 与 LOCO 的类别也有 MVTec 的特征
-    for dataset in sorted(DATASETS.values(), key=lambda each: -len(each.MARKS)):
+    for dataset in _BY_MARKS:
         if classes := [name for name in dataset.found(root, names) if name not in taken]:
             found[dataset] = classes
             taken |= set(classes)

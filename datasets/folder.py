@@ -269,7 +269,7 @@ def common_size(checked: dict[str, CheckedClass]) -> tuple[int, int]:
 def remarks(checked: dict[str, CheckedClass], preprocessing: Preprocessing) -> list[str]:
     """What a user should know of the pictures before a run, a line each: those left out, and those cut off."""
     lines = [
-        f"{name}: {found.left_out} defective training pictures are left out"
+        f"{name}: training pictures left out because they show a defect: {found.left_out}"
         for name, found in checked.items()
         if found.left_out
     ]

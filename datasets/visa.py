@@ -58,12 +58,13 @@ class VisADataset(FolderDataset):
         try:
             with open(table, encoding="utf-8-sig", newline="") as file:
                 reader = csv.DictReader(file, restval="")
+                columns = set(reader.fieldnames or ())
                 rows = [(reader.line_num, row) for row in reader if row.get("object") == self.name]
         except FileNotFoundError as problem:
             raise DataError(f"no {str(table)!r}, which says what trains and what tests; {mend}") from problem
         except (ValueError, csv.Error, OSError) as problem:
             raise DataError(f"cannot read {str(table)!r} ({problem}); {mend}") from problem
-        if missing := {"object", "split", "label", "image", "mask"} - set(reader.fieldnames or ()):
+        if missing := {"object", "split", "label", "image", "mask"} - columns:
             raise DataError(f"{str(table)!r} has no column {', '.join(sorted(missing))}; {mend}")
         if not rows:
             raise DataError(f"{str(table)!r} has no row of class {self.name!r}; {mend}, or name others with --classes")
