@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from datasets.mvtec import MVTecDataset
+    from datasets.folder import FolderDataset
     from experiment.same_data import DataFolder
     from experiment.store import Store
     from padim.model import PaDiM
@@ -45,14 +45,13 @@ def study_class(
     from tqdm import tqdm
 
     from datasets.loader import batches
-    from datasets.mvtec import MVTecDataset
     from padim.metrics import evaluate_maps
     from padim.variants import all_components, maps_of
 
-    train, test = (MVTecDataset(data.root, name, split, data.preprocessing) for split in (True, False))
+    train, test = data.train_and_test(name)
     masks: list[Any] = []
 
-    def images(dataset: "MVTecDataset", split: str) -> "Iterator[Tensor]":
+    def images(dataset: "FolderDataset", split: str) -> "Iterator[Tensor]":
         with tqdm(total=len(dataset), desc=f"feature extraction | {split} | {name}", unit="image") as bar:
             for batch, _, mask in batches(dataset, args.batch_size, args.num_workers):
                 if split == "test":
@@ -147,12 +146,11 @@ def experiment(args: "Namespace") -> None:
     UserError
         For what the user must change.
     """
-    from datasets.mvtec import common_size
+    from datasets.folder import common_size
     from datasets.preprocessing import Preprocessing
     from experiment import memory
     from experiment.fitted import CONFIGURATION
     from experiment.opening import check_data
-    from experiment.same_data import DataFolder
     from experiment.saving import describe
     from experiment.store import Store
     from padim.backbone import find_architecture
@@ -164,7 +162,7 @@ def experiment(args: "Namespace") -> None:
     device = pick_device(args.device)
     preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed)
     store = Store(args.save_path, args.arch)
-    root, checked = check_data(args, preprocessing, store)
+    data, checked = check_data(args, preprocessing, store)
     classes = list(checked)
     for name, found in checked.items():
         if not found.n_test:
@@ -191,7 +189,6 @@ def experiment(args: "Namespace") -> None:
         memory.check(model, name, args.batch_size, found.n_train, found.n_test, more=more, remedy=remedy)
     made_from = describe(model) | {"preprocessing": preprocessing.record()}
     with store.locked():  # 读了再写：两项研究同时写，后写的会抹去先写的
-        data = DataFolder(root, preprocessing)
         results = begin(store, {key: made_from[key] for key in CONFIGURATION}, args.refit, data, classes)
         for name in classes:
             figures = study_class(args, model, name, data, studies)

@@ -1,4 +1,4 @@
-"""PaDiM on MVTec AD, or on any folder in its layout: fit, score, evaluate, draw, class by class.
+"""PaDiM on MVTec AD, any folder in its layout, or another data set: fit, score, evaluate, draw, class by class.
 
 在 MVTec AD（或同样布局的任何文件夹）上的 PaDiM：逐类拟合、打分、评估、作图。
 
@@ -18,7 +18,7 @@ from system import command
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from datasets.mvtec import MVTecDataset
+    from datasets.folder import FolderDataset
     from experiment.run import Run
     from experiment.score_files import ScoreFiles
 
@@ -45,7 +45,7 @@ def experiment(args: "Namespace") -> None:
         run.report()  # ROC 曲线、结果表、复现结论
 
 
-def fit(run: "Run", train: "MVTecDataset") -> None:
+def fit(run: "Run", train: "FolderDataset") -> None:
     """One Gaussian at every patch position, from the training pictures (paper, III.A and III.B)."""
     if run.load_fitted():  # 同样的配置、同样的图片：直接用已存的
         return
@@ -54,7 +54,7 @@ def fit(run: "Run", train: "MVTecDataset") -> None:
     run.save_fitted()
 
 
-def leave_one_out(run: "Run", train: "MVTecDataset", test: "MVTecDataset") -> None:
+def leave_one_out(run: "Run", train: "FolderDataset", test: "FolderDataset") -> None:
     """Every training picture as if it had been left out: a threshold without a label, and pictures that stand out."""
     if run.wants_left_out(train, test):
         with run.left_out(train) as left_out:
@@ -63,7 +63,7 @@ def leave_one_out(run: "Run", train: "MVTecDataset", test: "MVTecDataset") -> No
                 left_out.append(block)
 
 
-def score(run: "Run", test: "MVTecDataset") -> "ScoreFiles":
+def score(run: "Run", test: "FolderDataset") -> "ScoreFiles":
     """Mahalanobis distances, up-sampled and smoothed: the anomaly maps of the test pictures (paper, III.C)."""
     with run.score_files(test) as files:
         images = files.keep(run.batches(test, "test").with_masks())

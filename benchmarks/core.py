@@ -48,7 +48,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 @torch.inference_mode()
 def floor(model: PaDiM, data: Path, name: str, workers: int, rounds: int) -> dict:
     """Bare forward pass, bare decoding, and fit + score from decoded tensors."""
-    sets = [MVTecDataset(data, name, split) for split in (True, False)]
+    sets = [MVTecDataset(data, name, split) for split in ("train", "test")]
     start = time.perf_counter()
     train, test = ([images for images, _, _ in batches(dataset, BATCH, workers)] for dataset in sets)
     decode = time.perf_counter() - start
@@ -108,7 +108,7 @@ def latency(model: PaDiM, arch: str, rounds: int) -> dict:
 @torch.inference_mode()
 def precisions(arch: str, device: torch.device, data: Path, name: str, workers: int, rounds: int) -> dict:
     """What each ``--precision`` does to the forward pass's speed, to the maps and to the ROC AUC."""
-    train, test = (MVTecDataset(data, name, split) for split in (True, False))
+    train, test = (MVTecDataset(data, name, split) for split in ("train", "test"))
     fitted = [images for images, _, _ in batches(train, BATCH, workers)]
     scored, masks = zip(*((images, mask[:, 0]) for images, _, mask in batches(test, BATCH, workers)), strict=True)
     names = [each for each in PRECISIONS if each != "tf32" or device.type == "cuda"]

@@ -51,10 +51,10 @@ class Clock:
         self.stages[stage], self.last = now - self.last, now
 
 
-def loader_of(data: Path, name: str, train: bool) -> DataLoader:
+def loader_of(data: Path, name: str, split: str) -> DataLoader:
     """One split of a class, as the public scripts read it."""
     # DataLoader 只用到 len 与下标；datasets 不装 torch，MVTecDataset 便不是 torch 的 Dataset
-    return DataLoader(MVTecDataset(data, name, train), 32)  # type: ignore[arg-type]
+    return DataLoader(MVTecDataset(data, name, split), 32)  # type: ignore[arg-type]
 
 
 def embed(network: torch.nn.Module, loader: DataLoader, chosen: torch.Tensor, kept: list | None) -> torch.Tensor:
@@ -115,7 +115,7 @@ def main() -> None:
     total, d = DIMENSIONS[args.arch]
     random.seed(1024)
     chosen = torch.tensor(random.sample(range(total), d))
-    train, test = (loader_of(args.data, args.name, split) for split in (True, False))
+    train, test = (loader_of(args.data, args.name, split) for split in ("train", "test"))
     clock("network")
 
     embedding = embed(network, train, chosen, None).numpy()  # (N, d, P)

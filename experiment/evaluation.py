@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from datasets.mvtec import MVTecDataset
+from datasets.folder import FolderDataset
 from experiment.figures import Drawer, Drawings, chosen_figures
 from experiment.results import UNSCORED, ResultsFile, Stopwatch
 from experiment.score_files import ScoreFiles
 from experiment.store import Store
+from padim.apart import evaluate_apart
 from padim.metrics import evaluate_maps
 
 
@@ -40,14 +41,14 @@ class Evaluator:
         self._drawings: Drawings | None = None
 
     def hand_over(
-        self, name: str, test: MVTecDataset, files: ScoreFiles, watch: Stopwatch, known: dict[str, Any]
+        self, name: str, test: FolderDataset, files: ScoreFiles, watch: Stopwatch, known: dict[str, Any]
     ) -> None:
         """Take the next class, once the one before it is finished.
 
         Parameters
         ----------
         name : str
-        test : MVTecDataset
+        test : FolderDataset
         files : ScoreFiles
             All of its test pictures' scores.
         watch : Stopwatch
@@ -59,17 +60,19 @@ class Evaluator:
         self._evaluation = self._thread.submit(self._evaluate, name, test, files, watch, known)
 
     def _evaluate(
-        self, name: str, test: MVTecDataset, files: ScoreFiles, watch: Stopwatch, known: dict[str, Any]
+        self, name: str, test: FolderDataset, files: ScoreFiles, watch: Stopwatch, known: dict[str, Any]
     ) -> Drawings:
-        arrays, row = dict[str, Any](), dict(UNSCORED)
+        arrays, row, apart = dict[str, Any](), dict(UNSCORED), dict[str, Any]()
         if len(test):
             with watch.stage("evaluate"):
                 maps = np.load(self._store.maps(name), mmap_mode="r")
-                arrays, row = evaluate_maps(maps, test.labels, files.masks if test.has_masks else None)
+                pixels = maps, test.labels, files.masks if test.has_masks else None
+                arrays, row = evaluate_maps(*pixels)
+                apart = evaluate_apart(*pixels, test.kinds, test.APART)
                 self._store.clear_pictures(name)
-                small = arrays | {"files": np.array(test.names()), "patches": files.centres}
-                self._store.write_arrays(name, small)
-        self._results.record(name, row | known | {"seconds": watch.seconds | {"total": watch.total}})
+                small = {"files": np.array(test.names()), "kinds": np.array(test.kinds), "patches": files.centres}
+                self._store.write_arrays(name, arrays | small)
+        self._results.record(name, row | apart | known | {"seconds": watch.seconds | {"total": watch.total}})
         return self._drawer.draw(self._store, name, chosen_figures(len(test), self._figures), arrays)
 
     def finish_row(self) -> None:

@@ -10,15 +10,15 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
+from datasets.folder import FolderDataset
 from datasets.loader import batches
-from datasets.mvtec import MVTecDataset
 
 
 @dataclass(frozen=True)
 class Part:
     """Some items of a data set."""
 
-    dataset: MVTecDataset
+    dataset: FolderDataset
     indices: Sequence[int]
 
     def __len__(self) -> int:

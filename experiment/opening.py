@@ -10,12 +10,12 @@ import shlex
 import sys
 from contextlib import ExitStack
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from datasets.mvtec import CheckedClass, check_class, find_classes, locate
+from datasets.catalogue import DATASETS, find_classes, locate
+from datasets.folder import CheckedClass, check_class, remarks
 from datasets.preprocessing import Preprocessing
 from datasets.sample import renew_sample
 from experiment import memory
@@ -31,8 +31,10 @@ from padim.model import PaDiM
 
 def check_data(
     args: argparse.Namespace, preprocessing: Preprocessing, store: Store
-) -> tuple[Path, dict[str, CheckedClass]]:
+) -> tuple[DataFolder, dict[str, CheckedClass]]:
     """The data folder of ``args.data_path`` and its classes, or ``args.classes``, checked; and that one can write.
+
+    Says what a user should know of the pictures beforehand.
 
     Raises
     ------
@@ -41,16 +43,19 @@ def check_data(
     OSError
         If nothing can be written to the result folder.
     """
-    root, wanted = locate(args.data_path, args.classes)
-    bar = tqdm(find_classes(root, wanted), desc="checking", unit="class")
-    checked = {name: check_class(root, name, preprocessing) for name in bar}
+    dataset = DATASETS[args.dataset]
+    root, wanted = locate(dataset, args.data_path, args.classes)
+    bar = tqdm(find_classes(dataset, root, wanted), desc="checking", unit="class")
+    checked = {name: check_class(dataset, root, name, preprocessing) for name in bar}
     store.check_writable()
-    return root, checked
+    for line in remarks(checked, preprocessing):
+        print(line, flush=True)
+    return DataFolder(dataset, root, preprocessing), checked
 
 
 def prepare_data(
     args: argparse.Namespace, preprocessing: Preprocessing, store: Store
-) -> tuple[Path, dict[str, CheckedClass]]:
+) -> tuple[DataFolder, dict[str, CheckedClass]]:
     """As `check_data`; with --demo the sample data is drawn first, where it is not there as this version draws it."""
     if args.demo:
         renew_sample(args.data_path)

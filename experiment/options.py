@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets.catalogue import DATASETS
 from padim import PRECISIONS
 from system.command import Parser
 from system.resources import cores
@@ -108,13 +109,19 @@ def options() -> dict[str, Option]:
         "layers": Option(
             None, "the layers that are read (default: the backbone's own)", _names, (("metavar", "A,B,C"),)
         ),
+        "dataset": Option(
+            "mvtec",
+            f"{', '.join(DATASETS)} (default %(default)s: MVTec AD, or any folder in its layout)",
+            None,
+            (("choices", list(DATASETS)), ("metavar", "NAME")),
+        ),
         "data_path": Option(
             _data_path(), "one folder a class, or one class (default $MVTEC_PATH, else %(default)s)", Path
         ),
         "save_path": Option(Path("mvtec_result"), "where results go (default %(default)s)", Path),
         "classes": Option(
             None,
-            "default: the MVTec AD classes that are there, else all found",
+            "default: the data set's classes that are there, else all found",
             _class_name,
             (("nargs", "+"), ("metavar", "NAME")),
         ),
@@ -160,14 +167,14 @@ def _add(parser: argparse.ArgumentParser, *names: str, **defaults: Any) -> None:
 
 def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line of main.py."""
-    parser = Parser(prog="main.py", description="PaDiM on MVTec AD, or on any folder in its layout.")
+    parser = Parser(prog="main.py", description="PaDiM on MVTec AD, any folder in its layout, or another data set.")
     _add(parser, *options())
     args = parser.parse_args(argv)
     if args.demo:
         parser.set_defaults(**DEMO)
         args = parser.parse_args(argv)
-        if args.data_path != DEMO["data_path"]:
-            parser.error("--demo brings its own data; leave out --data_path")
+        if args.data_path != DEMO["data_path"] or args.dataset != "mvtec":
+            parser.error("--demo brings its own data; leave out --data_path and --dataset")
     if args.leave_one_out and args.no_features:
         parser.error("--leave_one_out stores its scores beside the features; leave out --no_features")
     return args

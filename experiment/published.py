@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets.mvtec import CLASSES, OBJECTS, TEXTURES
+from datasets.mvtec import CLASSES, OBJECTS, TEXTURES, MVTecDataset
 
 LEVELS = ("image", "pixel")
 Row = dict[str, Any]
@@ -39,10 +39,13 @@ class Reference:
     figures : dict
         ``{class or all_textures, all_objects, all: {arch_image: ROC AUC, arch_pixel: …}}``; empty
         where a comparison would mean nothing.
+    dataset : str
+        The data set's name.
     """
 
     groups: dict[str, tuple[str, ...]]
     figures: dict[str, dict[str, float]]
+    dataset: str = MVTecDataset.NAME
 
     def of(self, name: str, arch: str) -> dict[str, float] | None:
         """The published image and pixel ROC AUC of a row, if there are any."""
@@ -63,8 +66,13 @@ def compare(row: Row, published: dict[str, float] | None) -> Row:
     return row | {"published": published, "difference": differences}
 
 
-def published(is_comparable: bool) -> Reference:
-    """The published table, to compare with; empty for other weights than ImageNet's, or other preprocessing."""
+def published(is_comparable: bool, dataset: str = MVTecDataset.NAME) -> Reference:
+    """The published table, to compare with.
+
+    Empty for other weights than ImageNet's, other preprocessing, or another data set than MVTec AD.
+    """
+    if dataset != MVTecDataset.NAME:
+        return Reference({"all": ()}, {}, dataset)
     figures = {}
     if is_comparable:
         path = Path(__file__).with_name("published.csv")
@@ -137,6 +145,8 @@ def verdict(rows: Mapping[str, Row], reference: Reference, arch: str, departed: 
 
 def _obstacles(rows: Mapping[str, Row], reference: Reference, arch: str, departed: list[str]) -> list[str]:
     """Why no verdict can be given."""
+    if reference.dataset != MVTecDataset.NAME:
+        return [f"nothing is published for {reference.dataset}"]
     reasons = [f"other options than the published: {', '.join(departed)}"] if departed else []
     if not reference.figures:
         return reasons or ["the weights are not ImageNet's"]

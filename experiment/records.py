@@ -89,13 +89,14 @@ STUDIES = {
 SCORED: dict[str, tuple[str, tuple]] = {
     "files": ("U", ("n",)),
     "labels": ("biu", ("n",)),
+    "kinds": ("U", ("n",)),
     "masks": ("biu", ("n", None, None)),
     "image_scores": ("f", ("n",)),
     "patches": ("f", ("n", None)),
     **dict.fromkeys(("threshold", "threshold_raw", "image_threshold_raw", "score_min", "score_max"), ("f", ())),
     **dict.fromkeys(("image_roc", "pixel_roc", "pixel_pr", "pixel_pro"), ("f", (None, 2))),
 }
-_ALWAYS = {"files", "labels", "image_scores", "patches", "score_min", "score_max"}
+_ALWAYS = {"files", "kinds", "labels", "image_scores", "patches", "score_min", "score_max"}
 LEFT_OUT: dict[str, tuple[str, tuple]] = {
     "files": ("U", ("n",)),
     "scores": ("f", ("n",)),

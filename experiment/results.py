@@ -212,7 +212,9 @@ def ending(results: dict[str, Any], written: list[tuple[str, Path]], is_random: 
     lines += ["", sentence(results["verdict"])]
     if is_random:
         lines.append("These weights are random: the figures above check the program, not the method.")
-        lines.append("The real result: python main.py --arch wide_resnet50_2 --data_path FOLDER_OF_MVTEC_AD")
+        name = results["run"]["options"]["dataset"]
+        data = f"--dataset {name} --data_path FOLDER" if name != "mvtec" else "--data_path FOLDER_OF_MVTEC_AD"
+        lines.append(f"The real result: python main.py --arch wide_resnet50_2 {data}")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from datasets.mvtec import MVTecDataset, common_size
+from datasets.folder import FolderDataset, common_size
 from datasets.preprocessing import Preprocessing
 from experiment import results as report
 from experiment.evaluation import Evaluator
@@ -27,7 +27,6 @@ from experiment.options import options
 from experiment.published import published
 from experiment.ranks import SOLO, RankError, join
 from experiment.records import read_fitted_record
-from experiment.same_data import DataFolder
 from experiment.saving import Saving, add_left_out_scores, load_if_same
 from experiment.score_files import ScoreFiles
 from experiment.store import Store
@@ -96,8 +95,7 @@ class Run:
             device = pick_device(args.device, self._ranks.local_rank, self._ranks.local_size)
             self._preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed)
             self._store = Store(args.save_path, args.arch)
-            root, self._checked = self._ranks.agree(lambda: prepare_data(args, self._preprocessing, self._store))
-            self._data = DataFolder(root, self._preprocessing)
+            self._data, self._checked = self._ranks.agree(lambda: prepare_data(args, self._preprocessing, self._store))
             with self._ranks.leader_first():
                 chosen = {"precision": args.precision, "layers": args.layers, "reduction": args.reduction}
                 size = common_size(self._checked)
@@ -109,7 +107,7 @@ class Run:
             content = self._ranks.agree(lambda: begin(args, *opened))
             own_layers = find_architecture(args.arch, args.layers) is ARCHITECTURES.get(args.arch)
             as_published = self._preprocessing.is_published and own_layers and args.reduction == "random"
-            reference = published(self.model.is_imagenet and as_published)
+            reference = published(self.model.is_imagenet and as_published, args.dataset)
             self._results = report.ResultsFile(self._store, content, reference, self.model.key, self._checked)
             self._evaluator = Evaluator(self._store, self._results, args.figures)
             stack.push(self._settle)
@@ -136,10 +134,10 @@ class Run:
             self._store.check_there()
             yield name
 
-    def datasets(self, name: str) -> tuple[MVTecDataset, MVTecDataset]:
+    def datasets(self, name: str) -> tuple[FolderDataset, FolderDataset]:
         """A class's training and test pictures; it is the class at work from here on."""
         watch, waited = report.Stopwatch(), self._ranks.seconds
-        train, test = (MVTecDataset(self._data.root, name, split, self._preprocessing) for split in (True, False))
+        train, test = self._data.train_and_test(name)
         with watch.stage("fingerprint"):
             data = self._ranks.agree(lambda: self._data.record(name))
         self._class = Current(name, data, len(train), watch, waited)
@@ -170,7 +168,7 @@ class Run:
     def _made_from(self) -> dict[str, Any]:
         return {"preprocessing": self._preprocessing.record(), "training_files": self._class.data["training_files"]}
 
-    def batches(self, dataset: MVTecDataset, split: str) -> Images:
+    def batches(self, dataset: FolderDataset, split: str) -> Images:
         """This process's part of the pictures; ``split`` says in the progress bar what they are for."""
         part = Part(dataset, self._ranks.share(len(dataset)))
         title = f"feature extraction | {split} | {self._class.name}"
@@ -182,7 +180,7 @@ class Run:
             self._store.left_out(self._class.name).unlink(missing_ok=True)  # 是旧的高斯的
             self._saving = Saving(self.model, self._store.fitted(self._class.name), **self._made_from())
 
-    def wants_left_out(self, train: MVTecDataset, test: MVTecDataset) -> bool:
+    def wants_left_out(self, train: FolderDataset, test: FolderDataset) -> bool:
         """Whether left-out scores are to be made: asked for, or no labelled test set; and not stored already."""
         now = self._class
         if self.args.no_features or not (self.args.leave_one_out or not test.is_labelled):
@@ -199,7 +197,7 @@ class Run:
         return not self._ranks.agree(stored)
 
     @contextmanager
-    def left_out(self, train: MVTecDataset) -> Iterator[LeftOut]:
+    def left_out(self, train: FolderDataset) -> Iterator[LeftOut]:
         """What takes the training pictures' left-out scores; those that stand out are named."""
         now, collected = self._class, LeftOut(self._ranks.share(len(train)).start)
         with self.stage("leave one out"):
@@ -218,7 +216,7 @@ class Run:
             self._saving.wait_read()
 
     @contextmanager
-    def score_files(self, test: MVTecDataset) -> Iterator[ScoreFiles]:
+    def score_files(self, test: FolderDataset) -> Iterator[ScoreFiles]:
         """What takes the test pictures' scores."""
         if self.leads and not len(test):
             self._store.clear_scores(self._class.name)
@@ -226,7 +224,7 @@ class Run:
         with self.stage("score"), ScoreFiles(self._store, self._ranks, self._class.name, *shape) as files:
             yield files
 
-    def finish(self, test: MVTecDataset, files: ScoreFiles) -> None:
+    def finish(self, test: FolderDataset, files: ScoreFiles) -> None:
         """Hand the class over: it is evaluated, recorded and drawn while the next one is computed."""
         with self.stage("save"):
             self._finish_saving()

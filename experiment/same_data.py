@@ -8,40 +8,47 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from datasets.folder import FolderDataset
 from datasets.images import DataError
-from datasets.mvtec import MVTecDataset
 from datasets.preprocessing import Preprocessing
 from system.errors import UserError
 
 
 class DataFolder:
-    """What identifies the classes below a data folder; no file is hashed twice.
+    """The classes below a data folder, and what identifies them; no file is hashed twice.
 
     Parameters
     ----------
+    dataset : type of FolderDataset
+        The data set that lies there.
     root : Path
         The folder that holds the classes.
     preprocessing : Preprocessing
     """
 
-    def __init__(self, root: Path, preprocessing: Preprocessing):
-        self.root, self.preprocessing = root.resolve(), preprocessing
+    def __init__(self, dataset: type[FolderDataset], root: Path, preprocessing: Preprocessing):
+        self.dataset, self.root, self.preprocessing = dataset, root.resolve(), preprocessing
         self._contents: dict[str, dict[str, str]] = {}
 
-    def _splits(self, name: str) -> list[MVTecDataset]:
-        return [MVTecDataset(self.root, name, train, self.preprocessing) for train in (True, False)]
+    def split(self, name: str, split: str) -> FolderDataset:
+        """One of a class's splits, see `datasets.folder.SPLITS`."""
+        return self.dataset(self.root, name, split, self.preprocessing)
+
+    def train_and_test(self, name: str) -> tuple[FolderDataset, FolderDataset]:
+        """A class's training and test pictures."""
+        return self.split(name, "train"), self.split(name, "test")
 
     def file_names(self, name: str) -> str | None:
         """SHA-256 over the names of a class's pictures and masks; None where the class is not in order."""
         try:
-            return hashlib.sha256("".join(split.summary() for split in self._splits(name)).encode()).hexdigest()
+            return hashlib.sha256("".join(split.summary() for split in self.train_and_test(name)).encode()).hexdigest()
         except DataError:
             return None
 
     def contents(self, name: str) -> dict[str, str]:
         """Fingerprints of a class's ``training_files`` and ``test_files``, contents included."""
         if name not in self._contents:
-            train, test = self._splits(name)
+            train, test = self.train_and_test(name)
             self._contents[name] = {"training_files": train.fingerprint(), "test_files": test.fingerprint()}
         return self._contents[name]
 

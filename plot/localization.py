@@ -35,14 +35,8 @@ def options() -> Parser:
     return made
 
 
-def kind(file: str) -> str:
-    """The defect type of a test image: the name of its folder."""
-    return file.split("/")[-2]
-
-
-def typical(files: np.ndarray, scores: np.ndarray) -> list[int]:
-    """The median-scored image of the good ones and of every defect type, in this order."""
-    kinds = np.array([kind(str(f)) for f in files])
+def typical(kinds: np.ndarray, scores: np.ndarray) -> list[int]:
+    """The median-scored image of the good ones and of every kind of defect, in this order."""
     order = sorted(set(kinds.tolist()), key=lambda k: (k != "good", k))
     chosen = []
     for each in order:
@@ -75,7 +69,7 @@ def figure(results: Results, name: str, wanted: list[int] | None, say: Say) -> F
     arrays = results.arrays(name)
     count = len(arrays["files"])
     maps, images = results.pixels(name, count)
-    indices = wanted or typical(arrays["files"], arrays["image_scores"])
+    indices = wanted or typical(arrays["kinds"], arrays["image_scores"])
     if bad := [i for i in indices if not 0 <= i < count]:
         raise UserError(f"--index {bad[0]}: {name} has {count} test images, counted from 0")
 
@@ -94,7 +88,7 @@ def figure(results: Results, name: str, wanted: list[int] | None, say: Say) -> F
         scores = normalise(np.asarray(maps[i]), arrays["score_min"], arrays["score_max"])
         truth = None if arrays["masks"] is None else arrays["masks"][i]
         y = TOP + row * (height + GAP)
-        label = kind(str(arrays["files"][i]))
+        label = str(arrays["kinds"][i])
         label = style.printable(label if len(label) < 19 else label[:17] + "…")
         drawing.text(
             LEFT * 0.45 / total[0], 1 - (y + height / 2) / total[1], label,

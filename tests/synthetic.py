@@ -44,7 +44,7 @@ def write_results(root: Path, arch: str, classes: tuple[str, ...] = FIFTEEN, see
             arrays, row = evaluate_maps(maps, labels, truth if masks else None)
         files = [f"test/{kind}/{i:03d}.png" for i, kind in enumerate(kinds)]
         patches = rng.standard_normal((12, DIMENSIONS)).astype(np.float32)
-        store.write_arrays(name, arrays | {"files": np.array(files), "patches": patches})
+        store.write_arrays(name, arrays | {"files": np.array(files), "kinds": np.array(kinds), "patches": patches})
         seconds = {"fit": 3.0, "save": 0.5, "score": 2.0, "evaluate": 1.0, "total": 7.0}
         row |= {"n_train": 30, "n_test": 12, "seconds": seconds} | DATA
         rows[name] = compare(row, reference.of(name, arch))

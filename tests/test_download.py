@@ -15,7 +15,8 @@ from mvtec_server import WHOLE, Server, data_set, error, files, pack, serving, u
 
 from datasets import download
 from datasets.download import ARCHIVE, get_mvtec, main
-from datasets.mvtec import CLASSES, MVTecDataset, check_class
+from datasets.folder import check_class
+from datasets.mvtec import CLASSES, MVTecDataset
 from system.errors import UserError
 
 
@@ -38,8 +39,8 @@ def test_download_and_use(server, tmp_path, capsys):
     bars = capsys.readouterr().err
     assert all(word in bars for word in ("downloading: 100%", "checking: 100%", "unpacking: "))
     for name in CLASSES:
-        assert check_class(folder, name) == (2, 0, (224, 224))
-        assert all(image.shape == (3, 224, 224) for image, _, _ in MVTecDataset(folder, name, train=True))
+        assert check_class(MVTecDataset, folder, name)[:3] == (2, 0, (224, 224))
+        assert all(image.shape == (3, 224, 224) for image, _, _ in MVTecDataset(folder, name, "train"))
 
 
 def test_main_runs_on_the_download(server, tmp_path):

@@ -120,7 +120,7 @@ def test_two_pictures_and_no_fit(model):
 
 def test_the_golden_scores(shared):
     golden = np.load(shared / "golden/hazelnut_leave_one_out_resnet18.npz")
-    train = MVTecDataset(shared / "mvtec", "hazelnut", True)
+    train = MVTecDataset(shared / "mvtec", "hazelnut", "train")
     model = PaDiM("resnet18", "random")
     if "weights_sha256" in golden and str(golden["weights_sha256"]) != model.weights_sha256:
         pytest.skip("another random generator")
@@ -132,7 +132,7 @@ def test_the_golden_scores(shared):
 @pytest.mark.slow
 def test_wide_resnet50_2_with_fewer_pictures_than_dimensions(shared):
     """1 − k·a is small there: a correction in float64 keeps the float32 factors exact enough."""
-    train = MVTecDataset(shared / "mvtec", "hazelnut", True)
+    train = MVTecDataset(shared / "mvtec", "hazelnut", "train")
     images = [images for images, _, _ in batches(train, 16, 1)]
     model = PaDiM("wide_resnet50_2", "random")
     model.fit(images)
@@ -193,7 +193,7 @@ def test_a_run_names_the_pictures_that_do_not_belong(sample, tmp_path, capsys):
     said = next(line for line in capsys.readouterr().out.splitlines() if "stand out" in line)
     assert {name.split("/")[-1] for name in said.split() if name.endswith(".png")} >= {"hole_a.png", "hole_b.png"}
     record = json.loads((out / "temp_resnet18/train_flange.json").read_text(encoding="utf-8"))
-    scores, names = record["leave_one_out_scores"], MVTecDataset(tmp_path, "flange", True).names()
+    scores, names = record["leave_one_out_scores"], MVTecDataset(tmp_path, "flange", "train").names()
     assert len(scores) == len(names) == record["n_train"]
     first = [names[i] for i in np.argsort(scores)[::-1]]
     assert set(first[:2]) == {"train/good/hole_a.png", "train/good/hole_b.png"}

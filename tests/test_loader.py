@@ -66,7 +66,7 @@ def test_the_caller_helps_from_the_back():
 
 def test_threads_end_with_the_batches_that_nobody_wants(sample):
     before = set(threading.enumerate())
-    ahead = batches(MVTecDataset(sample, "linen", train=True), 2, 2)
+    ahead = batches(MVTecDataset(sample, "linen", "train"), 2, 2)
     next(ahead)
     ahead.close()
     assert set(threading.enumerate()) <= before
@@ -74,7 +74,7 @@ def test_threads_end_with_the_batches_that_nobody_wants(sample):
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_batches_keep_the_order(sample, workers):
-    dataset = MVTecDataset(sample, "linen", train=False)
+    dataset = MVTecDataset(sample, "linen", "test")
     loaded = list(batches(dataset, 4, workers))
     assert [len(b[0]) for b in loaded] == [4, 4, 1]
     for i, item in enumerate(dataset):
@@ -85,7 +85,7 @@ def test_batches_keep_the_order(sample, workers):
 @pytest.mark.parametrize("processes", [0, 2])
 def test_a_data_loader_takes_the_data_sets_as_they_are(sample, processes):
     """Values, types and shapes are those of `batches`."""
-    dataset = MVTecDataset(sample, "linen", train=False)
+    dataset = MVTecDataset(sample, "linen", "test")
     new = NewPictures([*dataset.files[:2], sample / "absent.png"], Preprocessing(), (224, 224))
     for data, dtypes in (
         (dataset, (torch.float32, torch.int64, torch.uint8)),
@@ -104,6 +104,6 @@ def test_a_broken_picture_ends_the_batches_as_it_was_raised(tmp_path, workers):
     good.mkdir(parents=True)
     Image.new("L", (40, 30), 128).save(good / "a.png")
     (good / "b.JPG").write_text("?")
-    dataset = MVTecDataset(tmp_path, "widget", train=True)
+    dataset = MVTecDataset(tmp_path, "widget", "train")
     with pytest.raises(DataError, match=r"b\.JPG"):
         list(batches(dataset, 1, workers))

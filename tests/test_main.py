@@ -131,7 +131,7 @@ def test_every_file_of_a_run(done, sample):
     images = np.load(done / "scores_resnet18" / "linen_images.npy")
     assert maps(done, "linen").shape == (9, 224, 224) and images.shape == (9, 224, 224, 3)
     assert set(arrays) == {
-        "files", "labels", "masks", "image_scores", "threshold", "threshold_raw", "image_threshold_raw",
+        "files", "kinds", "labels", "masks", "image_scores", "threshold", "threshold_raw", "image_threshold_raw",
         "score_min", "score_max", "patches", "image_roc", "pixel_roc", "pixel_pr", "pixel_pro",
     }  # fmt: skip
     assert arrays["files"][0] == "test/good/000.png" and arrays["patches"].shape == (9, 100)

@@ -18,7 +18,9 @@ SOURCE = {"preprocessing": Preprocessing().record(), "training_files": "0"}
 
 
 def images(root, name, train, batch_size=32, workers=1):
-    return (image for image, _, _ in batches(MVTecDataset(root, name, train), batch_size, workers))
+    return (
+        image for image, _, _ in batches(MVTecDataset(root, name, "train" if train else "test"), batch_size, workers)
+    )
 
 
 def scores(model, batches):
@@ -60,7 +62,7 @@ def test_golden_parity(arch, shared):
 
     maps = scores(model, images(shared / "mvtec", "hazelnut", False))
     assert (np.abs(maps - golden["raw_maps"]) / golden["raw_maps"]).max() < 1e-4
-    test = MVTecDataset(shared / "mvtec", "hazelnut", False)
+    test = MVTecDataset(shared / "mvtec", "hazelnut", "test")
     pixel = evaluate_scores(maps, np.stack([test[i][2][0] for i in range(len(test))]))
     image = evaluate_scores(maps.max((1, 2)), test.labels)
     assert round(pixel.rocauc, 4) == round(float(golden["pixel_rocauc"]), 4)

@@ -8,15 +8,10 @@ from conftest import ROOT
 from PIL import Image
 from torchvision import transforms
 
+from datasets.catalogue import find_classes
+from datasets.folder import check_class
 from datasets.images import DataError
-from datasets.mvtec import (
-    CLASSES,
-    OBJECTS,
-    TEXTURES,
-    MVTecDataset,
-    check_class,
-    find_classes,
-)
+from datasets.mvtec import CLASSES, OBJECTS, TEXTURES, MVTecDataset
 from datasets.preprocessing import to_pictures
 from experiment.published import published
 from system.errors import UserError
@@ -64,35 +59,35 @@ def test_published_figures_are_the_shared_ones(shared):
 
 
 def test_any_folder_in_the_layout(own):
-    assert find_classes(own) == ["widget"]
-    test = MVTecDataset(own, "widget", train=False)
+    assert find_classes(MVTecDataset, own) == ["widget"]
+    test = MVTecDataset(own, "widget", "test")
     assert test.names() == ["test/dent/one [1].png", "test/dent/two.tif", "test/good/c.bmp"]
-    assert test.labels.tolist() == [1, 1, 0]
-    assert [m and m.name for m in test.masks] == ["one [1]_mask.png", "two.bmp", None]
+    assert test.labels.tolist() == [1, 1, 0] and test.kinds == ["dent", "dent", "good"]
+    assert [[p.name for p in masks] for masks in test.masks] == [["one [1]_mask.png"], ["two.bmp"], []]
     for image, label, mask in test:
         assert image.shape == (3, 224, 224) and image.dtype == np.float32 and image.flags.c_contiguous
         assert type(label) is np.int64
         assert mask.shape == (1, 224, 224) and mask.dtype == np.uint8 and int(mask.sum()) == int(label) * 224 * 224
-    check_class(own, "widget")
+    check_class(MVTecDataset, own, "widget")
 
 
 def test_classes_are_found_or_named(own):
     picture(own / "bottle/train/good/a.png")
     (own / "no_class").mkdir()
-    assert find_classes(own) == ["bottle"]  # MVTec 的类别优先
-    assert find_classes(own, ["widget", "bottle", "widget"]) == ["widget", "bottle"]
+    assert find_classes(MVTecDataset, own) == ["bottle"]  # MVTec 的类别优先
+    assert find_classes(MVTecDataset, own, ["widget", "bottle", "widget"]) == ["widget", "bottle"]
     with pytest.raises(UserError, match=r"'no_class'.*found: bottle, widget.*--classes"):
-        find_classes(own, ["no_class"])
+        find_classes(MVTecDataset, own, ["no_class"])
     with pytest.raises(UserError, match=r"no data folder.*--data_path"):
-        find_classes(own / "absent")
+        find_classes(MVTecDataset, own / "absent")
     with pytest.raises(UserError, match="no class"):
-        find_classes(own / "no_class")
+        find_classes(MVTecDataset, own / "no_class")
     with pytest.raises(UserError, match="no class"):
-        find_classes(own / "widget")
+        find_classes(MVTecDataset, own / "widget")
 
 
 def test_transforms_are_the_published_ones(shared):
-    test = MVTecDataset(shared / "mvtec", "hazelnut", train=False)
+    test = MVTecDataset(shared / "mvtec", "hazelnut", "test")
     index = test.names().index("test/crack/000.png")
     image, label, mask = test[index]
     source = Image.open(test.files[index]).convert("RGB")
@@ -114,7 +109,7 @@ def test_masks_are_cropped_like_their_pictures(tmp_path):
         target = tmp_path / path
         target.parent.mkdir(parents=True)
         Image.fromarray(values).save(target)
-    image, _, mask = MVTecDataset(tmp_path, "x", train=False)[0]
+    image, _, mask = MVTecDataset(tmp_path, "x", "test")[0]
     bright = to_pictures(image[None])[0, ..., 0] > 127
     assert (bright != (mask[0] > 0)).mean() < 0.005 and bright.sum() > 1000
 
@@ -133,43 +128,43 @@ def test_masks_are_cropped_like_their_pictures(tmp_path):
 def test_what_is_wrong_is_found_before_anything_is_decoded(own, spoil, message):
     spoil(own / "widget")
     with pytest.raises(UserError, match=message):
-        check_class(own, "widget")
+        check_class(MVTecDataset, own, "widget")
 
 
 def test_no_ground_truth_folder_and_no_test_folder(own):
     shutil.rmtree(own / "widget/ground_truth")
-    check_class(own, "widget")
-    test = MVTecDataset(own, "widget", train=False)
-    assert not test.has_masks and test.masks == [None] * 3 and test.labels.sum() == 2
+    check_class(MVTecDataset, own, "widget")
+    test = MVTecDataset(own, "widget", "test")
+    assert not test.has_masks and test.masks == [()] * 3 and test.labels.sum() == 2
     shutil.rmtree(own / "widget/test")
-    check_class(own, "widget")
-    assert len(MVTecDataset(own, "widget", train=False)) == 0
+    check_class(MVTecDataset, own, "widget")
+    assert len(MVTecDataset(own, "widget", "test")) == 0
 
 
 def test_a_class_that_is_not_in_order_can_be_told_from_other_mistakes(own):
     """experiment/ goes on without such a class: `DataError`, and nothing wider."""
     shutil.rmtree(own / "widget/ground_truth/dent")
     with pytest.raises(DataError, match="no mask"):
-        MVTecDataset(own, "widget", train=False)
+        MVTecDataset(own, "widget", "test")
     with pytest.raises(UserError) as caught:
-        find_classes(own / "absent")
+        find_classes(MVTecDataset, own / "absent")
     assert not isinstance(caught.value, DataError)
 
 
 def test_the_fingerprint_is_of_names_and_contents(own):
-    first = MVTecDataset(own, "widget", train=True).fingerprint()
+    first = MVTecDataset(own, "widget", "train").fingerprint()
     target = own / "widget/train/good/a.png"
     content = target.read_bytes()
     picture(target, value=129)
-    assert MVTecDataset(own, "widget", train=True).fingerprint() != first
+    assert MVTecDataset(own, "widget", "train").fingerprint() != first
     target.write_bytes(content)
-    assert MVTecDataset(own, "widget", train=True).fingerprint() == first
+    assert MVTecDataset(own, "widget", "train").fingerprint() == first
     target.rename(target.with_name("aa.png"))
-    assert MVTecDataset(own, "widget", train=True).fingerprint() != first
+    assert MVTecDataset(own, "widget", "train").fingerprint() != first
 
 
 def test_nothing_but_the_loader_imports_torch():
-    modules = ["download", "images", "mvtec", "pictures", "preprocessing", "read_ahead", "recipes", "sample"]
+    modules = sorted({path.stem for path in (ROOT / "datasets").glob("*.py")} - {"__init__", "loader"})
     code = f"""
 import sys
 import {", ".join(f"datasets.{name}" for name in modules)}
@@ -177,7 +172,5 @@ assert {{"torch", "torchvision"}}.isdisjoint(sys.modules), "torch is there"
 own = {{name for name in sys.modules if name.partition(".")[0] in ("padim", "experiment", "plot", "main")}}
 assert not own, own
 """
-    files = {path.stem for path in (ROOT / "datasets").glob("*.py")}
-    assert files == {*modules, "__init__", "loader"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr

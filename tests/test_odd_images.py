@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.catalogue import find_classes, locate
+from datasets.folder import check_class
 from datasets.images import DataError, read_image, read_mask, read_size
-from datasets.mvtec import MVTecDataset, check_class, find_classes, locate
+from datasets.mvtec import MVTecDataset
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
@@ -28,7 +30,7 @@ def folder(tmp_path):
 def refused(folder) -> str:
     """What is said about the class before anything is decoded."""
     with pytest.raises(DataError) as caught:
-        check_class(folder.parents[2], "x")
+        check_class(MVTecDataset, folder.parents[2], "x")
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -79,9 +81,9 @@ def test_truncated_empty_and_foreign_files_are_named(folder):
         spoiled.write_bytes(content)
         assert "spoiled.png" in refused(folder)
     spoiled.write_bytes(whole[:1000])  # 文件头完好：解码时才知道
-    check_class(folder.parents[2], "x")
+    check_class(MVTecDataset, folder.parents[2], "x")
     with pytest.raises(DataError, match=r"spoiled\.png.*truncated"):
-        MVTecDataset(folder.parents[2], "x", True)[2]
+        MVTecDataset(folder.parents[2], "x", "train")[2]
 
 
 def test_animations_give_their_first_frame(tmp_path):
@@ -101,8 +103,8 @@ def test_names_with_anything_in_them(folder):
         names += ["new\nline.png", "tab\t.png", os.fsdecode(b"latin-\xe9.png")]
     for name in names:
         Image.fromarray(RGB).save(folder / name, "PNG")
-    check_class(folder.parents[2], "x")
-    data = MVTecDataset(folder.parents[2], "x", True)
+    check_class(MVTecDataset, folder.parents[2], "x")
+    data = MVTecDataset(folder.parents[2], "x", "train")
     assert set(data.names()) == {f"train/good/{name}" for name in [*names, "0.png", "1.png"]}
     assert len(data.fingerprint()) == 64 and data[len(data) - 1][0].shape == (3, 224, 224)
     if os.name == "posix":
@@ -114,7 +116,7 @@ def test_names_with_anything_in_them(folder):
 def test_links_are_followed_and_bad_ones_named(folder, tmp_path):
     Image.fromarray(RGB).save(tmp_path / "elsewhere.png")
     (folder / "link.png").symlink_to(tmp_path / "elsewhere.png")
-    check_class(folder.parents[2], "x")
+    check_class(MVTecDataset, folder.parents[2], "x")
     np.testing.assert_array_equal(read_image(folder / "link.png"), RGB)
     for name, target in {"broken.png": "nowhere.png", "circular.png": "circular.png"}.items():
         (folder / name).symlink_to(target)
@@ -122,7 +124,7 @@ def test_links_are_followed_and_bad_ones_named(folder, tmp_path):
         (folder / name).unlink()
     real = folder.rename(tmp_path / "pictures")
     folder.symlink_to(real, target_is_directory=True)
-    assert check_class(folder.parents[2], "x")[:2] == (3, 0)
+    assert check_class(MVTecDataset, folder.parents[2], "x")[:2] == (3, 0)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
@@ -144,11 +146,11 @@ def test_a_link_to_a_folder_that_leads_nowhere(folder, link, circular):
     place = place.parent.resolve() / place.name
     place.symlink_to(place.name if circular else "/nowhere/at/all", target_is_directory=True)
     with pytest.raises(DataError) as caught:
-        check_class(root, find_classes(*locate(root))[0])
+        check_class(MVTecDataset, root, find_classes(MVTecDataset, *locate(MVTecDataset, root))[0])
     message = f"{str(place)!r} is a symbolic link that is circular or leads nowhere; mend it or remove it"
     assert str(caught.value) == message
     if link == "../y":  # 点了名的类别不受别处牵连
-        assert find_classes(root, ["x"]) == ["x"] and check_class(root, "x").n_test == 2
+        assert find_classes(MVTecDataset, root, ["x"]) == ["x"] and check_class(MVTecDataset, root, "x").n_test == 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX's")
@@ -165,6 +167,6 @@ def test_twenty_thousand_files(folder):
     for i in range(20_000):
         os.link(folder / "0.png", folder / f"n{i:05d}.png")
     start = time.perf_counter()
-    assert check_class(folder.parents[2], "x")[:2] == (20_002, 0)
-    assert len(MVTecDataset(folder.parents[2], "x", True).fingerprint()) == 64
+    assert check_class(MVTecDataset, folder.parents[2], "x")[:2] == (20_002, 0)
+    assert len(MVTecDataset(folder.parents[2], "x", "train").fingerprint()) == 64
     assert time.perf_counter() - start < 60

@@ -102,7 +102,7 @@ def test_localization_shows_the_median_of_every_kind(root, store, figures, tmp_p
     run("localization", "--result", root, "--out", tmp_path, "--class", "bottle")
     arrays, figure = store.read_arrays("bottle"), figures[0]
     maps, images = np.load(store.maps("bottle")), np.load(store.images("bottle"))
-    kinds = np.array([file.split("/")[1] for file in arrays["files"]])
+    kinds = arrays["kinds"]
     labels = [text.get_text() for text in figure.texts]
     assert labels == ["good", "broken_large", "contamination", "manipulated_front"]
     for row, kind in enumerate(labels):

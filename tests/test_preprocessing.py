@@ -14,9 +14,11 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F  # noqa: N812
 
+from datasets.catalogue import find_classes, locate
+from datasets.folder import check_class, common_size
 from datasets.images import DataError
 from datasets.loader import batches
-from datasets.mvtec import MVTecDataset, check_class, common_size, find_classes, locate
+from datasets.mvtec import MVTecDataset
 from datasets.preprocessing import MEAN, ROTATION, STD, Preprocessing, _resized_centre, to_pictures
 from system.errors import UserError
 
@@ -174,16 +176,16 @@ def test_a_thin_picture_would_be_resized_to_gigabytes(size):
 @pytest.mark.parametrize("protocol", ["aligned", "rd"])
 def test_sizes(own, resize, crop, size, protocol):
     preprocessing = Preprocessing(resize, crop, protocol)
-    assert check_class(own, "widget", preprocessing) == (6, 6, size)
-    image, _, mask = MVTecDataset(own, "widget", False, preprocessing)[1]
+    assert check_class(MVTecDataset, own, "widget", preprocessing)[:3] == (6, 6, size)
+    image, _, mask = MVTecDataset(own, "widget", "test", preprocessing)[1]
     assert image.shape == (3, *size) and mask.shape == (1, *size)
 
 
 @pytest.mark.parametrize(("resize", "crop"), [(256, 224), ((64, 128), (48, 100)), ((64, 128), 0)])
 def test_the_random_frame_is_that_of_the_mask(own, resize, crop):
     """White discs: the mask covers them wherever they have been turned and shifted to."""
-    dataset = MVTecDataset(own, "widget", False, Preprocessing(resize, crop, "rd"))
-    aligned = MVTecDataset(own, "widget", False, Preprocessing(resize, crop))
+    dataset = MVTecDataset(own, "widget", "test", Preprocessing(resize, crop, "rd"))
+    aligned = MVTecDataset(own, "widget", "test", Preprocessing(resize, crop))
     for i in range(len(dataset)):
         image, _, mask = dataset[i]
         bright = to_pictures(image[None])[0, ..., 0] > 127
@@ -194,7 +196,7 @@ def test_the_random_frame_is_that_of_the_mask(own, resize, crop):
 
 def test_the_draws_depend_on_seed_and_path_alone(own):
     def pictures(name="widget", seed=1024, size=2, workers=0):
-        dataset = MVTecDataset(own, name, True, Preprocessing(protocol="rd", seed=seed))
+        dataset = MVTecDataset(own, name, "train", Preprocessing(protocol="rd", seed=seed))
         return torch.cat([images for images, _, _ in batches(dataset, size, workers)])
 
     first = pictures()
@@ -237,30 +239,30 @@ def test_new_pictures_are_not_turned():
 )
 def test_a_crop_that_is_too_large(own, resize, crop, message):
     with pytest.raises(DataError, match=message):
-        check_class(own, "widget", Preprocessing(resize, crop))
+        check_class(MVTecDataset, own, "widget", Preprocessing(resize, crop))
 
 
 def test_one_size_a_class_and_a_run(own):
     uncropped = Preprocessing(60, 0)
     for path in (own / "bolt").rglob("*.png"):
         disc(path, (90, 90))
-    checked = {name: check_class(own, name, uncropped) for name in ("widget", "bolt")}
+    checked = {name: check_class(MVTecDataset, own, name, uncropped) for name in ("widget", "bolt")}
     with pytest.raises(UserError, match=r"'widget' comes out at 60x80, class 'bolt' at 60x60.*--resize.*--classes"):
         common_size(checked)
     assert common_size({"bolt": checked["bolt"]}) == (60, 60)
     disc(own / "bolt/train/good/3.png", (180, 90))
     with pytest.raises(UserError, match=r"3\.png' comes out at 60x120, .*0\.png' at 60x60.*--crop"):
-        check_class(own, "bolt", uncropped)
-    check_class(own, "bolt")
+        check_class(MVTecDataset, own, "bolt", uncropped)
+    check_class(MVTecDataset, own, "bolt")
 
 
 def test_a_folder_that_is_a_class(own, monkeypatch):
-    assert locate(own) == (own, None)
-    assert locate(own / "widget") == locate(own / "widget", ["widget"]) == (own, ["widget"])
+    assert locate(MVTecDataset, own) == (own, None)
+    assert locate(MVTecDataset, own / "widget") == locate(MVTecDataset, own / "widget", ["widget"]) == (own, ["widget"])
     monkeypatch.chdir(own / "widget")
-    assert find_classes(*locate(own / ".")) == ["bolt", "widget"]
-    assert locate((own / "widget").relative_to(own / "widget")) == (own, ["widget"])
+    assert find_classes(MVTecDataset, *locate(MVTecDataset, own / ".")) == ["bolt", "widget"]
+    assert locate(MVTecDataset, (own / "widget").relative_to(own / "widget")) == (own, ["widget"])
     with pytest.raises(UserError, match=r"is the class 'widget'; leave out --classes"):
-        locate(own / "widget", ["bolt"])
+        locate(MVTecDataset, own / "widget", ["bolt"])
     shutil.copytree(own / "bolt", own / "widget" / "bolt")
-    assert find_classes(*locate(own / "widget")) == ["bolt"]
+    assert find_classes(MVTecDataset, *locate(MVTecDataset, own / "widget")) == ["bolt"]

@@ -9,7 +9,9 @@ from PIL import Image
 
 from datasets import recipes
 from datasets import sample as sample_module
-from datasets.mvtec import MVTecDataset, check_class, find_classes
+from datasets.catalogue import find_classes
+from datasets.folder import check_class
+from datasets.mvtec import MVTecDataset
 from datasets.recipes import CLASSES
 from datasets.sample import MARK, drawn_by, main, renew_sample, write_sample
 from system.errors import UserError
@@ -19,10 +21,10 @@ def test_default_size_layout_and_time(tmp_path):
     start = time.perf_counter()
     write_sample(tmp_path / "s")
     assert time.perf_counter() - start < 10
-    assert find_classes(tmp_path / "s") == ["flange", "linen"]
+    assert find_classes(MVTecDataset, tmp_path / "s") == ["flange", "linen"]
     for name in CLASSES:
-        check_class(tmp_path / "s", name)
-        train, test = (MVTecDataset(tmp_path / "s", name, split) for split in (True, False))
+        check_class(MVTecDataset, tmp_path / "s", name)
+        train, test = (MVTecDataset(tmp_path / "s", name, split) for split in ("train", "test"))
         assert (len(train), len(test), test.labels.sum()) == (40, 18, 12)
         kinds = [n.split("/")[1] for n in test.names()]
         assert sorted(kinds.count(k) for k in set(kinds)) == [4, 4, 4, 6]

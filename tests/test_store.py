@@ -44,7 +44,7 @@ def scored(tmp_path):
     arrays, _ = evaluate_maps(rng.random((3, 8, 8), np.float32) + masks, labels, masks)
     files = np.array(["test/good/0.png", "test/b/0.png", "test/b/1.png"])
     store = Store(tmp_path, "resnet18")
-    store.write_arrays("x", arrays | {"files": files, "patches": rng.random((3, 4), np.float32)})
+    store.write_arrays("x", arrays | {"files": files, "kinds": files, "patches": rng.random((3, 4), np.float32)})
     return store
 
 
@@ -56,7 +56,7 @@ def scored(tmp_path):
         ("threshold", np.nan), ("score_min", None), ("score_max", np.inf), ("labels", np.zeros(4, np.uint8)),
         ("labels", np.array(["0", "1", "1"])), ("files", np.zeros(3)), ("files", np.array(["one.png"])),
         ("masks", np.zeros((3, 8), np.uint8)), ("masks", np.zeros((2, 8, 8), np.uint8)), ("patches", np.zeros(3)),
-        ("image_scores", None),
+        ("image_scores", None), ("kinds", np.zeros(3)),
     ],
 )  # fmt: skip
 def test_arrays_of_other_types_and_shapes(scored, key, value):
@@ -115,7 +115,12 @@ def test_scores_and_arrays(tmp_path):
     assert np.load(store.images("x"), mmap_mode="r")[1].min() == 7
     assert store.read_arrays("x") is None
     written = dict.fromkeys(["masks", "threshold_raw", "image_threshold_raw", "pixel_roc", "pixel_pr", "pixel_pro"])
-    written |= {"files": np.array(["a/é.png"]), "labels": np.zeros(1, np.uint8), "image_scores": np.ones(1)}
+    written |= {
+        "files": np.array(["a/é.png"]),
+        "kinds": np.array(["good"]),
+        "labels": np.zeros(1, np.uint8),
+        "image_scores": np.ones(1),
+    }
     written |= {"patches": np.ones((1, 3)), "score_min": 0.0, "score_max": 1.0, "image_roc": None, "threshold": 0.5}
     store.write_arrays("x", written)
     arrays = store.read_arrays("x")

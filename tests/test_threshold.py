@@ -11,7 +11,12 @@ RECORD = {"arch": "resnet18", "dimensions": [0] * 100, "leave_one_out_scores": [
 NO_LABELS = dict.fromkeys(
     ("masks", "threshold", "threshold_raw", "image_threshold_raw", "image_roc", "pixel_roc", "pixel_pr", "pixel_pro")
 )
-NO_LABELS |= {"files": np.array(["test/good/0.png"]), "labels": np.zeros(1, np.int64), "image_scores": np.zeros(1)}
+NO_LABELS |= {
+    "files": np.array(["test/good/0.png"]),
+    "kinds": np.array(["good"]),
+    "labels": np.zeros(1, np.int64),
+    "image_scores": np.zeros(1),
+}
 NO_LABELS |= {"patches": np.zeros((1, 100), np.float32), "score_min": 2.0, "score_max": 40.0}
 TEST_SET = NO_LABELS | {"image_threshold_raw": 15.5, "threshold_raw": 12.25}
 

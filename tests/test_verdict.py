@@ -117,7 +117,7 @@ def test_the_end_of_a_run(sample, tmp_path, monkeypatch, capsys):
     """The sample's two classes, held against a table that no run can match."""
     figures = {name: {"resnet18_image": 2.0, "resnet18_pixel": 2.0} for name in ("flange", "linen", "all")}
     reference = Reference({"textures": (), "objects": (), "all": ("flange", "linen")}, figures)
-    monkeypatch.setattr(run, "published", lambda _: reference)
+    monkeypatch.setattr(run, "published", lambda *_: reference)
     options = ["--arch", "resnet18", "--weights", "random", "--figures", "none", "--no_features"]
     assert main.main([*options, "--data_path", str(sample), "--save_path", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results_resnet18.json").read_text(encoding="utf-8"))

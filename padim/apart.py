@@ -1,0 +1,61 @@
+"""Figures of merit of single kinds of defect, each against the good pictures.
+
+单独某几种缺陷对正常图片的评价指标。
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from padim.metrics import CHUNK, evaluate_maps
+from system.files import forget
+
+
+def evaluate_apart(
+    maps: np.ndarray, labels: np.ndarray, masks: Any, kinds: Sequence[str], apart: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """Evaluate some kinds of defect, each by itself against the good pictures.
+
+    Parameters
+    ----------
+    maps : ndarray, (N, H, W) float32
+        Raw anomaly maps of the whole test set; may be a mapped file.
+    labels : ndarray, (N,)
+        1 for a picture with a defect.
+    masks : (N, H, W), or None
+        Non-zero is defect; read by slices. None scores images only.
+    kinds : sequence of str, N
+        The kind of each picture's defect.
+    apart : sequence of str
+        The kinds wanted.
+
+    Returns
+    -------
+    dict
+        ``{kind: row}``, the rows as `padim.metrics.evaluate_maps` has them, without the threshold, which belongs to
+        the whole test set; a kind without pictures is left out.
+
+    Notes
+    -----
+    The maps and masks of the good pictures and one kind are held in memory.
+    """
+    rows = {}
+    for kind in apart:
+        if kind not in kinds:
+            continue
+        chosen = (np.asarray(kinds) == kind) | (labels == 0)
+        some = None if masks is None else _chosen(masks, chosen)
+        row = evaluate_maps(_chosen(maps, chosen), labels[chosen], some)[1]
+        rows[kind] = {figure: value for figure, value in row.items() if figure != "threshold"}
+    return rows
+
+
+def _chosen(arrays: Any, chosen: np.ndarray) -> np.ndarray:
+    """Some of N arrays, copied a few at a time."""
+    parts = []
+    for start in range(0, len(chosen), CHUNK):
+        part = slice(start, start + CHUNK)
+        parts.append(np.asarray(arrays[part])[chosen[part]])
+        forget(arrays)
+    return np.concatenate(parts)
