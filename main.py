@@ -40,6 +40,7 @@ def experiment(args: "Namespace") -> None:
             train, test = run.datasets(name)
             fit(run, train)
             leave_one_out(run, train, test)
+            validate(run)
             files = score(run, test)
             run.finish(test, files)  # 评估；作图与下一类的计算同时进行
         run.report()  # ROC 曲线、结果表、复现结论
@@ -61,6 +62,15 @@ def leave_one_out(run: "Run", train: "FolderDataset", test: "FolderDataset") -> 
             images = left_out.keep(run.batches(train, "leave one out"))
             for block in run.model.leave_one_out(images, run.before_factors):
                 left_out.append(block)
+
+
+def validate(run: "Run") -> None:
+    """Validation pictures, in the data sets that have them: their scores take the place of left-out ones."""
+    if pictures := run.validation():
+        with run.validated(pictures) as validated:
+            images = validated.keep(run.batches(pictures, "validation"))
+            for block in run.model.score(images, run.before_factors):
+                validated.append(block)
 
 
 def score(run: "Run", test: "FolderDataset") -> "ScoreFiles":

@@ -48,6 +48,10 @@ def check_data(
     bar = tqdm(find_classes(dataset, root, wanted), desc="checking", unit="class")
     checked = {name: check_class(dataset, root, name, preprocessing) for name in bar}
     store.check_writable()
+    if getattr(args, "leave_one_out", False) and any(len(dataset(root, name, "validation")) for name in checked):
+        raise UserError(
+            f"--leave_one_out: {args.dataset} has validation pictures, which give a threshold; leave it out"
+        )
     for line in remarks(checked, preprocessing):
         print(line, flush=True)
     return DataFolder(dataset, root, preprocessing), checked

@@ -36,6 +36,7 @@ FITTED = {
     "layers": [LAYER],
     "n_train": int,
     "leave_one_out_scores": ([NUMBER], None),
+    "validation_scores": ([NUMBER], None),
     "preprocessing": dict,  # 内容由 Preprocessing.from_record 查
     "training_files": str,
     "pickle_bytes": (int, None),  # None：换到一半被打断的一对
@@ -149,6 +150,7 @@ def _wrong_entry(record: dict[str, Any]) -> str | None:
         "dimensions": bool(record["dimensions"]) and min(record["dimensions"]) >= 0,
         "size": len(record["size"]) == 2 and min(record["size"]) > 0,
         "leave_one_out_scores": record["leave_one_out_scores"] != [],
+        "validation_scores": record["validation_scores"] != [],
     }
     return next((key for key, is_sound in sound.items() if not is_sound), None)
 

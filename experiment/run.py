@@ -27,7 +27,7 @@ from experiment.options import options
 from experiment.published import published
 from experiment.ranks import SOLO, RankError, join
 from experiment.records import read_fitted_record
-from experiment.saving import Saving, add_left_out_scores, load_if_same
+from experiment.saving import Saving, add_scores, load_if_same
 from experiment.score_files import ScoreFiles
 from experiment.store import Store
 from padim.backbone import ARCHITECTURES, find_architecture
@@ -86,7 +86,7 @@ class Run:
     def __init__(self, args: argparse.Namespace):
         self.args, self._start, self._ranks, self._stack = args, time.perf_counter(), SOLO, ExitStack()
         self._saving: Saving | None = None
-        self._left_out_scores: list[float] | None = None
+        self._scores: dict[str, list[float]] = {}  # 好图的得分：与 pickle 相配的记录写好之后补入
 
     def __enter__(self) -> "Run":
         with ExitStack() as stack:
@@ -180,10 +180,24 @@ class Run:
             self._store.left_out(self._class.name).unlink(missing_ok=True)  # 是旧的高斯的
             self._saving = Saving(self.model, self._store.fitted(self._class.name), **self._made_from())
 
+    def validation(self) -> FolderDataset | None:
+        """Good pictures that train nothing, for a threshold; None where the data set has none, or nothing is stored."""
+        pictures = self._data.split(self._class.name, "validation")
+        return pictures if len(pictures) and not self.args.no_features else None
+
+    @contextmanager
+    def validated(self, pictures: FolderDataset) -> Iterator[LeftOut]:
+        """What takes the validation pictures' scores."""
+        with self.stage("validate"):
+            yield (collected := LeftOut(self._ranks.share(len(pictures)).start))
+            scores, _ = collected.gather(self._ranks)
+        if self.leads:
+            self._scores = {"validation_scores": scores}
+
     def wants_left_out(self, train: FolderDataset, test: FolderDataset) -> bool:
         """Whether left-out scores are to be made: asked for, or no labelled test set; and not stored already."""
         now = self._class
-        if self.args.no_features or not (self.args.leave_one_out or not test.is_labelled):
+        if self.args.no_features or (test.is_labelled and not self.args.leave_one_out) or self.validation() is not None:
             return False
         if len(train) < 3:
             self._say(f"{now.name}: leaving one out needs three training pictures; there are no scores for a threshold")
@@ -206,7 +220,7 @@ class Run:
             if not self.leads:
                 return
             self._store.write_left_out(now.name, as_arrays(unusual, train.names()))
-        self._left_out_scores = scores  # 与 pickle 相配的记录写好之后补入
+        self._scores = {"leave_one_out_scores": scores}
         if words := those_that_stand_out(scores, train.names()):
             self._say(f"{now.name}: {words}")
 
@@ -272,12 +286,12 @@ class Run:
             try:
                 self._saving.finish()
             except Exception:  # 说一次就够；Ctrl-C 打断的等待不算等过：还要能放弃它
-                self._saving = self._left_out_scores = None
+                self._saving, self._scores = None, {}
                 raise
             self._saving = None
-        if self._left_out_scores is not None:
-            add_left_out_scores(self._store.fitted(self._class.name), self._left_out_scores)
-            self._left_out_scores = None
+        if self._scores:
+            add_scores(self._store.fitted(self._class.name), self._scores)
+            self._scores = {}
 
     def _settle(self, kind: type[BaseException] | None, problem: BaseException | None, _: TracebackType | None) -> None:
         """Bring what goes on in the background to its end; on Ctrl-C, or where another process has died, give it up."""

@@ -36,7 +36,8 @@ def describe(model: PaDiM) -> dict[str, Any]:
         "size": list(model.size),
         "layers": [asdict(layer) for layer in model.layers],
         "n_train": model.count,
-        "leave_one_out_scores": None,  # 留一得分算好后补入
+        "leave_one_out_scores": None,  # 这两项算好后补入
+        "validation_scores": None,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -119,9 +120,9 @@ def load_if_same(model: PaDiM, path: Path, made_from: dict[str, Any], ranks: Ran
     return "damaged" if "damaged" in ranks.gather(state) else "loaded"
 
 
-def add_left_out_scores(path: Path, scores: list[float]) -> None:
-    """Put the training pictures' left-out scores into the JSON beside a pickle that is whole."""
-    write_json(path.with_suffix(".json"), read_fitted_record(path) | {"leave_one_out_scores": scores})
+def add_scores(path: Path, scores: dict[str, list[float]]) -> None:
+    """Put ``leave_one_out_scores`` or ``validation_scores`` into the JSON beside a pickle that is whole."""
+    write_json(path.with_suffix(".json"), read_fitted_record(path) | scores)
 
 
 def model_of(record: dict[str, Any], weights: str, device: torch.device) -> PaDiM:

@@ -35,8 +35,8 @@ class Thresholds:
         Where ``decision`` is from, in words.
     low, high : float
         The ends of the colour scale.
-    left_out : list of float or None
-        The training images' left-out scores.
+    good : list of float or None
+        Scores of good images: of validation images, or the training images' left-out ones.
     """
 
     decision: float | None
@@ -44,7 +44,7 @@ class Thresholds:
     origin: str
     low: float
     high: float
-    left_out: list[float] | None = None
+    good: list[float] | None = None
 
     def decide(self, score: float) -> str:
         """``defect`` from the decision threshold on, else ``good``; empty where there is no threshold."""
@@ -54,10 +54,10 @@ class Thresholds:
         return "defect" if score >= self.decision * (1 - ROUNDING) else "good"
 
     def p_value(self, score: float) -> float | None:
-        """How rare such a score is among good pictures: (1 + left-out scores ≥ it) / (n + 1); None without them."""
-        if self.left_out is None:
+        """How rare such a score is among good pictures: (1 + scores ≥ it) / (n + 1); None without them."""
+        if self.good is None:
             return None
-        return (1 + sum(other >= score for other in self.left_out)) / (len(self.left_out) + 1)
+        return (1 + sum(other >= score for other in self.good)) / (len(self.good) + 1)
 
 
 def find_thresholds(
@@ -74,24 +74,25 @@ def find_thresholds(
     given : float, optional
         The decision threshold that the user wants.
     percentile : float, optional
-        Of the left-out scores, even where a labelled test set has given a threshold.
+        Of the good images' scores, even where a labelled test set has given a threshold.
 
     Raises
     ------
     UserError
-        If ``percentile`` is given, and there are no left-out scores.
+        If ``percentile`` is given, and there are no scores of good images.
 
     Notes
     -----
     The decision threshold is the one given; else, unless a percentile is asked for, the one with the
-    best F1 on the test set's image scores; else a percentile of the left-out scores. The pixel
+    best F1 on the test set's image scores; else a percentile of the good images' scores. The pixel
     threshold is the one with the best F1 on the test set's pixels, else the decision threshold. The
     colours span the test set's scores; else 0 to twice the decision threshold; else 0 to 2√d, since a
     normal patch's squared distance is d on average.
     """
     arrays = _test_set(features, record)
-    left_out = record.get("leave_one_out_scores")
-    if percentile is not None and not left_out:
+    kind = "left-out training" if record["validation_scores"] is None else "validation"
+    good = record["leave_one_out_scores"] if record["validation_scores"] is None else record["validation_scores"]
+    if percentile is not None and good is None:
         raise UserError(
             f"{str(features)!r} has no left-out scores for --percentile: main.py makes them where there is no labelled "
             "test set, and with --leave_one_out; run it so, or give --threshold instead"
@@ -101,10 +102,10 @@ def find_thresholds(
         decision, origin = given, "given"
     elif percentile is None and best is not None:
         decision, origin = float(best), "best F1 on the labelled test set"
-    elif left_out:
+    elif good is not None:
         percentile = PERCENTILE if percentile is None else percentile
-        decision = float(np.percentile(left_out, percentile))
-        origin = f"{percentile:g}th percentile of {len(left_out)} left-out training scores"
+        decision = float(np.percentile(good, percentile))
+        origin = f"{percentile:g}th percentile of {len(good)} {kind} scores"
     else:
         decision, origin = None, "none: give --threshold"
     pixel = arrays.get("threshold_raw")
@@ -112,7 +113,7 @@ def find_thresholds(
     if low is None or high is None or not high > low:
         low, high = 0.0, 2 * (decision if decision and decision > 0 else sqrt(len(record["dimensions"])))
     pixel = decision if pixel is None else float(pixel)
-    return Thresholds(decision, pixel, origin, float(low), float(high), left_out)
+    return Thresholds(decision, pixel, origin, float(low), float(high), good)
 
 
 def _test_set(features: Path, record: dict[str, Any]) -> dict[str, Any]:

@@ -102,8 +102,39 @@ def test_private_pictures_are_scored(runs, capsys):
     model = runs / "mvtec_ad_2_out/temp_resnet18/train_vial.pkl"
     folders = [str(runs / "mvtec_ad_2/vial" / place) for place in ("test_private", "test_private_mixed")]
     assert predict.main([*folders, "--model", str(model), "--num_workers", "0"]) == 0
-    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    captured = capsys.readouterr()
+    rows = list(csv.DictReader(captured.out.splitlines()))
     assert len(rows) == 4 and {row["decision"] for row in rows} <= {"good", "defect"}
+    record = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))
+    scores = record["validation_scores"]
+    assert record["leave_one_out_scores"] is None and len(scores) > 0
+    for row in rows:
+        wanted = (1 + sum(score >= float(row["score"]) for score in scores)) / (len(scores) + 1)
+        assert float(row["p_value"]) == pytest.approx(wanted, rel=1e-3)
+    assert predict.main([*folders, "--model", str(model), "--num_workers", "0", "--percentile", "90"]) == 0
+    assert f"90th percentile of {len(scores)} validation scores" in capsys.readouterr().err
+
+
+def test_validation_pictures_are_scored_by_the_fitted_gaussians(runs):
+    """They train nothing: their scores are those of any new picture."""
+    model = runs / "mvtec_loco_out/temp_resnet18"
+    for path in model.glob("*.json"):
+        name = path.stem.removeprefix("train_")
+        record = json.loads(path.read_text(encoding="utf-8"))
+        folder = runs / "mvtec_loco" / name / "validation/good"
+        out = runs / f"validation_{name}"
+        arguments = ["--model", str(path.with_suffix(".pkl")), "--out", str(out), "--figures", "none"]
+        assert predict.main([str(folder), *arguments]) == 0
+        with open(out / "predictions.csv", encoding="utf-8", newline="") as file:
+            scores = [float(row["score"]) for row in csv.DictReader(file)]
+        np.testing.assert_allclose(record["validation_scores"], scores, rtol=1e-4)
+        assert record["n_train"] == len(list((runs / "mvtec_loco" / name / "train/good").iterdir()))
+
+
+def test_leave_one_out_has_no_place_beside_them(runs, tmp_path, capsys):
+    command = options("mvtec_loco", runs / "mvtec_loco", tmp_path / "out", *SMALL, "--leave_one_out")
+    assert main.main(command) == 2
+    assert "mvtec_loco has validation pictures" in error(capsys) and not (tmp_path / "out").exists()
 
 
 def test_what_is_said_of_the_pictures(tmp_path, capsys):

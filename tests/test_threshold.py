@@ -7,7 +7,8 @@ from experiment.store import Store
 from experiment.threshold import Thresholds, find_thresholds
 from system.errors import UserError
 
-RECORD = {"arch": "resnet18", "dimensions": [0] * 100, "leave_one_out_scores": [10.0, 11.0, 12.0, 13.0, 20.0]}
+RECORD = {"arch": "resnet18", "dimensions": [0] * 100, "validation_scores": None}
+RECORD |= {"leave_one_out_scores": [10.0, 11.0, 12.0, 13.0, 20.0]}
 NO_LABELS = dict.fromkeys(
     ("masks", "threshold", "threshold_raw", "image_threshold_raw", "image_roc", "pixel_roc", "pixel_pr", "pixel_pro")
 )
@@ -29,6 +30,13 @@ TEST_SET = NO_LABELS | {"image_threshold_raw": 15.5, "threshold_raw": 12.25}
         (TEST_SET, RECORD, None, 50.0, (12, 12.25, "50th percentile of 5 left-out training scores", 2, 40)),
         (NO_LABELS, RECORD, None, 100.0, (20, 20, "100th percentile of 5 left-out training scores", 2, 40)),
         (None, RECORD, None, None, (19.72, 19.72, "99th percentile of 5 left-out training scores", 0, 39.44)),
+        (
+            None,
+            RECORD | {"validation_scores": [1, 2, 3]},
+            None,
+            None,
+            (2.98, 2.98, "99th percentile of 3 validation scores", 0, 5.96),
+        ),
         (None, RECORD | {"leave_one_out_scores": None}, None, None, (None, None, "none: give --threshold", 0, 20)),
         (None, RECORD | {"leave_one_out_scores": None}, 8.0, None, (8, 8, "given", 0, 16)),
     ],
