@@ -81,6 +81,7 @@ def draw(args: argparse.Namespace) -> None:
         chinese_font()
     shared = {key: getattr(args, key) for key in ("result", "out", "format", "dpi")}
     archs: list[str | None] = [args.arch] if args.arch else [*architectures(args.result)] or [None]
+    # 一项任务：一个脚本，一个网络，一种语言
     jobs = [(script, args.arch) for script in ALL_ARCHITECTURES]
     jobs += [(script, arch) for script in EACH_ARCHITECTURE for arch in archs]
     if any(args.result.glob("ablation_*.json")):  # 研究是另一条命令，多半没有做
@@ -97,16 +98,16 @@ def draw(args: argparse.Namespace) -> None:
             for script, arch, future in drawing:
                 try:
                     report(future.result())
-                except UserError as problem:
+                except UserError as problem:  # 数据不全，画不成：记下缘由，接着画别的
                     skipped.append(f"skipped {script}{f' ({arch})' if arch else ''}: {problem}")
         except KeyboardInterrupt:
-            for child in multiprocessing.active_children():
+            for child in multiprocessing.active_children():  # 不等手头的图画完
                 child.terminate()
             raise
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    for line in dict.fromkeys(skipped):
+    for line in dict.fromkeys(skipped):  # 两种语言的缘由相同，只说一次
         print(line)
 
 
