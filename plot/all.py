@@ -86,7 +86,7 @@ def draw(args: argparse.Namespace) -> None:
     jobs += [(script, arch) for script in EACH_ARCHITECTURE for arch in archs]
     if any(args.result.glob("ablation_*.json")):  # 研究是另一条命令，多半没有做
         jobs.append(("ablation", args.arch))
-    skipped: list[str] = []
+    skipped: list[str] = []  # 两种语言的缘由相同，末了只说一次
     # 进程而非线程：matplotlib 的设置是全局的。spawn：各平台行为一致；绘图进程启动只需半秒
     with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), obey_parent) as pool:
         drawing = [
@@ -107,7 +107,7 @@ def draw(args: argparse.Namespace) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    for line in dict.fromkeys(skipped):  # 两种语言的缘由相同，只说一次
+    for line in dict.fromkeys(skipped):
         print(line)
 
 
