@@ -1,6 +1,6 @@
 """PaDiM on MVTec AD, any folder in its layout, or another data set: fit, score, evaluate, draw, class by class.
 
-在 MVTec AD（或同样布局的任何文件夹）上的 PaDiM：逐类拟合、打分、评估、作图。
+PaDiM 的全部实验（论文第 III、IV 节）：在 MVTec AD 或自己的数据上逐类拟合、打分、评估、作图。
 
 References
 ----------
@@ -36,13 +36,13 @@ def experiment(args: "Namespace") -> None:
     from experiment.run import Run  # 连带 torch：--help 与参数错误不必等它
 
     with Run(args) as run:  # 能预先检查的，进来之前都检查过
-        for name in run.classes():
-            train, test = run.datasets(name)
-            fit(run, train)
-            leave_one_out(run, train, test)
-            validate(run)
-            files = score(run, test)
-            run.finish(test, files)  # 评估；作图与下一类的计算同时进行
+        for name in run.classes():  # 一类一个模型；续跑时只剩未完成的类
+            train, test = run.datasets(name)  # 训练集只有正常图像，测试集正常、缺陷都有
+            fit(run, train)  # III.A、III.B：嵌入，各位置的高斯
+            leave_one_out(run, train, test)  # 没有带标签的测试集时，阈值由此而来
+            validate(run)  # 有验证集的数据集：阈值由它而来
+            files = score(run, test)  # III.C：马氏距离，异常图
+            run.finish(test, files)  # IV.A：评估与作图，与下一类的计算同时进行
         run.report()  # ROC 曲线、结果表、复现结论
 
 
@@ -51,15 +51,17 @@ def fit(run: "Run", train: "FolderDataset") -> None:
     if run.load_fitted():  # 同样的配置、同样的图片：直接用已存的
         return
     with run.stage("fit"):
+        # (B, 3, H, W) 的各批 → 均值 (P, d)、协方差 (P, d, d)；有多个进程时，run.add 把各自的和加起来
         run.model.fit(run.batches(train, "train"), run.add, run.leads)
-    run.save_fitted()
+    run.save_fitted()  # 在后台写，不等它
 
 
 def leave_one_out(run: "Run", train: "FolderDataset", test: "FolderDataset") -> None:
     """Every training picture as if it had been left out: a threshold without a label, and pictures that stand out."""
     if run.wants_left_out(train, test):
         with run.left_out(train) as left_out:
-            images = left_out.keep(run.batches(train, "leave one out"))
+            images = left_out.keep(run.batches(train, "leave one out"))  # keep：图片留到得分出来，好存下最不寻常的几张
+            # 闭式解：不必为每张图重新拟合
             for block in run.model.leave_one_out(images, run.before_factors):
                 left_out.append(block)
 
@@ -76,7 +78,8 @@ def validate(run: "Run") -> None:
 def score(run: "Run", test: "FolderDataset") -> "ScoreFiles":
     """Mahalanobis distances, up-sampled and smoothed: the anomaly maps of the test pictures (paper, III.C)."""
     with run.score_files(test) as files:
-        images = files.keep(run.batches(test, "test").with_masks())
+        images = files.keep(run.batches(test, "test").with_masks())  # keep：图片与掩码留待评估与作图
+        # Cholesky 因子要覆盖协方差的内存，before_factors 先等存盘把它读完
         for block in run.model.score(images, run.before_factors):
             files.append(block)
     return files

@@ -51,7 +51,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             raise ValueError(_no_file(path))
         with Image.open(path, formats=_FORMATS) as image:
             yield image
-    except MemoryError:
+    except MemoryError:  # 不是文件的错
         raise
     except Exception as problem:  # 损坏的文件能让 Pillow 抛出任何类型
         raise _problem(path, problem) from problem
@@ -77,7 +77,7 @@ def _to_8_bit(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
     values = np.asarray(image)
     if values.dtype.kind == "f" or bits > 16 or values.min() < 0 or values.max() >= 1 << bits:
         raise ValueError(f"pixel type {image.mode}: convert it to 8 or 16 bits a channel")
-    grey = (values >> (bits - 8)).astype(np.uint8)
+    grey = (values >> (bits - 8)).astype(np.uint8)  # 只留高 8 位
     return Image.fromarray(255 - grey if tags.get(262) == 0 else grey)
 
 
@@ -101,7 +101,7 @@ def read_image(path: Path) -> Image.Image:
             image = _to_8_bit(image, tags)
         if image.has_transparency_data:
             image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)  # 透明处见白底
         return image if image.mode == "RGB" else image.convert("RGB")  # 免去一次整图复制
 
 
@@ -118,11 +118,11 @@ def read_mask(path: Path) -> Image.Image:
         image = ImageOps.exif_transpose(image)
         if image.has_transparency_data:
             image = image.convert("RGBA")
-        elif image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):
+        elif image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):  # 这些模式里，零不一定是黑
             image = image.convert("RGB")
         values = np.asarray(image)  # 不经 convert("L")：1/65535 或 (0, 0, 1) 也不是零
         if image.mode == "RGBA":
-            values = values[..., :3] * (values[..., 3:] > 0)
+            values = values[..., :3] * (values[..., 3:] > 0)  # 全透明的像素看不见，不算缺陷
         defect = values != 0
         return Image.fromarray((defect.any(-1) if defect.ndim == 3 else defect).astype(np.uint8) * 255)
 
@@ -141,5 +141,6 @@ def read_size(path: Path) -> tuple[int, int]:
             stored = not {"exif", "xmp", "XML:com.adobe.xmp"}.isdisjoint(image.info)
         else:
             stored = image.format != "TIFF"
+        # 方向标签 5 至 8：显示时行列互换
         turned = stored and image.getexif().get(0x0112, 1) >= 5
         return image.size[::-1] if turned else image.size

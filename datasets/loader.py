@@ -35,4 +35,5 @@ def batches(dataset: Indexed, batch_size: int, workers: int) -> Iterator[tuple[T
     """
     with closing(read_ahead(dataset, batch_size, workers)) as ahead:  # 中途不要了，解码线程也随之结束
         for items in ahead:
+            # 样本的同一项叠成一个张量：(B, …)
             yield tuple(torch.stack([torch.as_tensor(v) for v in column]) for column in zip(*items, strict=True))

@@ -1,11 +1,11 @@
-"""How pictures and their masks are prepared for the network (the paper's section IV.A); Pillow and NumPy only.
+"""How pictures and their masks are prepared for the network (paper, sections IV.A and IV.B); Pillow and NumPy only.
 
-图片与掩码的预处理（论文第 IV.A 节），只用 Pillow 与 NumPy。
+图片与掩码的预处理（论文第 IV.A、IV.B 节），只用 Pillow 与 NumPy。
 
 References
 ----------
-Defard et al., arXiv 2011.08785, section IV.A: resize and centre crop, and the random rotation and
-crop of Rd-MVTec AD, the non-aligned protocol.
+Defard et al., arXiv 2011.08785, section IV.B: resize and centre crop; section IV.A: the random
+rotation and crop of Rd-MVTec AD, the non-aligned protocol.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from PIL.Image import Resampling
 from datasets.images import DataError
 from system.errors import UserError
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet 的，RGB
 _MEAN, _STD = (np.array(v, np.float32).reshape(3, 1, 1) for v in (MEAN, STD))
 ROTATION = 10  # 度：Rd-MVTec AD 的旋转在 ±10° 之内
 PROTOCOLS = ("aligned", "rd")
@@ -55,6 +55,7 @@ class Preprocessing:
         """What is stored with the features; `from_record` is its inverse."""
         resize, crop = (v if isinstance(v, int) else list(v) for v in (self.resize, self.crop))
         record = {"resize": resize, "crop": crop, "interpolation": "lanczos", "mean": list(MEAN), "std": list(STD)}
+        # aligned 不抽随机数，也就不记种子
         return record if self.protocol == "aligned" else record | {"protocol": self.protocol, "seed": self.seed}
 
     @classmethod
@@ -70,7 +71,7 @@ class Preprocessing:
         try:
             resize, crop = (v if isinstance(v, int) else (v[0], v[1]) for v in (record["resize"], record["crop"]))
             made = cls(resize, crop, record.get("protocol", cls.protocol), record.get("seed", cls.seed))
-            if not all(type(n) is int for n in (*_pair(resize), *_pair(crop), made.seed)):
+            if not all(type(n) is int for n in (*_pair(resize), *_pair(crop), made.seed)):  # 布尔值与浮点数不算
                 made = None
         except (AttributeError, TypeError, LookupError):
             made = None
@@ -140,7 +141,7 @@ class Preprocessing:
         ndarray of float32, (3, H, W)
             Normalised, contiguous; H and W are those of `output_size`.
         """
-        framed = self._frame(picture, Resampling.LANCZOS, Resampling.BILINEAR, key)
+        framed = self._frame(picture, Resampling.LANCZOS, Resampling.BILINEAR, key)  # 缩放同原代码
         image = np.asarray(framed).transpose(2, 0, 1).astype(np.float32, order="C")  # (3, H, W)
         # 逐步照 torchvision 的 to_tensor 与 normalize，全程 float32：逐位相同
         image /= 255
@@ -163,12 +164,13 @@ class Preprocessing:
         ndarray of uint8, (1, H, W)
             1 where the mask is not zero.
         """
-        framed = self._frame(mask, Resampling.NEAREST, Resampling.NEAREST, key)
+        framed = self._frame(mask, Resampling.NEAREST, Resampling.NEAREST, key)  # 最近邻：不插出中间值
         return (np.asarray(framed)[None] > 0).astype(np.uint8)  # (1, H, W)
 
     def _frame(self, picture: Image.Image, scaling: Resampling, turning: Resampling, key: str | None) -> Image.Image:
         height, width = self._resized(picture.size)
         centred = self.protocol == "aligned" or key is None
+        # 论文 IV.B：缩放，中心裁剪；结果逐位相同时一步做完，裁掉的部分就不必算
         in_one_step = centred and self.crop and scaling == Resampling.LANCZOS
         if in_one_step and (cropped := _resized_centre(picture, (height, width), _pair(self.crop))) is not None:
             return cropped
@@ -179,6 +181,7 @@ class Preprocessing:
         # 随机数只取决于种子与路径：与次序、线程、批大小无关，图与掩码相同
         digest = hashlib.sha256(f"{self.seed}/{key}".encode("utf-8", "surrogateescape")).digest()
         draws = random.Random(int.from_bytes(digest, "big"))
+        # 论文 IV.A 的 Rd-MVTec AD：先随机旋转，再在随机处裁剪
         picture = picture.rotate(draws.uniform(-ROTATION, ROTATION), turning, fillcolor="black")
         if not self.crop:
             return picture
@@ -210,7 +213,7 @@ def _resized_centre(picture: Image.Image, resized: tuple[int, int], crop: tuple[
     start = _start(whole, part)
     if not are_squares or not all(_is_float32(n * source, whole) for n in (1, start, part, start + part)):
         return None
-    first, last = start * source / whole, (start + part) * source / whole
+    first, last = start * source / whole, (start + part) * source / whole  # 裁剪框在原图上的坐标
     return picture.resize(crop, Resampling.LANCZOS, box=(first, first, last, last))
 
 
@@ -230,6 +233,7 @@ def words(*extent: Any) -> str:
 
 def to_pictures(images: np.ndarray) -> np.ndarray:
     """Undo the normalisation, exactly: float32 (B, 3, H, W) → uint8 (B, H, W, 3)."""
+    # image 的三步，逆着做一遍
     pictures = images * _STD
     pictures += _MEAN
     pictures *= 255

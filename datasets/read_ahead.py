@@ -42,10 +42,11 @@ def read_ahead(dataset: Indexed, batch_size: int, workers: int) -> Generator[lis
     """
     ahead: deque = deque()  # (下标, future)，按序
     indices = iter(range(len(dataset)))
-    pool = ThreadPoolExecutor(max(workers, 1), "decode")
+    pool = ThreadPoolExecutor(max(workers, 1), "decode")  # 线程就够：Pillow 解码、缩放时不占解释器锁
 
     def refill() -> None:
         while len(ahead) < 3 * batch_size and (index := next(indices, None)) is not None:
+            # 没有解码线程时记为 None：轮到了才由调用者解码
             ahead.append((index, pool.submit(dataset.__getitem__, index) if workers else None))
 
     def take(count: int) -> list[Any]:
@@ -58,7 +59,7 @@ def read_ahead(dataset: Indexed, batch_size: int, workers: int) -> Generator[lis
         refill()
         while ahead:
             items = take(min(batch_size, len(ahead)))
-            refill()
+            refill()  # 先补足再交出：这一批在用，解码不停
             yield items
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=True)  # 中途停止：排着队的不再解码

@@ -1,6 +1,6 @@
 """PaDiM, the method and nothing else: tensors in, tensors out.
 
-PaDiM 方法本身：张量进，张量出；不知道文件、选项与进程。
+PaDiM 方法本身（论文第 III 节）：张量进，张量出；不知道文件、选项与进程。
 """
 
 EPSILON = 0.01  # 公式 1 的正则项 εI

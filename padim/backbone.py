@@ -1,10 +1,10 @@
 """The pretrained network, cut off behind the last layer that PaDiM reads.
 
-预训练网络，截到 PaDiM 所读的最后一层为止（论文 III.A 与 IV.C）。
+预训练网络，截到 PaDiM 所读的最后一层为止（论文 III.A 与 IV.B）。
 
 References
 ----------
-Defard et al., arXiv 2011.08785, section III.A and IV.C (backbones).
+Defard et al., arXiv 2011.08785, sections III.A and IV.B (backbones).
 """
 
 import difflib
@@ -42,8 +42,8 @@ class Architecture:
 
 # 在此登记一行，一个骨干网络就有了默认值；未登记的 torchvision 网络用 --layers 指明各层
 ARCHITECTURES = {
-    "resnet18": Architecture(("layer1", "layer2", "layer3"), 100),
-    "wide_resnet50_2": Architecture(("layer1", "layer2", "layer3"), 550),
+    "resnet18": Architecture(("layer1", "layer2", "layer3"), 100),  # 论文的 R18-Rd100
+    "wide_resnet50_2": Architecture(("layer1", "layer2", "layer3"), 550),  # 论文的 WR50-Rd550
     "efficientnet_b5": Architecture(("features.2", "features.4", "features.5"), None),  # 第 2、4、5 阶段之末
 }
 
@@ -85,7 +85,7 @@ def find_architecture(arch: str, layers: Sequence[str] | None = None) -> Archite
     if not layers:
         names = ", ".join(_layer_names(get_model(arch, weights=None))[:8])
         raise UserError(f"which layers of {arch} to read is not known; give some with --layers ({names}, …)")
-    return Architecture(tuple(dict.fromkeys(layers)), None)
+    return Architecture(tuple(dict.fromkeys(layers)), None)  # 自选的层：通道全部保留
 
 
 def _layer_names(network: nn.Module) -> list[str]:
@@ -107,7 +107,7 @@ def imagenet_weights(arch: str) -> WeightsEnum:
     weights = get_model_weights(arch)
     if "IMAGENET1K_V1" not in weights.__members__:
         raise UserError(f"torchvision has no IMAGENET1K_V1 weights for {arch}; give a file with --weights PATH")
-    return weights.IMAGENET1K_V1
+    return weights.IMAGENET1K_V1  # WideResNet50 的 DEFAULT 是 V2，数值不同
 
 
 def load_network(arch: str, weights: str) -> tuple[nn.Module, bool]:
@@ -125,7 +125,7 @@ def load_network(arch: str, weights: str) -> tuple[nn.Module, bool]:
     UserError
         If the download, the file or its content fails; the message names the remedy.
     """
-    # 与黄金结果相同：先播种，再构造；不动调用者的随机数状态
+    # 先播种，再构造，随机权重便总是同一组；不动调用者的随机数状态
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = get_model(arch, weights=None).eval()
@@ -175,6 +175,7 @@ def _read(path: Path, arch: str) -> tuple[dict[str, Tensor], bool]:
 
 
 def _check_fit(state: dict[str, Tensor], wanted: dict[str, Tensor], arch: str, source: str) -> None:
+    # 旧的权重文件没有 num_batches_tracked，推理也用不到它
     problems = [f"missing {k}" for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
     problems += [f"unexpected {k}" for k in state if k not in wanted]
     for k in wanted:
@@ -243,15 +244,15 @@ class Backbone(nn.Module):
             raise UserError(message) from problem
         nodes = list(self.graph.graph.nodes)
         returned = nodes[-1].args[0]  # 最后一个节点是输出：层名 → 节点
-        self.layers = tuple(sorted(layers, key=lambda name: nodes.index(returned[name])))
-        open_sequences(self.graph)
-        fold_batch_norm(self.graph)
-        keep_returned(self.graph)
-        self.graph.requires_grad_(False).to(memory_format=torch.channels_last)
+        self.layers = tuple(sorted(layers, key=lambda name: nodes.index(returned[name])))  # 由浅到深：首层定网格
+        open_sequences(self.graph)  # 拆开 Sequential，其中的批归一化才看得见
+        fold_batch_norm(self.graph)  # eval 模式下它是逐通道的仿射变换，可并入卷积
+        keep_returned(self.graph)  # 特征图不被其后的就地 ReLU 改写
+        self.graph.requires_grad_(False).to(memory_format=torch.channels_last)  # 卷积更快，各位置的通道相邻
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W), normalised → one (B, C, H_l, W_l) a layer, channels-last."""
-        features = self.graph(images.contiguous(memory_format=torch.channels_last))
+        features = self.graph(images.contiguous(memory_format=torch.channels_last))  # III.A：各层的特征图
         return [features[name] for name in self.layers]
 
     def describe(self, height: int, width: int) -> list[Layer]:
@@ -289,7 +290,7 @@ class Backbone(nn.Module):
                 raise UserError(
                     f"layer {name!r} gives {size} values, no map of channels × height × width; see --layers"
                 )
-            seen = max(height, width) if math.isinf(field) else int(field)
+            seen = max(height, width) if math.isinf(field) else int(field)  # 全局池化：看见整张图
             layers.append(Layer(name, *shape, stride, seen))
         return layers
 

@@ -18,7 +18,7 @@ _POSITIONS = 512  # GPU 上一次取的位置数
 def lower_strips(d: int) -> Iterator[tuple[slice, slice]]:
     """Rows and columns of the strips that cover a (d, d) matrix's lower triangle."""
     for row in range(0, d, STRIP):
-        yield slice(row, row + STRIP), slice(0, row + STRIP)
+        yield slice(row, row + STRIP), slice(0, row + STRIP)  # 到对角块为止
 
 
 def by_chunks(work: Callable[[slice], None], positions: int, d: int, device: torch.device) -> None:
@@ -49,7 +49,7 @@ def _in_turn(work: Callable[[slice], None], positions: int, d: int) -> None:
         here = slice(start, min(start + size, positions))
         try:
             work(here)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError:  # 减半重试：work 须能对同一段位置重做
             if size == 1:
                 raise
             size //= 2
@@ -62,6 +62,7 @@ def _in_turn(work: Callable[[slice], None], positions: int, d: int) -> None:
 def mirror(chunk: Tensor, upper: bool) -> None:
     """Copy a triangle of matrices (c, d, d), bit for bit: the lower onto the ``upper``, or the upper onto the lower."""
     d = chunk.shape[1]
+    # 对角块以外的整块转置；对角块按掩码只换一半
     for row in range(0, d, STRIP):
         rows, rest = slice(row, row + STRIP), slice(row + STRIP, None)
         if upper:

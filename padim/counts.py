@@ -1,6 +1,7 @@
 """Pixels of a test set counted by score: what every figure of merit follows from.
 
-测试集的像素按得分计数：所有评价指标都由此得出（论文 IV.A）。
+测试集的像素按得分计数：所有评价指标都由此得出（论文 IV.A）。相邻的两个缺陷得分之间只有正常像素，
+故缺陷像素的得分，连同各得分之下与相等的正常像素数，就完全决定了它们。
 
 Between two neighbouring distinct scores of defect pixels only normal pixels come in as a threshold is lowered: the
 true-positive rate, the recall and every region's overlap stand still. So everything is known exactly from the defect
@@ -53,7 +54,7 @@ class Counts:
     @property
     def true_positives(self) -> np.ndarray:
         """Defect pixels at or above each score, (K,) int64."""
-        return np.cumsum(self.defect[::-1])[::-1]
+        return np.cumsum(self.defect[::-1])[::-1]  # 从高分往低分累加
 
     @property
     def false_positives(self) -> np.ndarray:
@@ -82,6 +83,7 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
     -----
     A region is an 8-connected component of a mask. About 40 bytes a defect pixel are held, and one chunk.
     """
+    # 第一遍：只看缺陷像素
     found: list[np.ndarray] = []  # 每段里缺陷像素的得分
     weights: list[np.ndarray] = []  # 与它们的 1/|R|
     regions = 0
@@ -96,12 +98,12 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
     positive, negative = len(values), maps.size - len(values)
     if positive == 0 or negative == 0:
         return None
-    order = np.argsort(values, kind="stable")
+    order = np.argsort(values, kind="stable")  # 得分升序
     values = values[order]
-    first = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
-    gain = np.add.reduceat(np.concatenate(weights)[order], first) / regions
+    first = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])  # (K,)，同分的各组之首
+    gain = np.add.reduceat(np.concatenate(weights)[order], first) / regions  # (K,)，对平均重叠率的贡献
     scores, defect = values[first], np.diff(np.r_[first, positive])
-    del found, weights, values, order, first
+    del found, weights, values, order, first  # 第二遍之前让出内存
 
     # 每段的正常像素排序，再查每个缺陷得分落在何处：之下几个，相等几个。缺陷得分多，段也要长，查的总次数才不超过像素数
     chunk = max(chunk, 2 * len(scores) * len(maps) // maps.size)

@@ -27,7 +27,7 @@ def pick_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.de
     UserError
         If there is no such device, or not one for each process.
     """
-    if local_size > 1 and name != "cpu" and torch.cuda.is_available():
+    if local_size > 1 and name != "cpu" and torch.cuda.is_available():  # 多进程：每个进程一块 GPU
         if name not in ("auto", "cuda"):
             raise UserError(f"--device {name} is one GPU for {local_size} processes; give --device cuda, or cpu")
         if local_size > torch.cuda.device_count():
@@ -40,7 +40,7 @@ def pick_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.de
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device  # 真去申请，才知道能否使用；cuda 也得到序号
         if device.type not in ("cpu", "cuda"):
             raise ValueError(f"a {device.type} device")
         return device
@@ -75,6 +75,7 @@ def tf32(allowed: bool) -> Iterator[None]:
     PyTorch leaves TF32 on for convolutions, and its global switches allow it (and bfloat16 on CPUs) for products,
     too. Whatever they say, they say the same again afterwards.
     """
+    # TF32 的尾数只有 10 位，而 PyTorch 的卷积默认用它：不关，结果就不再是 float32 的
     with _new_switches(allowed) if hasattr(torch.backends, "fp32_precision") else _old_switches(allowed):
         yield
 
@@ -98,6 +99,7 @@ def _new_switches(allowed: bool) -> Iterator[None]:
 
 @contextmanager
 def _old_switches(allowed: bool) -> Iterator[None]:
+    # PyTorch 2.9 之前
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
         torch.set_float32_matmul_precision("high" if allowed else "highest")  # 连同 cuda.matmul.allow_tf32

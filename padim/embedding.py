@@ -1,10 +1,10 @@
 """Multi-scale patch embeddings: aligning the layers, and choosing or projecting channels.
 
-块嵌入：各层对齐，随机选取通道或投影到主成分（论文 III.A、III.C、V.A 节）。
+图块嵌入：各层对齐、拼接，随机选取通道（论文 III.A）或投影到主成分（论文 V.A）。
 
 References
 ----------
-Defard et al., arXiv 2011.08785, section III.A (embedding extraction), III.C (random dimensionality
+Defard et al., arXiv 2011.08785, section III.A (embedding extraction, random dimensionality
 reduction), V.A (random against principal component reduction).
 """
 
@@ -30,6 +30,7 @@ def choose_dimensions(total: int, kept: int, seed: int = 1024) -> list[int]:
     """
     if not 1 <= kept <= total:
         raise UserError(f"{kept} dimensions were asked for, but there are {total} channels; give a smaller --rd")
+    # 论文 III.A：随机降维；独立的生成器，抽出的与原代码相同，而不动全局的状态
     return random.Random(seed).sample(range(total), kept)
 
 
@@ -48,7 +49,9 @@ def principal_components(covariance: Tensor, kept: int) -> Tensor:
     Tensor, (d, t_d) float32
         Orthonormal rows, in descending order of variance; of each the largest entry is positive.
     """
+    # 论文 V.A：方差最大的 d 个方向；eigh 按特征值升序给出，故翻转
     components = torch.linalg.eigh(covariance.double())[1].flip(1)[:, :kept].T  # (d, t_d)
+    # 特征向量的正负是任意的：令绝对值最大的分量为正
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))  # (d, 1)
     return (components * largest.sign()).float()
 
@@ -66,11 +69,11 @@ def covering_cells(shapes: Sequence[Shape]) -> Tensor:
     Tensor, (P, L) int64
         P = H_1·W_1, row by row; cells are counted row by row, too.
     """
-    grid, columns = shapes[0][1:], []
+    grid, columns = shapes[0][1:], []  # 论文 III.A：位置即最大的特征图的网格
     for _, height, width in shapes:
-        cells = torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width)
+        cells = torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width)  # 以序号为值的图
         columns.append(interpolate(cells, grid).long().flatten())  # 最近邻上采样：(P,)
-    return torch.stack(columns, 1)
+    return torch.stack(columns, 1)  # (P, L)
 
 
 def covering_cells_of_all(shapes: Sequence[Shape], choices: Iterable[Sequence[int]]) -> Tensor:
@@ -98,11 +101,11 @@ def covering_cells_of_all(shapes: Sequence[Shape], choices: Iterable[Sequence[in
     cells = covering_cells(shapes)
     for layers in choices:
         there = set(map(tuple, cells[:, list(layers)].tolist()))
-        own = covering_cells([shapes[i] for i in layers])
+        own = covering_cells([shapes[i] for i in layers])  # 只读这几层的模型要读的格子
         missing = torch.tensor([row for row in own.tolist() if tuple(row) not in there], dtype=torch.int64)
         more = torch.zeros((len(missing), len(shapes)), dtype=torch.int64)
         more[:, list(layers)] = missing.view(-1, len(layers))
-        cells = torch.cat([cells, more])
+        cells = torch.cat([cells, more])  # (P + 新增, L)
     return cells
 
 
@@ -137,7 +140,7 @@ class Embedding:
         cells = covering_cells(shapes) if cells is None else cells
         self._layers, start = [], 0  # 每层：选中的通道、它们在结果里的列、每个位置取自该层何处
         for (channels, _, _), sources in zip(shapes, cells.T, strict=True):
-            columns = ((chosen >= start) & (chosen < start + channels)).nonzero()[:, 0]
+            columns = ((chosen >= start) & (chosen < start + channels)).nonzero()[:, 0]  # (d_l,)，抽中本层的
             self._layers.append([t.to(device) for t in (chosen[columns] - start, columns, sources)])
             start += channels
 
@@ -177,12 +180,13 @@ class Projection:
 
     def __init__(self, shapes: Sequence[Shape], components: Tensor, device: torch.device | str = "cpu"):
         self.components = components.to(device)
-        parts = self.components.split([channels for channels, _, _ in shapes], 1)
-        cells = covering_cells(shapes).T.to(device)
+        parts = self.components.split([channels for channels, _, _ in shapes], 1)  # W 按层切开，各 (d, C_l)
+        cells = covering_cells(shapes).T.to(device)  # (L, P)
         self._layers = [(part.T.contiguous(), sources) for part, sources in zip(parts, cells, strict=True)]
 
     def __call__(self, features: Sequence[Tensor], out: Tensor) -> None:
         """Write B images' embeddings (P, B, d) into ``out``; as `Embedding`."""
+        # 论文 V.A：Wx = Σ Wₗfₗ，各层在自己的分辨率上投影，上采样后相加
         for index, (feature, (part, sources)) in enumerate(zip(features, self._layers, strict=True)):
             projected = feature.permute(2, 3, 0, 1).to(out.dtype) @ part  # (H_l, W_l, B, d)
             rows = projected.flatten(0, 1).index_select(0, sources)  # (P, B, d)

@@ -70,9 +70,9 @@ class Extractor:
             while start < len(images):
                 part = images[start : start + (self._most or len(images))]
                 try:
-                    with tf32(self._precision == "tf32"):
+                    with tf32(self._precision == "tf32"):  # 默认不用 TF32
                         features = self._backbone(part.bfloat16() if self._precision == "bf16" else part)
-                except torch.OutOfMemoryError:
+                except torch.OutOfMemoryError:  # 显存不足：减半再试，此后也按此数
                     if len(part) == 1:
                         raise
                     self._most = len(part) // 2
@@ -103,13 +103,14 @@ class Extractor:
             while start < count:  # 一批可跨两块：块的边界不随批大小移动
                 taken = min(count - start, BLOCK - filled)
                 part = [feature[start : start + taken] for feature in features]
+                # 对齐、拼接、降维，直接写入块中这几张图的位置：(P, taken, d)
                 embed(part, buffer[:, filled : filled + taken])
                 start, filled = start + taken, filled + taken
                 if filled == BLOCK:
                     yield buffer
                     filled = 0
         if filled:
-            yield buffer[:, :filled]
+            yield buffer[:, :filled]  # 最后不满的一块
 
     @torch.inference_mode()
     def components(
@@ -133,16 +134,16 @@ class Extractor:
             As for `padim.model.PaDiM.fit`.
         """
         channels, positions = sum(shape[0] for shape in shapes), shapes[0][1] * shapes[0][2]
-        pooled = GaussianStream(1, channels, self._device)  # 各位置合为一个高斯
-        every = Embedding(shapes, range(channels), self._device)
+        pooled = GaussianStream(1, channels, self._device)  # 论文 V.A：各位置合为一个高斯
+        every = Embedding(shapes, range(channels), self._device)  # 全部通道，不抽取
         for features in self.features(batches):
             for part in zip(*(feature.split(POOLED) for feature in features), strict=True):
                 block = torch.empty((positions, len(part[0]), channels), device=self._device)
                 every(part, block)
                 with tf32(False):
-                    pooled.update(block.view(1, -1, channels))
+                    pooled.update(block.view(1, -1, channels))  # (1, P·b, t_d)
         if add:
-            pooled.merge(add)
+            pooled.merge(add)  # 合并各进程的散布
         covariance = pooled.finish()[1][0]  # εI 不改变特征向量
         components = principal_components(covariance, kept).contiguous()
         # 特征向量的符号、重根的方向因机器而异：各进程须用同一组

@@ -99,16 +99,17 @@ class GaussianStream:
         n = self.count
 
         def merge(here: slice) -> None:
-            x = block[here]
-            deviations = x.new_empty((len(x), m + 1, d))
+            x = block[here]  # (c, m, d)，c 个位置
+            deviations = x.new_empty((len(x), m + 1, d))  # D：(c, m + 1, d)，末行留给均值之差
             average = x.mean(1)  # (c, d)
             # 补正一次舍入：不变的特征，均值分毫不差，协方差恰为 εI
             average += torch.sub(x, average[:, None], out=deviations[:, :m]).mean(1)
-            shift = average - self.mean[here]
+            shift = average - self.mean[here]  # b − a
             torch.sub(x, average[:, None], out=deviations[:, :m])
-            deviations[:, m] = shift * (n * m / (n + m)) ** 0.5
-            step = shift * (m / (n + m))
+            deviations[:, m] = shift * (n * m / (n + m)) ** 0.5  # 末行：√(nm/(n + m))·(b − a)
+            step = shift * (m / (n + m))  # 均值由 a 移向 b
             with _not_repeatable():  # 需要内存的都在此之前
+                # 公式 1 的求和：S ← S + DᵀD
                 for rows, columns in lower_strips(d):  # 对称：只算下三角，省去四成乘法
                     self.scatter[here, rows, columns].baddbmm_(deviations[..., rows].mT, deviations[..., columns])
                 self.mean[here] += step
@@ -133,8 +134,10 @@ class GaussianStream:
         """
         positions, d = self.mean.shape
         with self._changing():
+            # 总数 n = Σ nᵣ，共同的均值 a = Σ nᵣaᵣ / n
             total = int(add(torch.tensor([self.count], dtype=torch.float64, device=self.mean.device)))
             common = add(self.mean * self.count).div_(max(total, 1))
+            # 各自的散布移到共同的均值：+ nᵣ(aᵣ − a)(aᵣ − a)ᵀ，再求和
             shift = ((self.mean - common) * self.count**0.5).float()[:, None]  # (P, 1, d)
             size = max(1, _MERGED // d**2)
             for start in range(0, positions, size):
@@ -177,7 +180,7 @@ class GaussianStream:
                 )
             mirror(chunk, upper=True)  # 重来也一样
             with _not_repeatable():
-                chunk.div_(self.count - 1)
+                chunk.div_(self.count - 1)  # 公式 1：无偏，除以 N − 1
                 diagonal.add_(EPSILON)  # 公式 1：+ εI
 
         with self._changing():

@@ -41,6 +41,7 @@ def dry_run(graph: torch.fx.GraphModule, height: int, width: int) -> tuple[dict[
     Only shapes are computed (on torch's ``meta`` device), so that no size is too large to ask about.
     """
     watching = _Watching(graph)
+    # meta 设备上的张量只有形状，没有内容：再大的尺寸也能推出来
     shapes = {n: value.to("meta") for n, value in [*watching.named_parameters(), *watching.named_buffers()]}
     return functional_call(watching, shapes, (torch.zeros(1, 3, height, width, device="meta"),))
 
@@ -52,7 +53,7 @@ def open_sequences(graph: torch.fx.GraphModule) -> None:
         if node.op == "call_module" and isinstance(modules[node.target], nn.Sequential):
             value = node.args[0]
             with graph.graph.inserting_before(node):
-                for name, _ in modules[node.target].named_children():
+                for name, _ in modules[node.target].named_children():  # 逐个接上
                     value = graph.graph.call_module(f"{node.target}.{name}", (value,))
             node.replace_all_uses_with(value)
             graph.graph.erase_node(node)
@@ -66,6 +67,7 @@ def fold_batch_norm(graph: torch.fx.GraphModule) -> None:
         if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
             continue
         source = node.args[0]
+        # 卷积的输出若另有他用，就不能折叠
         if source.op == "call_module" and isinstance(modules[source.target], nn.Conv2d) and len(source.users) == 1:
             folded = fuse_conv_bn_eval(modules[source.target], modules[node.target])
             graph.set_submodule(source.target, folded)
@@ -81,7 +83,7 @@ def keep_returned(graph: torch.fx.GraphModule) -> None:
     kept = dict(output.args[0])
     for name, node in kept.items():
         with graph.graph.inserting_after(node):
-            kept[name] = graph.graph.call_method("clone", (node,))
+            kept[name] = graph.graph.call_method("clone", (node,))  # 在被改写之前
     output.args = (kept,)
     graph.recompile()
 
@@ -96,16 +98,17 @@ def receptive_fields(graph: torch.fx.GraphModule) -> dict[str, tuple[float, int]
     seen: dict[torch.fx.Node, tuple[float, int]] = {}  # node → (感受野, 步长的累积)
     for node in graph.graph.nodes:
         inputs = [seen[n] for n in node.all_input_nodes if n in seen] or [(1, 1)]
-        field, jump = max(f for f, _ in inputs), max(j for _, j in inputs)
+        field, jump = max(f for f, _ in inputs), max(j for _, j in inputs)  # 汇合处（残差）取最大
         module = modules.get(node.target) if node.op == "call_module" else None
         if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
             kernel, stride, dilation = (
                 v if isinstance(v, int) else v[0]
                 for v in (module.kernel_size, module.stride, getattr(module, "dilation", 1))
             )
+            # r ← r + (k − 1)·膨胀·j，j ← j·s；r 为感受野，j 为相邻特征在图像上的间距
             field, jump = field + (kernel - 1) * dilation * jump, jump * stride
         elif isinstance(module, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
-            field = math.inf
+            field = math.inf  # 全局池化
         seen[node] = field, jump
         if node.op == "output":
             return {name: seen[source] for name, source in node.args[0].items()}

@@ -1,6 +1,6 @@
 """The Mahalanobis distance of patches to their position's Gaussian, also as if their image had been left out of it.
 
-各位置的图像块到其高斯的马氏距离（论文 III.C，公式 2）；训练图像到其余图像的高斯的距离（留一）。
+各位置的图块到其高斯的马氏距离（论文 III.C，公式 2）；训练图像到其余图像的高斯的距离（留一）。
 
 References
 ----------
@@ -49,7 +49,7 @@ class Gaussians:
 
             def restore(here: slice) -> None:
                 chunk = self._memory[here]
-                mirror(chunk, upper=False)
+                mirror(chunk, upper=False)  # 下三角由上三角补回
                 chunk.diagonal(dim1=1, dim2=2).copy_(diagonal[here])
 
             by_chunks(restore, len(diagonal), diagonal.shape[1], diagonal.device)
@@ -71,7 +71,7 @@ class Gaussians:
             If a covariance has no Cholesky factor; the message names the first such position.
         """
         self._factorise(1.0, before)
-        return mahalanobis(block, self.mean, self._memory)
+        return mahalanobis(block, self.mean, self._memory)  # 公式 2
 
     def left_out(self, block: Tensor, count: int, before: Callable[[], None] = lambda: None) -> Tensor:
         """Distances (P, m) of training embeddings (P, m, d), each to the Gaussians of all other training images.
@@ -103,7 +103,7 @@ class Gaussians:
         """
         scale = (count - 1) / (count - 2)  # A = scale·(Σ − εI) + εI
         self._factorise(scale, before)
-        k = count / ((count - 1) * (count - 2))
+        k = count / ((count - 1) * (count - 2))  # 其余图像的协方差是 A − k·δδᵀ
         distances = block.new_empty(block.shape[:2])
 
         def solve(here: slice) -> None:
@@ -114,12 +114,12 @@ class Gaussians:
             if (1 - k * a < _SMALL).any():
                 factor = self._memory[here].mT
                 x = torch.linalg.solve_triangular(factor, whitened, upper=True).double()  # A⁻¹δ：(c, d, m)
-                both = 2 * exact.double().mT - self._scaled(here, scale) @ x
-                a = torch.where(1 - k * a < _SMALL, (x * both).sum(1), a)
+                both = 2 * exact.double().mT - self._scaled(here, scale) @ x  # 2δ − Ax：(c, d, m)
+                a = torch.where(1 - k * a < _SMALL, (x * both).sum(1), a)  # a = xᵀ(2δ − Ax)
             # A − kδδᵀ 不小于 εI，故距离不大于 ‖δ‖/√ε：舍入至多到此
             least = EPSILON * a / exact.double().square().sum(2)
             left = a / torch.maximum(1 - k * a, least)
-            distances[here] = torch.where(a > 0, left, 0).sqrt_().mul_(count / (count - 1))
+            distances[here] = torch.where(a > 0, left, 0).sqrt_().mul_(count / (count - 1))  # dᵢ：(c, m)
 
         by_chunks(solve, len(self.mean), self.mean.shape[1], block.device)
         return distances
@@ -127,9 +127,9 @@ class Gaussians:
     def _factorise(self, scale: float, before: Callable[[], None]) -> None:
         """Have the factors of scale·(Σ − εI) + εI in the lower triangles."""
         if self._factored != scale:
-            before()
+            before()  # 还有谁在读协方差，先等它读完
             covariance = self.covariance()
-            self._diagonal = covariance.diagonal(dim1=1, dim2=2).clone()
+            self._diagonal = covariance.diagonal(dim1=1, dim2=2).clone()  # 因子要占用对角线
             factorise(covariance, scale)
             self._factored = scale
 
@@ -168,7 +168,7 @@ def factorise(covariance: Tensor, scale: float = 1.0) -> None:
 
     def one(here: slice) -> None:
         chunk = covariance[here]
-        factor, info = torch.linalg.cholesky_ex(chunk if scale == 1 else _rescale(chunk, scale))
+        factor, info = torch.linalg.cholesky_ex(chunk if scale == 1 else _rescale(chunk, scale))  # Σ = LLᵀ
         if info.any():
             position = here.start + int(info.ne(0).nonzero()[0])
             raise UserError(
@@ -202,8 +202,9 @@ def mahalanobis(block: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
 
     def solve(here: slice) -> None:
         deviations = block[here] - mean[here, None]  # (c, m, d)
+        # 公式 2：Σ = LLᵀ，故距离是 ‖L⁻¹(x − μ)‖；解三角方程组，比求逆快，也更准
         whitened = torch.linalg.solve_triangular(factor[here], deviations.mT, upper=False)  # (c, d, m)
-        torch.linalg.vector_norm(whitened, dim=1, out=distances[here])
+        torch.linalg.vector_norm(whitened, dim=1, out=distances[here])  # (c, m)
 
     by_chunks(solve, len(mean), mean.shape[1], block.device)
     return distances

@@ -72,12 +72,12 @@ def evaluate(counts: Counts) -> Evaluation:
     positive, negative = counts.positive, counts.negative
     tp, fp = counts.true_positives, counts.false_positives
     precision = tp / (tp + fp)
-    f1 = 2 * tp / (tp + fp + positive)
+    f1 = 2 * tp / (tp + fp + positive)  # TP + FP + P = 2TP + FP + FN
     best = int(np.argmax(f1))  # 并列时取最低的得分，与 scikit-learn 的升序 argmax 相同
 
     # ROC：每个得分两个端点，之间斜着（同分）；两个得分之间只有正常像素，横着
     above, before = fp - counts.equal, tp - counts.defect
-    kept = bin_ends(fp * CELLS // negative, tp * CELLS // positive)[::-1]
+    kept = bin_ends(fp * CELLS // negative, tp * CELLS // positive)[::-1]  # 粗抽；翻转后得分由高到低
     roc = _vertices((above[kept] / negative, before[kept] / positive), (fp[kept] / negative, tp[kept] / positive))
     # 精确率–召回率：正常像素进来时召回率不动，精确率降到下一个得分之前
     entering = np.r_[negative, above[:-1]]  # 下一个（更低的）得分之上的正常像素
@@ -85,9 +85,11 @@ def evaluate(counts: Counts) -> Evaluation:
     kept = bin_ends(*(np.floor(v * CELLS).astype(np.int32) for v in (tp / positive, precision, lowest)))[::-1]
     recall = tp[kept] / positive
     pr = _vertices((recall, precision[kept]), (recall, lowest[kept]))
-    start = [[0.0, 1.0], [0.0, 0.0]] if above[-1] else [[0.0, 1.0]]
+    start = [[0.0, 1.0], [0.0, 0.0]] if above[-1] else [[0.0, 1.0]]  # 得分最高的是正常像素：先降到精确率 0
     return Evaluation(
+        # 任取一个缺陷像素、一个正常像素，前者得分较高的比例；同分算一半
         rocauc=_integer_sum(counts.defect, 2 * counts.below + counts.equal) / (2 * positive * negative),
+        # 精确率对召回率的阶梯下的面积
         ap=float(counts.defect @ precision / positive),
         f1=float(f1[best]),
         threshold=float(counts.scores[best]),
@@ -151,6 +153,7 @@ def region_overlap(counts: Counts, limit: float = PRO_LIMIT) -> RegionOverlap:
     Paper, section IV.A (PRO-score); Bergmann et al., "Uninformed Students", CVPR 2020.
     """
     negative, end = counts.negative, limit * counts.negative
+    # 论文 IV.A 的 PRO：各缺陷区域被找到的比例，对区域取平均，大小缺陷分量相同
     found = np.minimum(np.cumsum(counts.gain[::-1])[::-1], 1)  # t 及以上的平均重叠
     before = np.r_[found[1:], 0.0]  # t 以上的
     reached = counts.false_positives  # 正常像素：t 及以上
@@ -208,11 +211,12 @@ def evaluate_maps(
         raise UserError(
             "an anomaly map is not finite: the weights hold NaN or are far out of scale; try other --weights"
         )
-    image = evaluate_scores(image_raw, labels)
-    counts = None if masks is None else count_pixels(maps, masks)
-    pixel = None if counts is None else evaluate(counts)
-    overlap = None if counts is None else region_overlap(counts)
-    strict = None if counts is None else region_overlap(counts, STRICT_LIMIT)
+    image = evaluate_scores(image_raw, labels)  # 图像级
+    counts = None if masks is None else count_pixels(maps, masks)  # 没有掩码，就只有图像级
+    pixel = None if counts is None else evaluate(counts)  # 像素级
+    overlap = None if counts is None else region_overlap(counts)  # 积到 0.3
+    strict = None if counts is None else region_overlap(counts, STRICT_LIMIT)  # 积到 0.05
+    # F1 最佳处的像素得分，换到归一化之后：原代码的分割阈值
     threshold = None if pixel is None else float(normalise(np.float64(pixel.threshold), low, high))
     arrays = {
         "labels": labels,
@@ -251,4 +255,4 @@ def evaluate_scores(scores: np.ndarray, labels: np.ndarray) -> Evaluation | None
 
 def normalise(maps: np.ndarray, low: float, high: float) -> np.ndarray:
     """Min–max normalisation over a class's test set; all zero where the maps are constant."""
-    return (maps - low) / (high - low) if high > low else np.zeros_like(maps)
+    return (maps - low) / (high - low) if high > low else np.zeros_like(maps)  # 全部测试图用同一尺度，同原代码

@@ -155,12 +155,13 @@ class PaDiM:
             self.backbone.bfloat16()
         self.shapes = [(layer.channels, layer.height, layer.width) for layer in self.layers]
         self.channels = sum(layer.channels for layer in self.layers)
-        kept = (architecture.dimensions if dimensions is None else dimensions) or self.channels
+        kept = (architecture.dimensions if dimensions is None else dimensions) or self.channels  # d
+        # 论文 III.A：随机降维，从 t_d 个通道中取 d 个
         self.reduction, self.dimensions = reduction, choose_dimensions(self.channels, kept, seed)
         if reduction == "pca" or kept == self.channels:  # 没有可抽的：按自然次序
             self.dimensions = list(range(kept))
-        self.grid = self.layers[0].height, self.layers[0].width
-        self.cells = covering_cells_of_all(self.shapes, map(self.layer_numbers, also))
+        self.grid = self.layers[0].height, self.layers[0].width  # 最浅的一层最密：每格一个位置
+        self.cells = covering_cells_of_all(self.shapes, map(self.layer_numbers, also))  # (P, L)
         self.positions = len(self.cells)
         self.anomaly_map = AnomalyMap(self.grid, size, self.device)
         self._extractor = Extractor(self.backbone, self.size, self.device, precision)
@@ -236,7 +237,7 @@ class PaDiM:
         """An estimate of the memory for fitting and scoring a class, from P, d and the numbers of images."""
         d, most = len(self.dimensions), max(n_train, n_test, 1)
         block, batch = min(BLOCK, most), min(batch_size, most)
-        gaussians = 4 * self.positions * d * (d + block + 3)
+        gaussians = 4 * self.positions * d * (d + block + 3)  # float32：协方差，一块嵌入，均值等 (P, d) 的量
         if self.reduction == "pca":  # 求主成分时，几张图的全部通道及其离差；协方差此时还不存在
             gaussians = max(gaussians, 4 * self.positions * self.channels * 2 * POOLED)
         together = min(batch, FORWARD) if self.device.type == "cpu" else batch
@@ -279,23 +280,26 @@ class PaDiM:
             If the features are not finite.
         """
         self.release()
+        # 论文 V.A：先看一遍训练图像，求主成分
         if self.reduction == "pca":
             if iter(batches) is batches:
                 raise ValueError("principal components need batches that can be iterated twice, a list for instance")
             components = self._extractor.components(batches, self.shapes, len(self.dimensions), add, leads)
             self._embedding = Projection(self.shapes, components, self.device)
+        # 论文 III.B：每个位置一个高斯，图像逐块并入
         stream = GaussianStream(self.positions, len(self.dimensions), self.device)
-        for block in self._blocks(batches):
+        for block in self._blocks(batches):  # (P, m, d)
             with tf32(False):
                 stream.update(block)
         if add:
-            stream.merge(add)
-        self._gaussians = Gaussians(*stream.finish())
+            stream.merge(add)  # 合并各进程的，得全部图像的高斯
+        self._gaussians = Gaussians(*stream.finish())  # 公式 1：μ (P, d)，Σ (P, d, d)
         self.count = stream.count
         return self
 
     def _maps(self, distances: Tensor) -> Tensor:
         """Distances (P, m), those of ``also`` left out, → raw maps (m, H, W)."""
+        # 论文 III.C：距离排回网格 (m, h, w)，上采样并平滑
         return self.anomaly_map(distances[: self.grid[0] * self.grid[1]].T.reshape(-1, *self.grid))
 
     def score(self, batches: Iterable[Tensor], before_factors: Callable[[], None] = lambda: None) -> Iterator[Scores]:
@@ -353,6 +357,7 @@ class PaDiM:
         gaussians = self._fitted()
         if self.count < 3:
             raise ValueError(f"leaving one image out needs at least three, not {self.count}")
+        # 公式 2，但高斯里没有这张图自己
         return self._scores(batches, lambda block: gaussians.left_out(block, self.count, before_factors))
 
     def _fitted(self) -> Gaussians:
@@ -362,8 +367,9 @@ class PaDiM:
 
     @torch.inference_mode()
     def _scores(self, batches: Iterable[Tensor], distances: Callable[[Tensor], Tensor]) -> Iterator[Scores]:
-        centre = self.grid[0] // 2 * self.grid[1] + self.grid[1] // 2
+        centre = self.grid[0] // 2 * self.grid[1] + self.grid[1] // 2  # 网格中心：只有它的嵌入随得分留下
         for block in self._blocks(batches):
             with tf32(False):
                 maps = self._maps(distances(block)).cpu().numpy()  # (P, m) → (m, H, W)
+            # 论文 III.C：图像的得分是异常图的最大值
             yield Scores(maps, maps.max(axis=(1, 2)), block[centre].cpu().numpy().copy())

@@ -79,12 +79,15 @@ def variants(layers: list[Layer], study: str, kept: int, dimensions: list[int], 
     """
     by_name = {layer.name: layer for layer in layers}
     names, total, grid = list(by_name), sum(x.channels for x in layers), [layers[0].height, layers[0].width]
+    # 同样的 d，不同的抽法
     if study == "seeds":
         return [Variant(f"seed {s}", names, "random", kept, s, grid) for s in range(seed, seed + SEEDS)]
+    # 论文 V.A，降维：同样的 d，随机通道与主成分对照
     if study == "dimensions":
         pairs = [(d, reduction) for d in dimensions for reduction in ("random", "pca")]
         rows = [Variant(f"{r} {d}", names, r, d, seed if r == "random" else None, grid) for d, r in pairs]
         return [*rows, Variant("all", names, "none", total, grid=grid)]
+    # 论文 V.A，层间相关性：各层的组合，与各层异常图之和
     rows = []
     for choice in layer_choices(names):
         first, channels = by_name[choice[0]], sum(by_name[name].channels for name in choice)
@@ -99,10 +102,10 @@ def all_components(model: PaDiM) -> Tensor:
     positions, (means, covariances) = model.grid[0] * model.grid[1], model.state()
     mean = means[:positions].double()
     deviations = mean - mean.mean(0)
-    scatter = deviations.T @ deviations * model.count
+    scatter = deviations.T @ deviations * model.count  # 各均值的
     for start in range(0, positions, _CHUNK):
         part = covariances[start : min(start + _CHUNK, positions)]
-        scatter += part.sum(0, dtype=torch.float64) * (model.count - 1)
+        scatter += part.sum(0, dtype=torch.float64) * (model.count - 1)  # 位置内的
     return principal_components(scatter, model.channels)
 
 
@@ -120,6 +123,7 @@ def maps_of(model: PaDiM, variant: Variant, features: list[Tensor], components: 
         From `all_components`, for a variant that projects.
     """
     if variant.reduction == "sum":
+        # 论文 V.A 的集成：各层各有自己的高斯，异常图相加
         alone = [replace(variant, layers=[name], reduction="none") for name in variant.layers]
         return reduce(np.add, (maps_of(model, each, features) for each in alone))
     layers = model.layer_numbers(variant.layers)
@@ -135,19 +139,19 @@ def maps_of(model: PaDiM, variant: Variant, features: list[Tensor], components: 
         kept = len(rows)
     means, covariances = model.state()
     with torch.inference_mode(), tf32(False):
-        block = torch.empty((len(positions), len(features[0]), kept), device=model.device)
+        block = torch.empty((len(positions), len(features[0]), kept), device=model.device)  # (P', N, d)
         embed([features[i] for i in layers], block)
         distances = block.new_empty(block.shape[:2])  # (P', N)
         for start in range(0, len(positions), _CHUNK):
             here = slice(start, min(start + _CHUNK, len(positions)))
             if basis is not None:
-                mean, covariance = means[here] @ basis.T, basis @ covariances[here] @ basis.T
+                mean, covariance = means[here] @ basis.T, basis @ covariances[here] @ basis.T  # Wμ，WΣWᵀ
             else:
                 at = positions[here]
-                mean = means[at[:, None], index]
-                covariance = covariances[at[:, None, None], index[:, None], index]  # (c, d, d)
-            distances[here] = Gaussians(mean, covariance).distances(block[here])
-        grid = shapes[0][1:]
+                mean = means[at[:, None], index]  # μ[i]：(c, d)
+                covariance = covariances[at[:, None, None], index[:, None], index]  # Σ[i, i]：(c, d, d)
+            distances[here] = Gaussians(mean, covariance).distances(block[here])  # 公式 2
+        grid = shapes[0][1:]  # 所选各层中最浅的一层的网格
         return AnomalyMap(grid, model.size, model.device)(distances.T.reshape(-1, *grid)).cpu().numpy()
 
 
@@ -155,7 +159,7 @@ def _find(model: PaDiM, layers: list[int]) -> Tensor:
     """For every position of a run with these layers alone, one of the model's that reads the same: (P',) int64."""
     there: dict[tuple, int] = {}
     for position, cells in enumerate(map(tuple, model.cells[:, layers].tolist())):
-        there.setdefault(cells, position)
+        there.setdefault(cells, position)  # 读法相同的，嵌入也相同：取最前的一个
     own = covering_cells([model.shapes[i] for i in layers])
     return torch.tensor([there[cells] for cells in map(tuple, own.tolist())])
 
@@ -168,6 +172,7 @@ def _channels(model: PaDiM, variant: Variant, layers: list[int]) -> tuple[list[i
         if i in layers:
             channels += range(start, start + layer.channels)
         start += layer.channels
+    # 在所选各层之内编号，与只读这几层的模型抽得一样
     own = list(range(len(channels)))
     if variant.reduction == "random":
         assert variant.seed is not None, "a random choice needs a seed"

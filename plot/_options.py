@@ -22,7 +22,7 @@ FORMATS = ("png", "pdf")
 
 
 def _formats(text: str) -> list[str]:
-    chosen = [f for f in FORMATS if f in text.split(",")]
+    chosen = [f for f in FORMATS if f in text.split(",")]  # 去重，按固定的次序
     if not chosen or set(text.split(",")) - set(FORMATS):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of {', '.join(FORMATS)}")
     return chosen
@@ -89,6 +89,7 @@ def run(draw: Draw, args: argparse.Namespace) -> int:
     """Draw, and tell what is written as soon as it is; the exit status."""
 
     def work() -> None:
+        # matplotlib 的样式只在作图期间改动
         with look(args.lang) as say:
             for path in draw(args, say):
                 report([path])

@@ -68,6 +68,7 @@ class Results:
         loaded = []
         for path in (self.store.maps(name), self.store.images(name)):
             try:
+                # 映射文件：只读进要画的几张图
                 loaded.append(np.load(path, mmap_mode="r"))
             except (FileNotFoundError, ValueError, EOFError):
                 raise self._unusable(path) from None
@@ -91,6 +92,7 @@ class Results:
         if not path.exists() or record["pickle_bytes"] != path.stat().st_size:  # 被截断，或不是一对
             raise self._unusable(path)
         try:
+            # 文件里按 (d, P)、(d, d, P) 存放，转置即得，不必复制
             return *map_fitted(path, grid[0] * grid[1], len(record["dimensions"])), grid
         except UserError as problem:
             raise UserError(f"{problem}; make it again with: {self.command}") from problem
@@ -170,4 +172,5 @@ def class_options(made: Parser) -> Parser:
 def normalised_threshold(arrays: dict[str, Any]) -> float | None:
     """The image threshold on the scale of ``image_scores``, which is the class's min–max."""
     raw, low, high = (arrays[k] for k in ("image_threshold_raw", "score_min", "score_max"))
+    # 得分全都相同时无从归一化，也就没有阈值
     return None if raw is None or not high > low else float((raw - low) / (high - low))

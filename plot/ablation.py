@@ -1,6 +1,6 @@
 """The studies of layers, dimensions and seeds: image and pixel ROC AUC of every variant.
 
-层、维数与随机种子三项研究：各方案的图像级与像素级 ROC AUC。
+层、维数与随机种子三项研究：各方案的图像级与像素级 ROC AUC（论文 V.A）。
 """
 
 import _root  # noqa: F401, I001
@@ -49,7 +49,7 @@ def read(root: Path, arch: str | None) -> list[tuple[str, dict[str, Any]]]:
             content = store.read_studies()
         except UserError as problem:
             raise UserError(f"{problem}; make it with: {command}") from problem
-        if content is None:
+        if content is None:  # 这个网络还没有做过研究
             break
         studies = {name: content["studies"][name] for name in PANELS if name in content["studies"]}
         if not studies or not all(study["variants"] and study["classes"] for study in studies.values()):
@@ -79,23 +79,26 @@ def name_of(variant: dict[str, Any], say: Say) -> str:
 def layers(axes: Axes, study: dict[str, Any], say: Say) -> None:
     """A row a choice of layers, a mark a level."""
     variants = study["variants"]
-    places = np.arange(len(variants))
+    places = np.arange(len(variants))  # 每行一种层的组合
     for level in LEVELS:
         axes.plot(values(study, level, variants), places, MARKERS[level], ms=4, color=COLOURS[level])
     axes.set_yticks(places, [name_of(v, say) for v in variants])
-    axes.set(ylim=(len(variants) - 0.5, -0.5), xlabel="ROC AUC", title=say("Layers", "所用的层"))
+    axes.set(ylim=(len(variants) - 0.5, -0.5), xlabel="ROC AUC", title=say("Layers", "所用的层"))  # 自上而下
 
 
 def dimensions(axes: Axes, study: dict[str, Any], say: Say) -> None:
     """ROC AUC against d, random and principal components; all channels as a horizontal line."""
     for level in LEVELS:
+        # 实线为随机通道，虚线为主成分
         for reduction, line in (("random", "-"), ("pca", "--")):
             rows = [v for v in study["variants"] if v["reduction"] == reduction]
             shown = values(study, level, rows)
             axes.plot([v["dimensions"] for v in rows], shown, line, marker=MARKERS[level], ms=3.5, color=COLOURS[level])
+        # 点线为全部通道：降维所损失的，由此量起
         whole = [v for v in study["variants"] if v["reduction"] == "none"]
         for height in values(study, level, whole):
             axes.axhline(height, color=COLOURS[level], ls=":", lw=0.9)
+    # 空的曲线，只为图例
     axes.plot([], [], "-", color="0.3", label=say("random channels", "随机通道"))
     axes.plot([], [], "--", color="0.3", label=say("principal components", "主成分"))
     count = next((v["dimensions"] for v in study["variants"] if v["reduction"] == "none"), 0)
@@ -108,7 +111,7 @@ def seeds(axes: Axes, study: dict[str, Any], say: Say) -> None:
     """A mark a seed, and mean ± standard deviation."""
     for place, level in enumerate(LEVELS):
         shown, spread = values(study, level, study["variants"]), study["spread"][level]
-        across = place + np.linspace(-0.22, 0.22, len(shown))
+        across = place + np.linspace(-0.22, 0.22, len(shown))  # 横向错开，免得重叠
         axes.plot(across, shown, MARKERS[level], ms=3.5, color=COLOURS[level], alpha=0.75)
         if spread:
             axes.errorbar(place + 0.34, spread["mean"], spread["std"], fmt="_", color="black", capsize=3, lw=1)
@@ -127,18 +130,20 @@ PANELS = {"layers": layers, "dimensions": dimensions, "seeds": seeds}
 
 def figure(arch: str, studies: dict[str, Any], say: Say) -> Figure:
     """The study of layers above, dimensions and seeds below; what is not there is left out."""
+    # 版面：上为各层的组合，占一整行；下为维数与种子；没有做的不占地方
     there = [name for name in PANELS if name in studies]
     below: HashableList[str] = [name for name in there if name != "layers"]
     above: HashableList[str] = ["layers"] * max(1, len(below))
     mosaic = [above] * ("layers" in there) + [below] * bool(below)
     rows = len(studies["layers"]["variants"]) if "layers" in there else 0
-    heights = [0.6 + 0.19 * rows] * bool(rows) + [2.5] * bool(below)
+    heights = [0.6 + 0.19 * rows] * bool(rows) + [2.5] * bool(below)  # 英寸
     drawing = Figure((style.DOUBLE, 0.6 + sum(heights)), layout="constrained")
     panels = drawing.subplot_mosaic(mosaic, height_ratios=heights)
     for name in there:
         PANELS[name](panels[name], studies[name], say)
         panels[name].grid(True)
     words = say("image level", "图像级"), say("pixel level", "像素级")
+    # 图例：记号分图像级与像素级
     keys = [
         panels[there[0]].plot([], [], MARKERS[level], ms=4, color=COLOURS[level], label=word)[0]
         for level, word in zip(LEVELS, words, strict=True)

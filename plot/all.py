@@ -81,11 +81,12 @@ def draw(args: argparse.Namespace) -> None:
         chinese_font()
     shared = {key: getattr(args, key) for key in ("result", "out", "format", "dpi")}
     archs: list[str | None] = [args.arch] if args.arch else [*architectures(args.result)] or [None]
+    # 一项任务：一个脚本，一个网络，一种语言
     jobs = [(script, args.arch) for script in ALL_ARCHITECTURES]
     jobs += [(script, arch) for script in EACH_ARCHITECTURE for arch in archs]
     if any(args.result.glob("ablation_*.json")):  # 研究是另一条命令，多半没有做
         jobs.append(("ablation", args.arch))
-    skipped: list[str] = []
+    skipped: list[str] = []  # 两种语言的缘由相同，末了只说一次
     # 进程而非线程：matplotlib 的设置是全局的。spawn：各平台行为一致；绘图进程启动只需半秒
     with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), obey_parent) as pool:
         drawing = [
@@ -97,10 +98,10 @@ def draw(args: argparse.Namespace) -> None:
             for script, arch, future in drawing:
                 try:
                     report(future.result())
-                except UserError as problem:
+                except UserError as problem:  # 数据不全，画不成：记下缘由，接着画别的
                     skipped.append(f"skipped {script}{f' ({arch})' if arch else ''}: {problem}")
         except KeyboardInterrupt:
-            for child in multiprocessing.active_children():
+            for child in multiprocessing.active_children():  # 不等手头的图画完
                 child.terminate()
             raise
         except BaseException:

@@ -1,6 +1,6 @@
 """ROC AUC of every class beside the published: grouped bars, and tables as Markdown, CSV, LaTeX.
 
-各类的 ROC AUC 与发表值：分组条形图，及 Markdown、CSV、LaTeX 表格。
+各类的 ROC AUC 与发表值：分组条形图，及 Markdown、CSV、LaTeX 表格（指标见论文 IV.A）。
 """
 
 import _root  # noqa: F401, I001
@@ -97,7 +97,7 @@ def collect(folders: list[Path], arch: str | None) -> Table:
             opened.setdefault(results.store.key, []).append(results)
     table = Table([a for a in architectures_in_order(folders) if a in opened], {a: len(rs) for a, rs in opened.items()})
     for each in opened.values():
-        _check_alike(each)
+        _check_alike(each)  # 只有种子不同的，才能取平均
     table.classes = style.class_order(n for rs in opened.values() for r in rs for n in r.classes)
     table.groups = [g for g in GROUPS if any(r.content["averages"].get(g) for rs in opened.values() for r in rs)]
     for name in table.classes + table.groups:
@@ -224,11 +224,12 @@ def latex(table: Table, say: Say) -> str:
 def bars(axes: Axes, table: Table, level: str) -> None:
     """One level's grouped bars; a diamond is the published figure."""
     names = table.classes + table.groups
+    # 各类与平均之间空开一些
     places = np.arange(len(names)) + np.where(np.arange(len(names)) < len(table.classes), 0, 0.6)
     width = 0.8 / len(table.archs)
     lowest, highest = 1.0, 1.0
     for k, a in enumerate(table.archs):
-        x = places + (k - (len(table.archs) - 1) / 2) * width
+        x = places + (k - (len(table.archs) - 1) / 2) * width  # 同一类的各网络并排
         cells = [table.cells[n][a, level] for n in names]
         means = np.array([np.nan if c.mean is None else c.mean for c in cells])
         deviations = np.array([c.deviation or 0 for c in cells]) if table.several else None
@@ -238,6 +239,7 @@ def bars(axes: Axes, table: Table, level: str) -> None:
         axes.plot(x, published, "D", ms=2.8, mfc="white", mec="black", mew=0.7, zorder=3)
         lowest = np.nanmin([lowest, *means, *published])
         highest = np.nanmax([highest, *(means + (0 if deviations is None else deviations))])
+    # 纵轴从 0.5（随机猜测）起；有更低的才往下延
     axes.set(ylim=(min(0.5, np.floor(lowest * 10) / 10), highest + 0.006), xlim=(places[0] - 0.6, places[-1] + 0.6))
     axes.grid(False, axis="x")
     axes.set_xticks(places)
@@ -258,6 +260,7 @@ def figure(table: Table, say: Say) -> Figure:
         ha="right" if crowded else "center",
         rotation_mode="anchor" if crowded else None,
     )  # fmt: skip
+    # 图例：条形为本文，菱形为发表值
     keys: list[Artist] = []
     for k, a in enumerate(table.archs):
         count = (

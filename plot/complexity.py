@@ -1,6 +1,6 @@
 """Seconds a stage and peak memory, from the runs' own records and from the benchmark's file.
 
-各阶段的时间与峰值内存，取自各次运行的记录与基准测试的文件。
+各阶段的时间与峰值内存（论文 V.D），取自各次运行的记录与基准测试的文件。
 """
 
 import _root  # noqa: F401, I001
@@ -74,7 +74,7 @@ def merged(stages: dict[str, float], total: float) -> dict[str, float]:
         if stage not in ("total", "communication"):  # 通信含在其他阶段之内
             name = MERGED.get(stage, stage)
             result[name] = result.get(name, 0) + seconds
-    rest = total - sum(result.values())
+    rest = total - sum(result.values())  # 没有计入任何阶段的
     return result | ({OTHER: result.get(OTHER, 0) + rest} if rest > SLIGHT * total else {})
 
 
@@ -105,7 +105,7 @@ def of_benchmark(path: Path, arch: str | None, say: Say) -> list[Bar]:
         for each, record in content["architectures"].items():
             if arch not in (None, each):
                 continue
-            floor = record["floor"]["forward"] + record["floor"]["decode"]
+            floor = record["floor"]["forward"] + record["floor"]["decode"]  # 再快也省不掉的
             for key, name in (("textbook", say("textbook", "教科书实现")), ("padim", say("this program", "本程序"))):
                 stages = merged(record[key]["stages"], record[key]["end_to_end"])
                 memory, label = record[key]["peak_memory_bytes"], f"{style.arch_label(each)}\n{name}"
@@ -129,6 +129,7 @@ def rows(times: Axes, memories: Axes, bars: list[Bar], colours: dict[str, str], 
     longest = max(sum(bar.stages.values()) for bar in bars)
     largest = max([bar.memory or 0 for bar in bars]) / 1e9
     for y, bar in zip(places, bars, strict=True):
+        # 左：各阶段首尾相接，末端写总秒数，虚线是下限
         left = 0.0
         for stage in (s for s in colours if s in bar.stages):
             times.barh(y, bar.stages[stage], 0.62, left, color=colours[stage])
@@ -136,6 +137,7 @@ def rows(times: Axes, memories: Axes, bars: list[Bar], colours: dict[str, str], 
         times.text(left + 0.015 * longest, y, f"{left:.1f}", va="center", size=style.SMALL_SIZE)
         if bar.floor is not None:
             times.plot([bar.floor] * 2, [y - 0.42, y + 0.42], color="black", lw=1.2, ls=(0, (2, 1)))
+        # 右：峰值内存
         if bar.memory is not None:
             memories.barh(y, bar.memory / 1e9, 0.62, color="0.5")
             memories.text(
@@ -157,6 +159,7 @@ def figure(groups: list[tuple[str, list[Bar]]], say: Say) -> Figure:
     """A row of two panels for each group of bars that can be compared."""
     counts = [len(bars) for _, bars in groups]
     drawing = Figure((style.DOUBLE, 0.5 + sum(0.62 + 0.36 * n for n in counts)), layout="constrained")
+    # 能相互比较的为一组，一组一行，行高随条数
     panels = drawing.subplots(
         len(groups), 2, squeeze=False, width_ratios=(2.2, 1), height_ratios=[n + 1 for n in counts]
     )
@@ -164,6 +167,7 @@ def figure(groups: list[tuple[str, list[Bar]]], say: Say) -> Figure:
     for (title, bars), (times, memories) in zip(groups, panels, strict=True):
         rows(times, memories, bars, colours, say)
         times.set_title(f"{title}{say(': seconds', '：时间（秒）')}")
+    # 所有条形里都微不足道的阶段不列入图例
     everything = [bar.stages for _, bars in groups for bar in bars]
     visible = [s for s in colours if any(stages.get(s, 0) > SLIGHT * sum(stages.values()) for stages in everything)]
     keys = [Patch(color=colours[s], label=say(s, {**STAGES, OTHER: "其余"}.get(s, s))) for s in visible]

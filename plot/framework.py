@@ -1,6 +1,6 @@
 """The method as a diagram: images, backbone, feature maps, embedding, Gaussians, anomaly map.
 
-方法示意图：图像、骨干网络、特征图、嵌入、高斯分布、异常图。
+方法示意图（论文第 III 节）：图像、骨干网络、特征图、嵌入、高斯分布、异常图。
 """
 
 import _root  # noqa: F401, I001
@@ -23,7 +23,7 @@ from experiment.style import Say
 
 WIDTH, HEIGHT = 720, 305  # 百分之一英寸：坐标即印刷尺寸
 HEADER, UPPER, MIDDLE, LOWER = 284, 202, 152, 97  # 标题与上、中、下三行的中线
-TRAIN, TEST, INK = style.NORMAL_COLOUR, style.DEFECT_COLOUR, "0.25"
+TRAIN, TEST, INK = style.NORMAL_COLOUR, style.DEFECT_COLOUR, "0.25"  # 训练与测试的两条路各用一色
 DEFECT = 0.34, 0.36  # 示意图中缺陷的位置，以图宽为单位
 Point = tuple[float, float]
 
@@ -59,7 +59,7 @@ def picture(axes: Axes, x: float, y: float, size: float, defect: bool) -> None:
     axes.add_patch(Rectangle((x, y), size, size, fc="0.22", ec=TEST if defect else TRAIN, lw=1.2))
     centre = x + size / 2, y + size / 2
     axes.add_patch(Circle(centre, 0.39 * size, fc="0.78", ec="none"))
-    holes = [(0.27 * np.cos(a), 0.27 * np.sin(a), 0.045) for a in np.arange(6) * np.pi / 3]
+    holes = [(0.27 * np.cos(a), 0.27 * np.sin(a), 0.045) for a in np.arange(6) * np.pi / 3]  # 一圈六个螺栓孔
     for dx, dy, radius in [(0, 0, 0.15), *holes]:
         axes.add_patch(Circle((centre[0] + dx * size, centre[1] + dy * size), radius * size, fc="0.22", ec="none"))
     if defect:
@@ -70,13 +70,13 @@ def picture(axes: Axes, x: float, y: float, size: float, defect: bool) -> None:
 def slab(axes: Axes, x: float, y: float, size: float, depth: float, cells: int, colour: str) -> None:
     """A feature map in oblique projection, its front divided into ``cells`` × ``cells`` positions."""
     dx, dy, right, top = 0.8 * depth, 0.5 * depth, x + size, y + size
-    faces = [
+    faces = [  # 正面、顶面、侧面，浓淡不同
         ([(x, y), (right, y), (right, top), (x, top)], 0.55),
         ([(x, top), (x + dx, top + dy), (right + dx, top + dy), (right, top)], 0.35),
         ([(right, y), (right + dx, y + dy), (right + dx, top + dy), (right, top)], 0.85),
     ]
     for corners, alpha in faces:
-        axes.add_patch(Polygon(corners, fc="white", ec="none"))
+        axes.add_patch(Polygon(corners, fc="white", ec="none"))  # 垫白：半透明的面不透出背后的东西
         axes.add_patch(Polygon(corners, fc=colour, ec="none", alpha=alpha))
     for k in np.arange(1, cells) * size / cells:
         axes.plot([x + k, x + k], [y, top], [x, right], [y + k, y + k], color="white", lw=0.5)
@@ -84,6 +84,7 @@ def slab(axes: Axes, x: float, y: float, size: float, depth: float, cells: int, 
 
 def images(axes: Axes, say: Say) -> None:
     """What goes in: normal training images, and a test image."""
+    # 训练只用正常图像；测试图像上有一处缺陷
     header(axes, 48, say("Images", "图像"))
     for shift in (10, 5, 0):
         picture(axes, 12 + shift, UPPER - 26 - shift, 62, defect=False)
@@ -96,9 +97,11 @@ def images(axes: Axes, say: Say) -> None:
 
 def backbone(axes: Axes, say: Say) -> None:
     """The truncated network."""
+    # 论文 III.A：网络只取到 layer3，参数不再训练
     header(axes, 157, say("Pretrained\nbackbone, frozen", "预训练骨干网络\n（参数冻结）"))
     box = FancyBboxPatch((112, 84), 90, 136, boxstyle="round,pad=0,rounding_size=7", fc="0.965", ec="0.75", lw=0.7)
     axes.add_patch(box)
+    # 梯形向右收窄：越深，分辨率越低
     for k, (colour, half) in enumerate(zip(style.LAYER_COLOURS, (54, 43, 32), strict=True)):
         x, fall = 120 + 28 * k, 6
         left, right = (MIDDLE - half, MIDDLE + half), (MIDDLE + half - fall, MIDDLE - half + fall)
@@ -109,7 +112,9 @@ def backbone(axes: Axes, say: Say) -> None:
 
 def feature_maps(axes: Axes, say: Say) -> None:
     """The outputs of the three layers."""
+    # 论文 III.A：三层的特征图，边长逐层减半，通道逐层加倍
     header(axes, 278, say("Feature maps\n(ResNet18)", "特征图\n（ResNet18）"))
+    # 每层：边长、通道数、画出的边长、厚度、格数、纵坐标
     rows = zip((56, 28, 14), (64, 128, 256), (54, 36, 22), (4, 8, 14), (8, 4, 2), (221, 146, 84), strict=True)
     for (side, channels, size, depth, cells, y), colour in zip(rows, style.LAYER_COLOURS, strict=True):
         slab(axes, 258 - size / 2, y - size / 2, size, depth, cells, colour)
@@ -120,6 +125,7 @@ def feature_maps(axes: Axes, say: Say) -> None:
 
 def embedding(axes: Axes, say: Say) -> None:
     """The aligned and reduced embedding, with one position's vector picked out."""
+    # 论文 III.A：对齐到最大的特征图，拼接，随机降维
     header(axes, 400, say("Patch embeddings", "图块嵌入"))
     x, y, size, cells = 364, MIDDLE - 30, 60, 8
     slab(axes, x, y, size, 16, cells, "0.62")
@@ -147,6 +153,7 @@ def embedding(axes: Axes, say: Say) -> None:
 
 def gaussians(axes: Axes, say: Say) -> None:
     """One Gaussian a position, and a close look at one of them."""
+    # 论文 III.B：每个位置一个高斯；III.C：测试图块到它的马氏距离
     header(
         axes,
         600,
@@ -189,10 +196,12 @@ def gaussians(axes: Axes, say: Say) -> None:
 
 def anomaly_maps(axes: Axes, say: Say) -> None:
     """Distances at the positions, and the map at the image's size."""
+    # 论文 III.C：各位置的距离，上采样并平滑成异常图
     cells, size, left = 14, 62, (484, 622)
     y = LOWER - 36
     rows, columns = np.mgrid[:cells, :cells]
     spot = np.hypot(columns + 0.5 - DEFECT[0] * cells, rows + 0.5 - DEFECT[1] * cells)
+    # 虚构的距离：缺陷处一个峰，别处是噪声
     distances = np.exp(-((spot / 2.1) ** 2)) + 0.28 * np.random.default_rng(1).random((cells, cells))
     smooth = gaussian_filter(zoom(distances, 8, order=1), 5)
     for x, values in zip(left, (distances, smooth), strict=True):
@@ -203,6 +212,7 @@ def anomaly_maps(axes: Axes, say: Say) -> None:
     text(axes, 584, y + size / 2 + 18, say("bilinear,\nσ = 4", "双线性插值，\n高斯平滑 σ = 4"))
     text(axes, 515, 50, say("distances 56×56", "距离 56×56"), color=TEST)
     text(axes, 653, 50, say("anomaly map 224×224", "异常图 224×224"), color=TEST)
+    # 公式 2
     difference = r"(\mathbf{x}_{ij}-\mathbf{\mu}_{ij})"
     formula = rf"$M(\mathbf{{x}}_{{ij}}) = \sqrt{{{difference}^\mathsf{{T}}\,\Sigma_{{ij}}^{{-1}}\,{difference}}}$"
     text(axes, 590, 22, formula, style.FORMULA_SIZE, color="black")

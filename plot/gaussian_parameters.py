@@ -1,6 +1,6 @@
 """The fitted Gaussians: the mean's norm, one position's covariance, correlation and eigenvalues.
 
-拟合好的高斯：均值的范数，一个位置的协方差、相关系数与特征值。
+拟合好的高斯（论文 III.B，公式 1）：均值的范数，一个位置的协方差、相关系数与特征值。
 """
 
 import _root  # noqa: F401, I001
@@ -36,7 +36,7 @@ def options() -> Parser:
 def correlation(covariance: np.ndarray) -> np.ndarray:
     """Correlation matrix (d, d) of a covariance (d, d)."""
     deviations = np.sqrt(np.diag(covariance))
-    return covariance / np.outer(deviations, deviations)
+    return covariance / np.outer(deviations, deviations)  # ρᵢⱼ = σᵢⱼ / (σᵢσⱼ)
 
 
 def condition_numbers(covariance: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ def condition_numbers(covariance: np.ndarray) -> np.ndarray:
     numbers = np.empty(len(covariance))
     for i, matrix in enumerate(covariance):
         values = np.linalg.eigvalsh(matrix.astype(np.float64))
-        numbers[i] = values[-1] / values[0]
+        numbers[i] = values[-1] / values[0]  # eigvalsh 升序
     return numbers
 
 
@@ -71,6 +71,7 @@ def spectrum(axes: Axes, values: np.ndarray, n_train: int, say: Say) -> None:
     axes.semilogy(np.arange(1, len(values) + 1), values[::-1], color=style.NORMAL_COLOUR, lw=1.4)
     floor = say(f"floor ε = {EPSILON}", f"下限 ε = {EPSILON}")  # 公式 1 的正则项：特征值不会更小
     axes.axhline(EPSILON, color=style.DEFECT_COLOUR, ls="--", lw=0.9, label=floor)
+    # n 张图的散布，秩至多 n − 1：其后的特征值就是 ε
     if n_train <= len(values):
         label = say(f"rank n − 1 = {n_train - 1}", f"秩 n − 1 = {n_train - 1}")
         axes.axvline(n_train - 1, color="0.45", ls=":", lw=0.9, label=label)
@@ -83,17 +84,17 @@ def spectrum(axes: Axes, values: np.ndarray, n_train: int, say: Say) -> None:
 
 def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> Figure:
     """Four panels, six with ``--condition``."""
-    mean, covariance, (height, width) = results.fitted(name)
+    mean, covariance, (height, width) = results.fitted(name)  # (P, d)、(P, d, d)，映射的
     row, column = args.position or (height // 2, width // 2)
     if not (0 <= row < height and 0 <= column < width):
         raise UserError(f"--position {row} {column}: the grid has {height} × {width} positions, counted from 0")
-    position = row * width + column
+    position = row * width + column  # 位置按行编号
     if args.condition:
         results.check(name, covariance)
     results.check(name, covariance[position : position + 1], position)
-    here = np.array(covariance[position], np.float64)
-    limit = np.quantile(np.abs(here), 0.995)
-    norms = np.linalg.norm(mean, axis=1).reshape(height, width)
+    here = np.array(covariance[position], np.float64)  # (d, d)
+    limit = np.quantile(np.abs(here), 0.995)  # 色标的范围不由个别极值决定
+    norms = np.linalg.norm(mean, axis=1).reshape(height, width)  # (H, W)
     drawing = Figure((style.DOUBLE, 4.1), layout="constrained")
     panels = drawing.subplot_mosaic("abc;def" if args.condition else "abc;ddd")
     matrix(panels["a"], norms, say("Norm of the mean", "均值的范数"), style.MAGNITUDE)

@@ -41,7 +41,7 @@ def typical(kinds: np.ndarray, scores: np.ndarray) -> list[int]:
     chosen = []
     for each in order:
         members = np.flatnonzero(kinds == each)
-        ranked = members[np.argsort(scores[members], kind="stable")]
+        ranked = members[np.argsort(scores[members], kind="stable")]  # 按得分排，取正中的一张
         chosen.append(int(ranked[(len(ranked) - 1) // 2]))
     return chosen
 
@@ -85,7 +85,7 @@ def figure(results: Results, name: str, wanted: list[int] | None, say: Say) -> F
         return drawing.add_axes((x / total[0], 1 - (y + h) / total[1], w / total[0], h / total[1]))
 
     for row, i in enumerate(indices):
-        scores = normalise(np.asarray(maps[i]), arrays["score_min"], arrays["score_max"])
+        scores = normalise(np.asarray(maps[i]), arrays["score_min"], arrays["score_max"])  # 全类同一尺度
         truth = None if arrays["masks"] is None else arrays["masks"][i]
         y = TOP + row * (height + GAP)
         label = str(arrays["kinds"][i])
@@ -99,7 +99,7 @@ def figure(results: Results, name: str, wanted: list[int] | None, say: Say) -> F
             show(axes, panel, say)
             if row == 0:
                 axes.set_title(say(PANELS[column], TITLES_ZH[column]), pad=3, size=style.SMALL_SIZE)
-    bar = place(LEFT + len(PANELS) * (width + GAP), TOP, BAR, total[1] - TOP - BOTTOM)
+    bar = place(LEFT + len(PANELS) * (width + GAP), TOP, BAR, total[1] - TOP - BOTTOM)  # 全图共用的色条
     drawing.colorbar(ScalarMappable(cmap=style.HEAT), cax=bar).set_label(
         f"{say('Anomaly score, ', '异常得分，')}{style.arch_label(results.store.key)}"
     )

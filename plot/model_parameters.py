@@ -1,6 +1,6 @@
 """The model's parameters at a glance: layers, kept dimensions, receptive fields, memory.
 
-模型参数一览：各层、保留的维、感受野、内存。
+模型参数一览：各层、保留的通道、感受野、内存（论文 III.A、III.B）。
 """
 
 import _root  # noqa: F401, I001
@@ -62,15 +62,15 @@ class Parameters:
 
 def count(record: dict[str, Any]) -> Parameters:
     """The parameters of a class from its provenance."""
-    edges = np.cumsum([0] + [layer["channels"] for layer in record["layers"]])
-    kept = np.histogram(record["dimensions"], edges)[0].tolist()
+    edges = np.cumsum([0] + [layer["channels"] for layer in record["layers"]])  # 拼接后各层的起止
+    kept = np.histogram(record["dimensions"], edges)[0].tolist()  # 抽中的通道落在各层的个数
     first = record["layers"][0]
     return Parameters(kept, first["height"] * first["width"], len(record["dimensions"]))
 
 
 def size(values: int) -> str:
     """Memory of float32 numbers."""
-    amount = 4 * values / 1e6
+    amount = 4 * values / 1e6  # float32
     return f"{amount:.1f} MB" if amount < 1000 else f"{amount / 1000:.2f} GB"
 
 
@@ -82,7 +82,7 @@ def barcode(axes: Axes, record: dict[str, Any], say: Say) -> None:
         end = start + layer["channels"]
         axes.add_patch(Rectangle((start, 0), end - start, 1, fc=colour, ec="none", alpha=0.22))
         inside = [c for c in record["dimensions"] if is_chosen and start <= c < end]
-        axes.vlines(np.add(inside, 0.5), 0, 1, color=colour, lw=min(1.2, 400 / record_total(record)))
+        axes.vlines(np.add(inside, 0.5), 0, 1, color=colour, lw=min(1.2, 400 / record_total(record)))  # 保留的通道
         axes.text((start + end) / 2, 1.12, layer["name"], ha="center", va="bottom")
         start = end
     axes.set(
@@ -104,6 +104,7 @@ def receptive_fields(axes: Axes, record: dict[str, Any], say: Say) -> None:
     """What one value of each layer sees, to scale in the input picture."""
     height, width = record["size"]
     axes.add_patch(Rectangle((0, 0), width, height, fc="0.95", ec="0.4"))
+    # 居中叠放，大的在下
     for layer, colour in reversed(list(zip(record["layers"], cycle(style.LAYER_COLOURS), strict=False))):
         field = layer["receptive_field"]
         corner = (width - field) / 2, (height - field) / 2
@@ -125,6 +126,7 @@ def table(axes: Axes, lines: list[list[str]], places: list[float], rule: int | N
     for row, line in enumerate(lines):
         for x, (place, words) in enumerate(zip(places, line, strict=True)):
             axes.text(place, row, words, ha="left" if x == 0 else "right", va="center", size=style.SMALL_SIZE)
+    # 三线表
     for y in (-0.6, 0.5, len(lines) - 0.4, *([] if rule is None else [rule - 0.5])):
         axes.plot([0, 1], [y, y], color="0.2", lw=0.6, clip_on=False)
 

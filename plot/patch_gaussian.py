@@ -1,6 +1,6 @@
 """The Gaussian of the centre position in its two leading directions, with the test patches over it.
 
-中心位置的高斯在其两个主方向上的截面，及其上的测试图块。
+中心位置的高斯在其两个主方向上的截面，及其上的测试图块（论文 III.B、III.C）。
 """
 
 import _root  # noqa: F401, I001
@@ -32,12 +32,13 @@ def options() -> Parser:
 def leading_directions(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The two largest eigenvalues (2,) of a covariance (d, d) and their unit vectors (d, 2)."""
     values, vectors = np.linalg.eigh(covariance)
-    return values[:-3:-1], vectors[:, :-3:-1]
+    return values[:-3:-1], vectors[:, :-3:-1]  # eigh 升序：取末两个
 
 
 def mahalanobis(patches: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Distances (N,) of patches (N, d) in all d dimensions."""
     deviations = patches - mean
+    # 公式 2
     return np.sqrt(np.einsum("nd,nd->n", deviations, np.linalg.solve(covariance, deviations.T).T))
 
 
@@ -46,6 +47,7 @@ def patch_kinds(arrays: dict, grid: tuple[int, int]) -> np.ndarray:
     kinds = (arrays["labels"] != 0).astype(int)
     if arrays["masks"] is not None:
         (height, width), (h, w) = arrays["masks"].shape[1:], grid
+        # 中心一格所覆盖的像素，行与列
         rows = slice(h // 2 * height // h, -(-(h // 2 + 1) * height // h))
         columns = slice(w // 2 * width // w, -(-(w // 2 + 1) * width // w))
         kinds[arrays["masks"][:, rows, columns].any(axis=(1, 2))] = 2
@@ -55,7 +57,7 @@ def patch_kinds(arrays: dict, grid: tuple[int, int]) -> np.ndarray:
 def contours(axes: Axes, variances: np.ndarray, say: Say) -> None:
     """Ellipses of equal Mahalanobis distance in this plane, filled by density."""
     for radius in reversed(RADII):
-        size = 2 * radius * np.sqrt(variances)
+        size = 2 * radius * np.sqrt(variances)  # 全轴长：标准差的 2·radius 倍
         axes.add_patch(Ellipse((0, 0), *size, fc="0.5", ec="none", alpha=0.12))
         label = say("Mahalanobis distance 1, 2, 3", "马氏距离 1、2、3") if radius == 1 else None
         axes.add_patch(Ellipse((0, 0), *size, fc="none", ec="0.35", lw=0.7, label=label))
@@ -65,7 +67,7 @@ def figure(results: Results, name: str, say: Say) -> Figure:
     """Left the plane of the two leading directions, right the distances in all dimensions."""
     arrays = results.arrays(name)
     means, covariances, grid = results.fitted(name)
-    centre = grid[0] // 2 * grid[1] + grid[1] // 2
+    centre = grid[0] // 2 * grid[1] + grid[1] // 2  # 按行编号
     results.check(name, covariances[centre : centre + 1], centre)
     mean, covariance = np.array(means[centre], np.float64), np.array(covariances[centre], np.float64)
     if arrays["patches"].shape[1:] != mean.shape or len(mean) < 2:
@@ -86,12 +88,13 @@ def figure(results: Results, name: str, say: Say) -> Figure:
     ticks = say("normal", "正常"), say("off the\ndefect", "缺陷之外"), say("on the\ndefect", "缺陷之上")
     colours, markers = (style.NORMAL_COLOUR, style.PALETTE[4], style.DEFECT_COLOUR), "o^D"
     shown = [k for k in range(3) if (kinds == k).any()]
+    # 左：投影到两个主方向；右：全部 d 维的马氏距离，横向错开
     for k in shown:
         here, count = kinds == k, int((kinds == k).sum())
         look = {"s": 14, "lw": 0.4, "ec": "white", "color": colours[k], "marker": markers[k]}
         left.scatter(*plane[here].T, zorder=3, label=names[k], **look)
         right.scatter(shown.index(k) + (np.arange(count) / count - 0.5) * 0.4, distances[here], **look)
-    reach = np.maximum(np.abs(plane).max(axis=0), RADII[-1] * np.sqrt(variances)) * 1.08
+    reach = np.maximum(np.abs(plane).max(axis=0), RADII[-1] * np.sqrt(variances)) * 1.08  # 三个椭圆与所有的点都在画内
     left.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]))
     left.set(xlabel=say("first leading direction", "第一主方向"), ylabel=say("second leading direction", "第二主方向"))
     left.set_title(f"{style.printable(name)}, {style.arch_label(results.store.key)}")

@@ -1,6 +1,6 @@
 """Pixel-level precision–recall curves of all classes, with the point of the best F1.
 
-各类的像素级精确率–召回率曲线，标出最佳 F1 之处。
+各类的像素级精确率–召回率曲线，标出最佳 F1 之处（原代码的分割阈值）。
 """
 
 import _root  # noqa: F401, I001
@@ -29,21 +29,22 @@ def options() -> Parser:
 def best_f1(curve: np.ndarray) -> tuple[float, int]:
     """The largest F1 on a curve (K, 2) of recall and precision, and where it is."""
     recall, precision = curve.T
-    f1 = 2 * recall * precision / np.maximum(recall + precision, np.finfo(float).tiny)
+    f1 = 2 * recall * precision / np.maximum(recall + precision, np.finfo(float).tiny)  # 两者都为 0 处，F1 为 0
     return float(f1.max()), int(f1.argmax())
 
 
 def equal_f1_lines(axes: Axes) -> None:
     """Grey lines on which F1 is 0.2, 0.4, 0.6 and 0.8, labelled at the right edge."""
     for f1 in (0.2, 0.4, 0.6, 0.8):
-        recall = np.linspace(f1 / (2 - f1), 1, 100)
-        axes.plot(recall, f1 * recall / (2 * recall - f1), color="0.8", lw=0.6)
+        recall = np.linspace(f1 / (2 - f1), 1, 100)  # 由精确率为 1 处起
+        axes.plot(recall, f1 * recall / (2 * recall - f1), color="0.8", lw=0.6)  # 由 F1 的定义解出精确率
         axes.text(1.02, f1 / (2 - f1), f"F1 {f1}", size=style.SMALL_SIZE, color="0.45", va="center")
 
 
 def figure(results: Results, say: Say) -> Figure:
     """One panel, its legend beside it."""
     curves = {name: results.arrays(name) for name in results.classes}
+    # 没有掩码或没有缺陷的类别，没有像素级曲线
     curves = {name: arrays for name, arrays in curves.items() if arrays["pixel_pr"] is not None}
     if not curves:
         raise UserError(f"no class in {str(results.store.results)!r} has both masks and defects: no pixel-level curve")

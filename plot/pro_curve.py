@@ -1,6 +1,6 @@
 """Per-region overlap against the false-positive rate, of all classes, with the area up to 0.3.
 
-各类的区域重叠率对假阳性率的曲线，及至 0.3 的面积。
+各类的区域重叠率对假阳性率的曲线，及至 0.3 的面积（论文 IV.A 的 PRO）。
 """
 
 import _root  # noqa: F401, I001
@@ -37,7 +37,7 @@ def curves(results: Results) -> dict[str, tuple[np.ndarray, float]]:
     found = {}
     for name in results.classes:
         arrays, row = results.arrays(name), results.row(name)
-        if arrays["pixel_pro"] is not None and row["pixel_aupro"] is not None:
+        if arrays["pixel_pro"] is not None and row["pixel_aupro"] is not None:  # 要有掩码与缺陷
             found[name] = arrays["pixel_pro"], row["pixel_aupro"]
     if not found:
         raise UserError(f"no class in {str(results.store.results)!r} has both masks and defects: no PRO curve")
@@ -52,7 +52,7 @@ def figure(results: Results, say: Say) -> Figure:
     axes = drawing.subplots()
     for name, (curve, area) in found.items():
         axes.plot(*curve.T, label=f"{style.printable(name)}  {area:.3f}", **lines[name])
-    axes.set(xlim=(-0.01 * PRO_LIMIT, 1.01 * PRO_LIMIT), ylim=(-0.01, 1.01))
+    axes.set(xlim=(-0.01 * PRO_LIMIT, 1.01 * PRO_LIMIT), ylim=(-0.01, 1.01))  # 横轴只到积分的上限
     axes.set(xlabel=say("False-positive rate", "假阳性率"), ylabel=say("Per-region overlap", "区域重叠率"))
     mean = f"{np.mean([area for _, area in found.values()]):.3f}"
     axes.set_title(say(f"Pixel level, average AUPRO {mean}", f"像素级，平均 AUPRO {mean}"))

@@ -1,6 +1,6 @@
 """Image-level and pixel-level ROC curves of all classes.
 
-各类的图像级与像素级 ROC 曲线。
+各类的图像级与像素级 ROC 曲线（论文 IV.A）。
 """
 
 import _root  # noqa: F401, I001
@@ -29,7 +29,7 @@ def curves(results: Results) -> Curves:
     for name in results.classes:
         arrays, row = results.arrays(name), results.row(name)
         stored = {level: (arrays[f"{level}_roc"], row[f"{level}_rocauc"]) for level in LEVELS}
-        found[printable(name)] = {
+        found[printable(name)] = {  # 缺一种标签的，没有曲线
             level: None if pair[0] is None or pair[1] is None else pair for level, pair in stored.items()
         }
     return found

@@ -37,14 +37,15 @@ def figure(results: Results, say: Say) -> Figure:
     drawing = Figure((width, 0.75 + (1.25 if columns > 2 else 1.45) * rows), layout="constrained")
     panels = drawing.subplots(rows, columns, sharex=True, squeeze=False)
     for axes in panels.flat[len(names) :]:
-        axes.remove()
+        axes.remove()  # 末行空着的格子
     for name, axes in zip(names, panels.flat, strict=False):
         arrays = results.arrays(name)
         for label, colour in ((0, style.NORMAL_COLOUR), (1, style.DEFECT_COLOUR)):
             scores = arrays["image_scores"][arrays["labels"] == label]
+            # 半透明的填充，重叠处也看得出；再描边
             axes.hist(scores, BINS, histtype="stepfilled", color=colour, alpha=0.45)
             axes.hist(scores, BINS, histtype="step", color=colour, lw=0.9)
-        threshold = normalised_threshold(arrays)
+        threshold = normalised_threshold(arrays)  # 图像级 F1 最佳处
         if threshold is not None:
             axes.axvline(threshold, color="black", ls="--", lw=0.9)
         axes.set_title(style.printable(name))

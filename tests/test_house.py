@@ -1,6 +1,7 @@
 """The floors of the house, read from the imports: each room imports only from floors below its own."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,18 @@ def test_files_are_small_and_the_experiment_reads_on_a_page():
     # model.py：一个类的公开接口，半数是它的文档
     assert {name for name, n in lengths.items() if n > 300} <= {"padim/model.py"} and lengths["padim/model.py"] < 400
     assert lengths["main.py"] <= 150
+
+
+IN_BOTH_LANGUAGES = [p for p in FILES if p.name == "main.py" or room_of(p) in {"datasets", "padim", "plot"}]
+
+
+@pytest.mark.parametrize("path", IN_BOTH_LANGUAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_a_module_says_what_it_is_in_english_and_then_in_chinese(path):
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    chinese = re.compile("[\u4e00-\u9fff]")
+    english, _, beneath = text.partition("\n")
+    assert english and not chinese.search(english)
+    assert chinese.search(beneath)
 
 
 def test_every_package_stands_in_the_requirements():
