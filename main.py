@@ -59,20 +59,20 @@ def fit(run: "Run", train: "FolderDataset") -> None:
 def leave_one_out(run: "Run", train: "FolderDataset", test: "FolderDataset") -> None:
     """Every training picture as if it had been left out: a threshold without a label, and pictures that stand out."""
     if run.wants_left_out(train, test):
-        with run.left_out(train) as left_out:
-            images = left_out.keep(run.batches(train, "leave one out"))  # keep：图片留到得分出来，好存下最不寻常的几张
+        with run.good_scores(train, "leave_one_out") as scores:
+            images = scores.keep(run.batches(train, "leave one out"))  # keep：图片留到得分出来，好存下最不寻常的几张
             # 闭式解：不必为每张图重新拟合
             for block in run.model.leave_one_out(images, run.before_factors):
-                left_out.append(block)
+                scores.append(block)
 
 
 def validate(run: "Run") -> None:
     """Validation pictures, in the data sets that have them: their scores take the place of left-out ones."""
     if pictures := run.validation():
-        with run.validated(pictures) as validated:
-            images = validated.keep(run.batches(pictures, "validation"))
+        with run.good_scores(pictures, "validation") as scores:
+            images = scores.keep(run.batches(pictures, "validation"))
             for block in run.model.score(images, run.before_factors):
-                validated.append(block)
+                scores.append(block)
 
 
 def score(run: "Run", test: "FolderDataset") -> "ScoreFiles":

@@ -27,6 +27,7 @@ from experiment.saving import describe
 from experiment.store import Store
 from padim.device import describe_device
 from padim.model import PaDiM
+from system.errors import UserError
 
 
 def check_data(
@@ -49,9 +50,7 @@ def check_data(
     checked = {name: check_class(dataset, root, name, preprocessing) for name in bar}
     store.check_writable()
     if getattr(args, "leave_one_out", False) and any(len(dataset(root, name, "validation")) for name in checked):
-        raise UserError(
-            f"--leave_one_out: {args.dataset} has validation pictures, which give a threshold; leave it out"
-        )
+        raise UserError(f"{args.dataset} has validation pictures, which give a threshold; leave out --leave_one_out")
     for line in remarks(checked, preprocessing):
         print(line, flush=True)
     return DataFolder(dataset, root, preprocessing), checked

@@ -20,13 +20,12 @@ from datasets.preprocessing import Preprocessing
 from experiment import results as report
 from experiment.evaluation import Evaluator
 from experiment.figures import roc_figure
+from experiment.good_scores import GoodScores, as_arrays, has_left_out, those_that_stand_out
 from experiment.images import Images, Part
-from experiment.left_out import LeftOut, as_arrays, those_that_stand_out
 from experiment.opening import begin, prepare_data
 from experiment.options import options
 from experiment.published import published
 from experiment.ranks import SOLO, RankError, join
-from experiment.records import read_fitted_record
 from experiment.saving import Saving, add_scores, load_if_same
 from experiment.score_files import ScoreFiles
 from experiment.store import Store
@@ -185,15 +184,6 @@ class Run:
         pictures = self._data.split(self._class.name, "validation")
         return pictures if len(pictures) and not self.args.no_features else None
 
-    @contextmanager
-    def validated(self, pictures: FolderDataset) -> Iterator[LeftOut]:
-        """What takes the validation pictures' scores."""
-        with self.stage("validate"):
-            yield (collected := LeftOut(self._ranks.share(len(pictures)).start))
-            scores, _ = collected.gather(self._ranks)
-        if self.leads:
-            self._scores = {"validation_scores": scores}
-
     def wants_left_out(self, train: FolderDataset, test: FolderDataset) -> bool:
         """Whether left-out scores are to be made: asked for, or no labelled test set; and not stored already."""
         now = self._class
@@ -203,26 +193,21 @@ class Run:
             self._say(f"{now.name}: leaving one out needs three training pictures; there are no scores for a threshold")
             return False
 
-        def stored() -> bool:
-            if self._saving is not None or not self._store.left_out(now.name).exists():
-                return False
-            return read_fitted_record(self._store.fitted(now.name))["leave_one_out_scores"] is not None
-
-        return not self._ranks.agree(stored)
+        return not self._ranks.agree(lambda: self._saving is None and has_left_out(self._store, now.name))
 
     @contextmanager
-    def left_out(self, train: FolderDataset) -> Iterator[LeftOut]:
-        """What takes the training pictures' left-out scores; those that stand out are named."""
-        now, collected = self._class, LeftOut(self._ranks.share(len(train)).start)
-        with self.stage("leave one out"):
-            yield collected
+    def good_scores(self, pictures: FolderDataset, kind: str) -> Iterator[GoodScores]:
+        """What takes the scores of good pictures: ``leave_one_out`` of the training pictures, or ``validation``."""
+        now = self._class
+        with self.stage(kind):
+            yield (collected := GoodScores(self._ranks.share(len(pictures)).start))
             scores, unusual = collected.gather(self._ranks)
-            if not self.leads:
-                return
-            self._store.write_left_out(now.name, as_arrays(unusual, train.names()))
-        self._scores = {"leave_one_out_scores": scores}
-        if words := those_that_stand_out(scores, train.names()):
-            self._say(f"{now.name}: {words}")
+        if self.leads:
+            self._scores = {f"{kind}_scores": scores}
+            if kind == "leave_one_out":
+                self._store.write_left_out(now.name, as_arrays(unusual, pictures.names()))
+                if words := those_that_stand_out(scores, pictures.names()):
+                    self._say(f"{now.name}: {words}")
 
     def before_factors(self) -> None:
         """Wait until the covariances have been read for the pickle: scoring is about to write over them."""

@@ -12,7 +12,7 @@ from PIL import Image
 import main
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
-from experiment.left_out import SHOWN, LeftOut, stands_out_from, those_that_stand_out
+from experiment.good_scores import SHOWN, GoodScores, stands_out_from, those_that_stand_out
 from experiment.ranks import SOLO
 from experiment.store import Store
 from padim import EPSILON
@@ -162,7 +162,7 @@ def test_the_most_unusual_are_kept_whatever_the_blocks():
     maps = scores[:, None, None] * np.ones((1, 4, 4), np.float32)
     pictures = torch.zeros(40, 3, 4, 4)
     for size in (40, 7):
-        left_out = LeftOut(100)
+        left_out = GoodScores(100)
         for start in range(0, 40, size):
             here = slice(start, start + size)
             assert len([*left_out.keep([pictures[here]])]) == 1

@@ -9,6 +9,7 @@ from system.errors import UserError
 
 RECORD = {"arch": "resnet18", "dimensions": [0] * 100, "validation_scores": None}
 RECORD |= {"leave_one_out_scores": [10.0, 11.0, 12.0, 13.0, 20.0]}
+VALIDATED = RECORD | {"validation_scores": [1, 2, 3]}
 NO_LABELS = dict.fromkeys(
     ("masks", "threshold", "threshold_raw", "image_threshold_raw", "image_roc", "pixel_roc", "pixel_pr", "pixel_pro")
 )

@@ -1,6 +1,6 @@
-"""The training pictures' left-out scores, as they are made: all scores, and the most unusual pictures with their maps.
+"""Scores of good pictures, for a threshold without labels: all scores, and the most unusual pictures with their maps.
 
-训练图像的留一得分：全部得分，以及最不寻常的几张图和它们的异常图。
+好图的得分（训练图像的留一得分，或验证图像的得分），不用标签就能定阈值；最不寻常的几张图连同异常图一起留下。
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from datasets.preprocessing import to_pictures
 from experiment.ranks import Ranks
+from experiment.records import read_fitted_record
+from experiment.store import Store
 from padim.model import Scores
 
 SHOWN = 12  # 连图带异常图一起留下的张数
@@ -44,7 +46,7 @@ def those_that_stand_out(scores: list[float], names: list[str]) -> str:
 
 @dataclass(frozen=True)
 class Unusual:
-    """One training picture: its number among the class's, score, map (H, W) float32, picture (H, W, 3) uint8."""
+    """One picture: its number, score, map (H, W) float32, picture (H, W, 3) uint8."""
 
     index: int
     score: float
@@ -52,8 +54,8 @@ class Unusual:
     picture: np.ndarray
 
 
-class LeftOut:
-    """Takes the left-out scores of this rank's training pictures, in order.
+class GoodScores:
+    """Takes the scores of this rank's part of the pictures, in order.
 
     Parameters
     ----------
@@ -84,13 +86,20 @@ class LeftOut:
             self._next += 1
 
     def gather(self, ranks: Ranks) -> tuple[list[float], list[Unusual]]:
-        """The scores of all ranks' training pictures, in order, and the most unusual ones, those first (the leader)."""
+        """The scores of all ranks' pictures, in order, and the most unusual ones, those first (the leader)."""
         parts = ranks.to_leader((self._scores, self._unusual))
         return [s for scores, _ in parts for s in scores], _most([u for _, some in parts for u in some])
 
 
 def _most(pictures: list[Unusual]) -> list[Unusual]:
     return sorted(pictures, key=lambda one: (-one.score, one.index))[:SHOWN]
+
+
+def has_left_out(store: Store, name: str) -> bool:
+    """Whether a class's left-out scores and its most unusual training pictures are stored beside its features."""
+    if not store.left_out(name).exists():
+        return False
+    return read_fitted_record(store.fitted(name))["leave_one_out_scores"] is not None
 
 
 def as_arrays(pictures: list[Unusual], names: list[str]) -> dict[str, np.ndarray]:
