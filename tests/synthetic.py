@@ -112,7 +112,8 @@ def record(arch: str, grid: int = GRID, seed: int = 0) -> dict[str, Any]:
         for k, c in enumerate(channels)
     ]  # fmt: skip
     network = {"arch": arch, "weights": "random", "weights_sha256": "0", "precision": "float32", "layers": layers}
-    data = {"size": [4 * grid, 4 * grid], "n_train": 30, "training_files": "0", "leave_one_out_scores": None}
+    data = {"size": [4 * grid, 4 * grid], "n_train": 30, "training_files": "0"}
+    data |= {"leave_one_out_scores": None, "validation_scores": None}
     return network | data | {"seed": seed, "reduction": "random", "preprocessing": {"resize": 256, "crop": 224}}
 
 
