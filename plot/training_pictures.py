@@ -99,6 +99,7 @@ def distributions(left_out: list[float], arrays: dict[str, Any] | None, say: Say
     """Name, colour and raw image scores of the training pictures, and of the good and the defective test pictures."""
     found = [(say("left-out training", "留一训练图像"), LEFT_OUT_COLOUR, np.array(left_out))]
     if arrays is not None:
+        # 留一得分没有归一化：测试图像的也还原，同一横轴才可比
         raw, defective = raw_scores(arrays), arrays["labels"] != 0
         found.append((say("good test", "正常测试图像"), style.NORMAL_COLOUR, raw[~defective]))
         found.append((say("defective test", "缺陷测试图像"), style.DEFECT_COLOUR, raw[defective]))
@@ -108,6 +109,7 @@ def distributions(left_out: list[float], arrays: dict[str, Any] | None, say: Say
 def thresholds(left_out: list[float], arrays: dict[str, Any] | None, say: Say) -> list[tuple[str, float, Line]]:
     """Name, raw score and look of the thresholds."""
     words = say(f"{PERCENTILE:g}th percentile of the left-out scores", f"留一得分的第 {PERCENTILE:g} 百分位")
+    # 前者不用一个标签，后者在测试标签上调得
     found = [(words, float(np.percentile(left_out, PERCENTILE)), Line(color=PERCENTILE_COLOUR, linestyle="-"))]
     if arrays is not None and arrays["image_threshold_raw"] is not None:
         words = say("best F1 on the test labels", "测试标签上 F1 最佳")
