@@ -51,6 +51,12 @@ def _heat_colours() -> np.ndarray:
     return (matplotlib.colormaps[style.HEAT](np.arange(256))[:, :3] * 255).astype(np.float32)
 
 
+def heat_over(image: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """A picture (H, W, 3) uint8 with the colours of its scores (H, W), normalised to [0, 1], laid over it."""
+    heat = _heat_colours()[(np.clip(scores, 0, 1) * 255).astype(np.uint8)]
+    return (image * (1 - HEAT_OPACITY) + heat * HEAT_OPACITY).astype(np.uint8)
+
+
 def panel_images(
     image: np.ndarray, truth: np.ndarray | None, scores: np.ndarray, threshold: float | None
 ) -> list[np.ndarray | None]:
@@ -58,15 +64,13 @@ def panel_images(
 
     Parameters are those of `LocalizationCanvas.draw`.
     """
-    heat = _heat_colours()[(np.clip(scores, 0, 1) * 255).astype(np.uint8)]
-    overlay = (image * (1 - HEAT_OPACITY) + heat * HEAT_OPACITY).astype(np.uint8)
     mask = segmentation = None
     if threshold is not None:
         defect = predicted_mask(scores, threshold)
         mask = _grey(defect)
         segmentation = image.copy()
         segmentation[boundary(defect)] = (255, 0, 0)
-    return [image, None if truth is None else _grey(truth), overlay, mask, segmentation]
+    return [image, None if truth is None else _grey(truth), heat_over(image, scores), mask, segmentation]
 
 
 class LocalizationCanvas:

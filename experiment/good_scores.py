@@ -13,24 +13,10 @@ from datasets.preprocessing import to_pictures
 from experiment.ranks import Ranks
 from experiment.records import read_fitted_record
 from experiment.store import Store
+from experiment.threshold import stands_out_from
 from padim.model import Scores
 
 SHOWN = 12  # 连图带异常图一起留下的张数
-DEVIATIONS = 5  # 高出中位数这么多个稳健标准差的，算不合群
-_ROBUST = 1.4826  # 正态分布的标准差与中位数绝对偏差之比
-
-
-def stands_out_from(scores: list[float]) -> float | None:
-    """The score above which a training picture does not seem to belong: median + 5 · 1.4826 · MAD.
-
-    Returns
-    -------
-    float or None
-        None where half of the scores are equal: no deviation can be told then.
-    """
-    median = float(np.median(scores))
-    deviation = _ROBUST * float(np.median(np.abs(np.asarray(scores) - median)))
-    return median + DEVIATIONS * deviation if deviation > 0 else None
 
 
 def those_that_stand_out(scores: list[float], names: list[str]) -> str:

@@ -1,6 +1,6 @@
-"""From which score on a picture is called defective.
+"""From which score on a picture is called defective, or a training picture does not seem to belong.
 
-从多高的得分起，一张图算有缺陷。
+从多高的得分起，一张图算有缺陷，或一张训练图像算不合群。
 
 The distance of a training image to its own Gaussian is bounded by (N − 1)/√N and says nothing about new images.
 Its distance to the Gaussians of all others does (`padim.model.PaDiM.leave_one_out`): where no labelled test set tells,
@@ -18,6 +18,8 @@ from experiment.store import Store
 from system.errors import UserError
 
 PERCENTILE = 99.0
+DEVIATIONS = 5  # 高出中位数这么多个稳健标准差的训练图像，算不合群
+_ROBUST = 1.4826  # 正态分布的标准差与中位数绝对偏差之比
 ROUNDING = 1e-5  # 相对；同一张图的得分因批大小、线程数而有的舍入差
 
 
@@ -58,6 +60,19 @@ class Thresholds:
         if self.good is None:
             return None
         return (1 + sum(other >= score for other in self.good)) / (len(self.good) + 1)
+
+
+def stands_out_from(scores: list[float]) -> float | None:
+    """The score above which a training picture does not seem to belong: median + 5 · 1.4826 · MAD.
+
+    Returns
+    -------
+    float or None
+        None where half of the scores are equal: no deviation can be told then.
+    """
+    median = float(np.median(scores))
+    deviation = _ROBUST * float(np.median(np.abs(np.asarray(scores) - median)))
+    return median + DEVIATIONS * deviation if deviation > 0 else None
 
 
 def find_thresholds(

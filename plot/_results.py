@@ -33,20 +33,29 @@ class Results:
     store : Store
     content : dict
         The results file.
+    training : bool
+        Whether the classes are those whose training pictures have left-out scores, not those whose test
+        pictures were scored.
     """
 
     store: Store
     content: dict[str, Any]
+    training: bool = False
 
     @cached_property
     def command(self) -> str:
         """What makes these results."""
-        return self.content["run"]["command"]
+        made: str = self.content["run"]["command"]
+        return f"{made} --leave_one_out" if self.training and "--leave_one_out" not in made.split() else made
 
     @cached_property
     def classes(self) -> list[str]:
         """The classes that were scored, in the order of every figure."""
-        return [n for n in class_order(self.content["classes"]) if self.store.arrays(n).exists()]
+        return [n for n in class_order(self.content["classes"]) if self.scores(n).exists()]
+
+    def scores(self, name: str) -> Path:
+        """The file that a class has once it was scored."""
+        return self.store.left_out(name) if self.training else self.store.arrays(name)
 
     def row(self, name: str) -> dict[str, Any]:
         """A class's row of the results file."""
@@ -62,6 +71,17 @@ class Results:
         if arrays is None:
             raise self._unusable(path)
         return arrays
+
+    def left_out(self, name: str) -> tuple[list[float], dict[str, Any]]:
+        """The left-out scores of all of a class's training pictures, and the arrays of the most unusual ones."""
+        scores, path = self.provenance(name)["leave_one_out_scores"], self.store.left_out(name)
+        try:
+            unusual = self.store.read_left_out(name)
+        except UserError as problem:
+            raise self._unusable(path) from problem
+        if scores is None or unusual is None:
+            raise UserError(f"{name} has no left-out scores below {str(path.parent)!r}; make them with: {self.command}")
+        return scores, unusual
 
     def pixels(self, name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Raw maps (N, H, W) and pictures (N, H, W, 3), mapped; N must be ``count``."""
@@ -115,8 +135,15 @@ def architectures(root: Path) -> list[str]:
     return [a for a in ARCHITECTURES if a in found] + [a for a in found if a not in ARCHITECTURES]
 
 
-def open_results(root: Path, arch: str | None) -> list[Results]:
+def open_results(root: Path, arch: str | None, training: bool = False) -> list[Results]:
     """The results of ``arch``, or of every architecture that has some.
+
+    Parameters
+    ----------
+    root : Path
+    arch : str, optional
+    training : bool
+        As in `Results`.
 
     Raises
     ------
@@ -125,9 +152,9 @@ def open_results(root: Path, arch: str | None) -> list[Results]:
     """
     found = architectures(root)
     if arch is None and found:
-        return [_open(root, each) for each in found]
+        return [_open(root, each, training) for each in found]
     if arch in found:
-        return [_open(root, arch)]
+        return [_open(root, arch, training)]
     wanted = arch or "wide_resnet50_2"
     what = f"no results of {arch}" if arch else "no results"
     demo = f"; results of the sample data are in {str(root / 'demo')!r}" if architectures(root / "demo") else ""
@@ -137,14 +164,15 @@ def open_results(root: Path, arch: str | None) -> list[Results]:
     )
 
 
-def _open(root: Path, arch: str) -> Results:
+def _open(root: Path, arch: str, training: bool) -> Results:
     store = Store(root, arch)
     content = store.read_results()
     if content is None:
         raise UserError(f"{str(store.results)!r} was deleted meanwhile; see --result")
-    results = Results(store, content)
+    results = Results(store, content, training)
     if not results.classes:
-        raise UserError(f"{str(store.results)!r} has no scored class yet; make some with: {results.command}")
+        missing = "left-out scores" if training else "scored class yet"
+        raise UserError(f"{str(store.results)!r} has no {missing}; make some with: {results.command}")
     return results
 
 
@@ -154,7 +182,7 @@ def chosen_classes(results: Results, args: argparse.Namespace) -> list[str]:
         return results.classes
     if args.name is None:
         return results.classes[:1]
-    if args.name not in results.classes:
+    if args.name not in results.content["classes"]:  # 有而没有打分的，读取时会说明
         raise UserError(
             f"no class {args.name!r} in {str(results.store.results)!r}; there are {', '.join(results.classes)}"
         )
@@ -174,3 +202,8 @@ def normalised_threshold(arrays: dict[str, Any]) -> float | None:
     raw, low, high = (arrays[k] for k in ("image_threshold_raw", "score_min", "score_max"))
     # 得分全都相同时无从归一化，也就没有阈值
     return None if raw is None or not high > low else float((raw - low) / (high - low))
+
+
+def raw_scores(arrays: dict[str, Any]) -> np.ndarray:
+    """A class's image scores (N,) on the scale of the raw maps, which is that of the left-out scores."""
+    return arrays["image_scores"] * (arrays["score_max"] - arrays["score_min"]) + arrays["score_min"]

@@ -29,7 +29,7 @@ EACH_ARCHITECTURE = (
     "model_parameters", "roc_curve", "pro_curve", "precision_recall", "score_distribution", "gaussian_parameters",
     "patch_gaussian",
 )  # fmt: skip
-EACH_CLASS = ("localization", "gaussian_parameters", "patch_gaussian")  # 有 --all 的
+EACH_CLASS = ("localization", "gaussian_parameters", "patch_gaussian", "training_pictures")  # 有 --all 的
 
 
 def _languages(text: str) -> list[str]:
@@ -84,7 +84,10 @@ def draw(args: argparse.Namespace) -> None:
     # 一项任务：一个脚本，一个网络，一种语言
     jobs = [(script, args.arch) for script in ALL_ARCHITECTURES]
     jobs += [(script, arch) for script in EACH_ARCHITECTURE for arch in archs]
-    if any(args.result.glob("ablation_*.json")):  # 研究是另一条命令，多半没有做
+    # 留一得分要用选项，研究是另一条命令：多半没有做
+    left_out = [arch for arch in archs if arch and any(args.result.glob(f"scores_{arch}/*_left_out.npz"))]
+    jobs += [("training_pictures", arch) for arch in left_out]
+    if any(args.result.glob("ablation_*.json")):
         jobs.append(("ablation", args.arch))
     skipped: list[str] = []  # 两种语言的缘由相同，末了只说一次
     # 进程而非线程：matplotlib 的设置是全局的。spawn：各平台行为一致；绘图进程启动只需半秒

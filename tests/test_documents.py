@@ -159,7 +159,7 @@ def result(sample, tmp_path_factory) -> Path:
     """What a run writes."""
     out = tmp_path_factory.mktemp("documents") / "result"
     fast = ["--arch", "resnet18", "--weights", "random", "--rd", "8", "--figures", "1", "--num_workers", "0"]
-    assert main.main([*fast, "--data_path", str(sample), "--save_path", str(out)]) == 0
+    assert main.main([*fast, "--leave_one_out", "--data_path", str(sample), "--save_path", str(out)]) == 0
     return out
 
 
@@ -178,8 +178,9 @@ def test_every_file_array_and_key_is_described(result):
     files = [p.relative_to(result).as_posix() for p in result.rglob("*") if p.is_file()]
     files = [re.sub("linen|flange", "{class}", file.replace("resnet18", "{arch}")) for file in files]
     assert {file.replace("_0.png", "_{i}.png") for file in files} <= described
-    with np.load(result / "scores_resnet18" / "linen.npz") as arrays:
-        assert set(arrays.files) <= described
+    for file in ("linen.npz", "linen_left_out.npz"):
+        with np.load(result / "scores_resnet18" / file) as arrays:
+            assert set(arrays.files) <= described
     for file in ("temp_resnet18/train_linen.json", "results_resnet18.json"):
         content = json.loads((result / file).read_text(encoding="utf-8"))
         assert keys(content) - {"linen", "flange"} <= described

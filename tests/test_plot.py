@@ -35,6 +35,7 @@ FIGURES = {
     "model_parameters": ["model_parameters_r18"],
     "framework": ["framework"],
     "complexity": ["complexity"],
+    "training_pictures": ["training_pictures_flange_r18"],
     "ablation": ["ablation_r18"],
 }
 
@@ -44,7 +45,7 @@ def small(sample, tmp_path_factory) -> Path:
     """What main.py itself writes for the two sample classes, with few dimensions."""
     root = tmp_path_factory.mktemp("small") / "result"
     options = ["--arch", "resnet18", "--weights", "random", "--rd", "8", "--figures", "none", "--num_workers", "0"]
-    assert experiment.main([*options, "--data_path", str(sample), "--save_path", str(root)]) == 0
+    assert experiment.main([*options, "--leave_one_out", "--data_path", str(sample), "--save_path", str(root)]) == 0
     write_ablation(root, "resnet18", ("flange",))
     return root
 
@@ -141,7 +142,7 @@ def test_a_run_of_two_classes(name, language, small, tmp_path, checked):
     for stem in stems:
         with Image.open(tmp_path / f"{stem}.png") as picture:
             assert 300 < picture.width <= 730 and picture.height <= 930
-        check_pdf(tmp_path / f"{stem}.pdf", has_images=name == "localization")
+        check_pdf(tmp_path / f"{stem}.pdf", has_images=name in ("localization", "training_pictures"))
 
 
 def check_pdf(path: Path, has_images: bool) -> None:
@@ -199,7 +200,7 @@ def test_everything_of_nothing(tmp_path, capsys):
     assert run("all", "--result", tmp_path / "none", "--out", tmp_path / "out", "--format", "png") == 0
     output = capsys.readouterr().out
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["framework.png"]
-    for name in set(FIGURES) - {"framework", "ablation"}:
+    for name in set(FIGURES) - {"framework", "ablation", "training_pictures"}:
         assert re.search(rf"^skipped {name}: no results .* python main.py ", output, re.M)
 
 

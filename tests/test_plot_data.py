@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from plotting import script
-from synthetic import DIMENSIONS, GRID, write_results
+from synthetic import DIMENSIONS, GRID, SIDE, write_results
 
-from experiment.figures import panel_images
+from experiment.figures import heat_over, panel_images
 from experiment.fitted import read_fitted
 from experiment.store import Store
+from experiment.threshold import stands_out_from
 from padim.metrics import normalise
 from system.files import read_json, write_json
 
@@ -170,6 +171,63 @@ def test_patch_gaussian(root, store, figures, tmp_path):
     assert (
         len(plane) == len(wanted) and (np.sort(np.linalg.norm(plane / largest, axis=1)) <= np.sort(wanted) + 1e-9).all()
     )
+
+
+def test_training_pictures(root, store, figures, tmp_path):
+    run("training_pictures", "--result", root, "--out", tmp_path, "--class", "tile")
+    unusual, arrays = store.read_left_out("tile"), store.read_arrays("tile")
+    scores = read_json(store.fitted("tile").with_suffix(".json"))["leave_one_out_scores"]
+    limit, (low, high) = stands_out_from(scores), (unusual["maps"].min(), unusual["maps"].max())
+    pictures, (bar, *strips) = figures[0].axes[:12], figures[0].axes[12:]
+    for i, axes in enumerate(pictures):
+        wanted = unusual["images"][i], heat_over(unusual["images"][i], normalise(unusual["maps"][i], low, high))
+        shown = axes.images[0].get_array()
+        for panel, part in zip(wanted, (shown[:, :SIDE], shown[:, -SIDE:]), strict=True):
+            np.testing.assert_array_equal(part, panel)
+        score, file = axes.get_title(loc="left").split()
+        assert score == f"{unusual['scores'][i]:.1f}" and f"train/good/{file}" == unusual["files"][i]
+        assert axes.spines["left"].get_visible() == (unusual["scores"][i] > limit) == (i == 0)
+    assert bar.get_ylim() == pytest.approx((low, high)) and bar.lines[-1].get_ydata()[0] == limit
+    raw = np.load(store.maps("tile")).max(axis=(1, 2))
+    good = arrays["labels"] == 0
+    for axes, values in zip(strips, (scores, raw[good], raw[~good]), strict=True):
+        assert axes.get_ylabel().endswith(f"n = {len(values)}")
+        edges = np.array([patch.get_x() for patch in axes.patches] + [max([*scores, *raw])])
+        assert edges[0] == pytest.approx(min([*scores, *raw]))
+        counts = np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+        assert [patch.get_height() for patch in axes.patches] == counts.tolist() and counts.sum() == len(values)
+        at = [line.get_xdata()[0] for line in axes.lines]
+        assert at == pytest.approx([np.percentile(scores, 99), arrays["image_threshold_raw"]])
+
+
+def test_training_pictures_without_test_pictures(root, figures, tmp_path):
+    """Nor labels: what there is."""
+    store = Store(shutil.copytree(root, tmp_path / "copy"), "resnet18")
+    options = ["--result", store.root, "--out", tmp_path]
+    good = {"labels": np.zeros(12, np.uint8), "image_threshold_raw": None}
+    store.write_arrays("tile", store.read_arrays("tile") | good)
+    run("training_pictures", *options, "--class", "tile")
+    for name in CLASSES:
+        store.arrays(name).unlink()
+    run("training_pictures", *options, "--all")
+    for figure, strips in zip(figures, (2, 1, 1), strict=True):
+        shown = figure.axes[13:]
+        assert len(shown) == strips and all(len(axes.lines) == 1 for axes in shown)
+
+
+def test_no_training_picture_stands_out(root, figures, tmp_path):
+    store = Store(shutil.copytree(root, tmp_path / "copy"), "resnet18")
+    path = store.fitted("tile").with_suffix(".json")
+    record, unusual = read_json(path), store.read_left_out("tile")
+    words = []
+    for change in (lambda s: s[:-1], lambda s: [*s[:10], *[11.0] * 30]):  # 去掉突出的一张；半数相同
+        scores = change(record["leave_one_out_scores"])
+        write_json(path, record | {"leave_one_out_scores": scores})
+        store.write_left_out("tile", {key: value[1:] for key, value in unusual.items()})
+        run("training_pictures", "--result", store.root, "--out", tmp_path, "--class", "tile")
+        assert not any(axes.spines["left"].get_visible() for axes in figures[-1].axes[:11])
+        words += [text.get_text().splitlines()[1] for text in figures[-1].subfigs[0].texts]
+    assert [line.split(":")[0] for line in words] == ["none stands out", "half of the scores are equal"]
 
 
 def test_model_parameters(root, store):

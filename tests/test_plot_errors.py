@@ -17,10 +17,11 @@ from experiment.figures import roc_figure
 from experiment.results import curves
 from experiment.store import Store
 from system.errors import UserError
+from system.files import read_json, write_json
 
 SCRIPTS = (
     "roc_curve", "localization", "auroc_table", "score_distribution", "precision_recall", "pro_curve",
-    "gaussian_parameters", "patch_gaussian", "model_parameters", "complexity",
+    "gaussian_parameters", "patch_gaussian", "model_parameters", "complexity", "training_pictures",
 )  # fmt: skip
 
 
@@ -94,6 +95,10 @@ def scores(store):
     return store.arrays("tile")
 
 
+def left_out(store):
+    return store.left_out("tile")
+
+
 def maps(store):
     return store.maps("tile")
 
@@ -117,6 +122,7 @@ def record(store):
         ("localization", maps), ("localization", pictures), ("gaussian_parameters", features),
         ("gaussian_parameters", record),
         ("patch_gaussian", features), ("patch_gaussian", scores), ("model_parameters", record),
+        ("training_pictures", left_out), ("training_pictures", record),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("spoil", ["truncated", "empty", "foreign", "missing"])
@@ -125,12 +131,12 @@ def test_spoilt_files(name, file, spoil, refused, root):
     content = path.read_bytes()
     if spoil == "missing":
         path.unlink()
-        if file is scores:  # 没有打分的类不画；一个也没有时才是错误
-            Store(root, "resnet18").arrays("bottle").unlink()
+        if file in (scores, left_out):  # 没有打分的类不画；一个也没有时才是错误
+            path.with_name(path.name.replace("tile", "bottle")).unlink()
     else:
         path.write_bytes({"truncated": content[: len(content) // 2], "empty": b"", "foreign": b'{"a": []}'}[spoil])
     line = refused(name, "--result", root)
-    assert ("results_resnet18" if spoil == "missing" and file is scores else path.stem) in line
+    assert ("results_resnet18" if spoil == "missing" and file in (scores, left_out) else path.stem) in line
     assert "python main.py --arch resnet18 --seed 0" in line
 
 
@@ -141,6 +147,7 @@ def test_spoilt_files(name, file, spoil, refused, root):
         ("localization", ["--index", "-1"], "--index -1"),
         ("localization", ["--index", "one"], "--index"),
         ("localization", ["--class", "nut"], "no class 'nut'"),
+        ("training_pictures", ["--class", "nut"], "no class 'nut'"),
         ("gaussian_parameters", ["--position", "12", "0"], "--position 12 0: the grid has 12 × 12"),
         ("gaussian_parameters", ["--all", "--class", "tile"], "--class"),
         ("complexity", ["--benchmark", "none.json"], "'none.json' (--benchmark)"),
@@ -162,6 +169,25 @@ def test_a_foreign_benchmark(refused, made, tmp_path):
     for content in ({}, {"architectures": []}, {"architectures": {"resnet18": {"padim": {}}}}):
         path.write_text(json.dumps(content), encoding="utf-8")
         assert "benchmarks/run.py --json" in refused("complexity", "--result", made, "--benchmark", path)
+
+
+def test_a_class_without_left_out_scores(refused, root):
+    """Not asked for; or asked for, and the run ended before they stood in the record."""
+    store = Store(root, "resnet18")
+    store.left_out("tile").unlink()
+    made = "python main.py --arch resnet18 --seed 0 --leave_one_out\n"
+    line = refused("training_pictures", "--result", root, "--class", "tile")
+    assert "tile has no left-out scores" in line and line.endswith(made)
+    path = store.fitted("bottle").with_suffix(".json")
+    write_json(path, read_json(path) | {"leave_one_out_scores": None})
+    line = refused("training_pictures", "--result", root)
+    assert "bottle has no left-out scores" in line and line.endswith(made)
+
+
+def test_a_class_that_was_not_scored(refused, root):
+    Store(root, "resnet18").arrays("tile").unlink()
+    line = refused("localization", "--result", root, "--class", "tile")
+    assert "tile.npz' is not there" in line and "python main.py --arch resnet18 --seed 0" in line
 
 
 def test_patches_of_other_features(refused, root):

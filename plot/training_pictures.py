@@ -1,0 +1,179 @@
+"""The most unusual training pictures with their left-out maps; left-out scores beside those of the test pictures.
+
+最不寻常的训练图像与它们的留一异常图；留一得分与测试图像的得分。
+"""
+
+import _root  # noqa: F401, I001
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _options import Parser, parser, run, save
+from _results import Results, chosen_classes, class_options, open_results, raw_scores
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure, SubFigure
+
+from experiment import style
+from experiment.figures import heat_over
+from experiment.threshold import PERCENTILE, stands_out_from
+from padim.metrics import normalise
+from experiment.style import Line, Say
+
+COLUMNS = 3  # 每格左右两幅：图像，叠加了异常图的图像
+LEFT, HEAD, CAPTION, GAP, BAR, RIGHT = 0.05, 0.42, 0.19, 0.1, 0.09, 0.5  # 英寸；CAPTION：每格上方的得分与文件名
+LEGEND, STRIP, NAMES, AXIS, MARGIN = 0.45, 0.6, 1.35, 0.42, 0.1  # 英寸：图例，一行分布的高与行名的宽，横轴，右边
+PITCH = (style.DOUBLE - LEFT - BAR - RIGHT) / COLUMNS
+PAGE = 9.2  # 英寸：一页放得下的高度
+BINS = 48
+LEFT_OUT_COLOUR, PERCENTILE_COLOUR = "0.45", style.PALETTE[2]
+
+
+def options() -> Parser:
+    """The command line."""
+    return class_options(parser(__doc__))
+
+
+def title(results: Results, name: str, left_out: list[float], count: int, say: Say) -> str:
+    """What is shown; in a second line what is framed."""
+    limit, n = stands_out_from(left_out), len(left_out)
+    what = f"{style.printable(name)}{say(', ', '，')}{style.arch_label(results.store.key)}{say(': ', '：')}" + say(
+        f"the {count} most unusual of {n} training pictures, each scored as if left out",
+        f"{n} 张训练图像中最不寻常的 {count} 张，逐张留出打分",
+    )
+    if limit is None:
+        which = say("half of the scores are equal: none can stand out", "半数得分相同：无从说谁不合群")
+    elif framed := sum(score > limit for score in left_out):
+        which = say(
+            f"framed: stands out, with a score above {limit:.1f} ({framed} of {n})",
+            f"加框：不合群，得分高于 {limit:.1f}（{n} 张中有 {framed} 张）",
+        )
+    else:
+        which = say(f"none stands out: no score is above {limit:.1f}", f"没有不合群的：得分都不高于 {limit:.1f}")
+    return f"{what}\n{which}"
+
+
+def caption(file: str, score: float) -> str:
+    """The score, and the file's name without its folders and, where it is long, its middle."""
+    name = file.split("/")[-1]
+    return f"{score:.1f}   {style.printable(name if len(name) < 26 else f'{name[:12]}…{name[-12:]}')}"
+
+
+def side_by_side(picture: np.ndarray, overlay: np.ndarray) -> np.ndarray:
+    """Both (H, W, 3) uint8, with a white seam."""
+    seam = np.full((len(picture), max(1, picture.shape[1] // 50), 3), 255, np.uint8)
+    return np.hstack([picture, seam, overlay])
+
+
+def show_pictures(part: SubFigure, unusual: dict[str, Any], limit: float | None, size: float, say: Say) -> None:
+    """Every picture beside its map, ``size`` inches high, framed where it stands out; one colour scale."""
+    maps, rows = unusual["maps"], -(-len(unusual["maps"]) // COLUMNS)
+    low, high = float(maps.min()), max(float(maps.max()), limit or 0)  # 没有不合群的，就没有最深的红
+    total = HEAD + rows * (CAPTION + size)
+
+    def place(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+        return x / style.DOUBLE, 1 - (y + height) / total, width / style.DOUBLE, height / total  # 从左上角量起
+
+    for i, (file, score, picture) in enumerate(zip(*(unusual[k] for k in ("files", "scores", "images")), strict=True)):
+        panel = side_by_side(picture, heat_over(picture, normalise(maps[i], low, high)))
+        x, y = LEFT + i % COLUMNS * PITCH, HEAD + CAPTION + i // COLUMNS * (CAPTION + size)
+        axes = part.add_axes(place(x, y, size * panel.shape[1] / len(panel), size), xticks=[], yticks=[])
+        axes.imshow(panel, interpolation="antialiased", aspect="auto")
+        stands_out = limit is not None and score > limit
+        colour = style.DEFECT_COLOUR if stands_out else "black"
+        axes.spines[:].set(visible=stands_out, color=colour, linewidth=1.8)
+        axes.set_title(caption(str(file), score), loc="left", pad=3, size=style.SMALL_SIZE, color=colour)
+    bar = part.add_axes(place(style.DOUBLE - RIGHT - BAR, HEAD + CAPTION, BAR, total - HEAD - CAPTION))
+    part.colorbar(ScalarMappable(Normalize(low, high), style.HEAT), cax=bar)
+    bar.set_ylabel(say("Left-out anomaly score", "留一异常得分"))
+    bar.grid(False)
+    if limit is not None:
+        bar.axhline(limit, color="black", lw=1.5)
+
+
+def distributions(left_out: list[float], arrays: dict[str, Any] | None, say: Say) -> list[tuple[str, str, np.ndarray]]:
+    """Name, colour and raw image scores of the training pictures, and of the good and the defective test pictures."""
+    found = [(say("left-out training", "留一训练图像"), LEFT_OUT_COLOUR, np.array(left_out))]
+    if arrays is not None:
+        # 留一得分没有归一化：测试图像的也还原，同一横轴才可比
+        raw, defective = raw_scores(arrays), arrays["labels"] != 0
+        found.append((say("good test", "正常测试图像"), style.NORMAL_COLOUR, raw[~defective]))
+        found.append((say("defective test", "缺陷测试图像"), style.DEFECT_COLOUR, raw[defective]))
+    return [each for each in found if len(each[2])]
+
+
+def thresholds(left_out: list[float], arrays: dict[str, Any] | None, say: Say) -> list[tuple[str, float, Line]]:
+    """Name, raw score and look of the thresholds."""
+    words = say(f"{PERCENTILE:g}th percentile of the left-out scores", f"留一得分的第 {PERCENTILE:g} 百分位")
+    # 前者不用一个标签，后者在测试标签上调得
+    found = [(words, float(np.percentile(left_out, PERCENTILE)), Line(color=PERCENTILE_COLOUR, linestyle="-"))]
+    if arrays is not None and arrays["image_threshold_raw"] is not None:
+        words = say("best F1 on the test labels", "测试标签上 F1 最佳")
+        found.append((words, float(arrays["image_threshold_raw"]), Line(color="black", linestyle="--")))
+    return found
+
+
+def show_scores(
+    part: SubFigure, strips: list[tuple[str, str, np.ndarray]], lines: list[tuple[str, float, Line]], say: Say
+) -> None:
+    """A strip for each distribution, below one another with the same bins, and the thresholds through all of them."""
+    total = LEGEND + STRIP * len(strips) + AXIS
+    place = {"left": NAMES / style.DOUBLE, "right": 1 - MARGIN / style.DOUBLE}
+    place |= {"bottom": AXIS / total, "top": 1 - LEGEND / total, "hspace": 0.2}
+    panels = part.subplots(len(strips), 1, sharex=True, squeeze=False, gridspec_kw=place)[:, 0]
+    bins = np.histogram_bin_edges(np.concatenate([scores for _, _, scores in strips]), BINS)
+    for axes, (words, colour, scores) in zip(panels, strips, strict=True):
+        axes.hist(scores, bins, color=colour, ec="white", lw=0.3)
+        axes.set_ylabel(f"{words}\nn = {len(scores)}", rotation=0, ha="right", va="center", size=style.SMALL_SIZE)
+        axes.yaxis.set_label_coords(-0.05, 0.5)
+        axes.yaxis.get_major_locator().set_params(integer=True, nbins=2)
+        for words, at, line in lines:
+            axes.axvline(at, lw=1.1, label=f"{words}{say(': ', '：')}{at:.1f}", **line)
+    panels[0].margins(x=0.01)
+    panels[-1].set_xlabel(say("Image score (maximum of the raw anomaly map)", "图像得分（原始异常图的最大值）"))
+    part.legend(
+        *panels[0].get_legend_handles_labels(), loc="lower center", ncols=2,
+        bbox_to_anchor=(0.5, 1 - (LEGEND - 0.04) / total), borderaxespad=0,
+    )  # fmt: skip
+
+
+def figure(results: Results, name: str, say: Say) -> Figure:
+    """Above the pictures, the most unusual first; below the distributions, with both thresholds."""
+    left_out, unusual = results.left_out(name)
+    arrays = results.arrays(name) if results.store.arrays(name).exists() else None  # 没有测试图像的一类没有
+    strips, count = distributions(left_out, arrays, say), len(unusual["files"])
+
+    # 双栏宽；图太高时缩小，使整图不超出一页
+    below, rows = LEGEND + STRIP * len(strips) + AXIS, -(-count // COLUMNS)
+    height, width, _ = side_by_side(*unusual["images"][[0, 0]]).shape
+    size = min((PITCH - GAP) * height / width, (PAGE - HEAD - below) / rows - CAPTION)
+    above = HEAD + rows * (CAPTION + size)
+    drawing = Figure((style.DOUBLE, above + below))
+    pictures, scores = drawing.subfigures(2, 1, squeeze=False, height_ratios=(above, below), hspace=0)[:, 0]
+
+    words = title(results, name, left_out, count, say)
+    pictures.text(LEFT / style.DOUBLE, 1 - 0.06 / above, words, va="top", linespacing=1.5, size=style.TEXT_SIZE)
+    show_pictures(pictures, unusual, stands_out_from(left_out), size, say)
+    show_scores(scores, strips, thresholds(left_out, arrays, say), say)
+    return drawing
+
+
+def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
+    """Write ``training_pictures_{class}_{arch}``."""
+    for results in open_results(args.result, args.arch, training=True):
+        for name in chosen_classes(results, args):
+            stem = f"training_pictures_{name}_{style.arch_short(results.store.key)}"
+            yield from save(figure(results, name, say), args, stem)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return run(draw, options().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
