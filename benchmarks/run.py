@@ -8,6 +8,7 @@ python benchmarks/run.py --precision        what tf32 and bf16 do to speed, maps
 python benchmarks/run.py --scaling          fit time and peak memory for 100, 400 and 1600 images
 python benchmarks/run.py --scaling --test 100 500 2000    the same of evaluating test sets
 python benchmarks/run.py --ranks 1,2        speed-up of several processes, and their time in communication
+python benchmarks/run.py --method spade     a predecessor: fit and score against the network alone and a textbook
 """
 
 import argparse
@@ -28,6 +29,8 @@ from datasets.sample import write_sample
 from system.resources import cores
 
 NAME = "flange"
+METHODS = {"spade": "wide_resnet50_2", "mahalanobis_ad": "efficientnet_b4"}
+WALKED = 3  # 教科书 SPADE 所算的测试图片数：一张要近一分钟
 
 
 def core(what: str, arch: str, *options: object) -> dict:
@@ -81,6 +84,25 @@ def compare(arch: str, data: Path, work: Path, rounds: int) -> dict:
     }
 
 
+def predecessor(method: str, arch: str, data: Path, work: Path, rounds: int) -> dict:
+    """SPADE or MahalanobisAD; beside SPADE its textbook, on a few test pictures of the same class."""
+
+    def run(script: str, *options: object) -> dict:
+        command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, options), "--arch", arch]
+        measured = measure([*command, "--data", str(data), "--name", NAME], ROOT)
+        return json.loads(measured.stdout.splitlines()[-1]) | {"tree_peak_memory_bytes": measured.peak_memory_bytes}
+
+    own, walked = work / f"{method}.npz", work / "spade_textbook.npz"
+    entry = {method: run("predecessor.py", method, "--out", own, "--rounds", rounds)}
+    if method == "spade":
+        entry["textbook"] = run("spade_textbook.py", "--images", WALKED, "--out", walked)
+        entry["ratios"] = {"an image": entry["textbook"]["an image"] / entry["spade"]["an image"]}
+        with np.load(walked) as theirs, np.load(own) as ours:
+            deviations = {key: np.abs(ours[key][:WALKED] / theirs[key] - 1).max() for key in theirs}
+        entry["agreement"] = {f"{key}, largest relative deviation": float(x) for key, x in deviations.items()}
+    return entry
+
+
 def divided(arch: str, data: Path, work: Path, ranks: int) -> dict:
     """main.py on so many processes, each with its part of the cores; one class, so that its images are divided."""
     save, threads = work / f"ranks_{ranks}_{arch}", max(1, cores() // ranks)
@@ -132,6 +154,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, nargs="+", default=[100, 400, 1600], help="numbers for --scaling")
     parser.add_argument("--side", type=int, default=224, help="side of the images of --scaling (default 224)")
     parser.add_argument("--ranks", help="numbers of processes, 1,2 for instance")
+    parser.add_argument("--method", choices=sorted(METHODS), help="a predecessor instead of PaDiM")
     parser.add_argument("--train", type=int, default=209, help="training pictures (default 209)")
     parser.add_argument("--test", type=int, nargs="+", help="test pictures (default 83); for --scaling several numbers")
     parser.add_argument("--size", type=int, default=900, help="side in pixels (default 900)")
@@ -150,8 +173,10 @@ def main() -> int:
     data = args.work / f"pictures_{args.train}_{n_test}_{args.size}"
     if not (args.latency or args.scaling or data.exists()):
         write_sample(data, args.train, n_test, args.size)
-    for arch in args.arch or ["resnet18", "wide_resnet50_2"]:
-        if args.latency:
+    for arch in args.arch or ([METHODS[args.method]] if args.method else ["resnet18", "wide_resnet50_2"]):
+        if args.method:
+            entry = predecessor(args.method, arch, data, args.work, args.rounds)
+        elif args.latency:
             entry = core("latency", arch, "--rounds", 50)
         elif args.precision:
             entry = core("precisions", arch, "--data", data, "--name", NAME, "--rounds", args.rounds)

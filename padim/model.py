@@ -9,61 +9,24 @@ Localization", ICPR 2020 workshops, arXiv 2011.08785.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from padim.anomaly_map import AnomalyMap
-from padim.backbone import Backbone, find_architecture, load_network, weights_sha256
-from padim.device import check_precision, tf32
+from padim.backbone import find_architecture
+from padim.device import tf32
 from padim.embedding import Embedding, Projection, choose_dimensions, covering_cells_of_all
-from padim.extraction import BLOCK, FORWARD, POOLED, Extractor
+from padim.extraction import BLOCK, POOLED
 from padim.gaussian import GaussianStream
 from padim.mahalanobis import Gaussians
+from padim.pretrained import Bytes, Pretrained, Scores
 
 ALL = 0  # 全部通道
-_ACTIVATIONS = 2.2  # 前向时进程多占的内存，是同时存活的激活的倍数（实测：ResNet 2.0 至 2.2，EfficientNet-B5 1.6）
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Scores of B test images.
-
-    Attributes
-    ----------
-    maps : ndarray, (B, H, W) float32
-        Raw anomaly maps: smoothed Mahalanobis distances, not normalised.
-    image_scores : ndarray, (B,) float32
-        The maps' maxima.
-    centre : ndarray, (B, d) float32
-        The embeddings at the centre position.
-    """
-
-    maps: np.ndarray
-    image_scores: np.ndarray
-    centre: np.ndarray
-
-
-@dataclass(frozen=True)
-class Bytes:
-    """Memory that a class needs beyond what the process holds already.
-
-    Attributes
-    ----------
-    device : int
-        On the model's device: covariances, a block of embeddings, a batch's activations.
-    host : int
-        In main memory; includes ``device`` where the device is the CPU.
-    """
-
-    device: int
-    host: int
-
-
-class PaDiM:
+class PaDiM(Pretrained):
     """Patch distribution modeling: one Gaussian for every patch position.
 
     Parameters
@@ -141,19 +104,8 @@ class PaDiM:
         also: Iterable[Sequence[str]] = (),
     ):
         architecture = find_architecture(arch, layers)
-        network, self.is_imagenet = load_network(arch, weights)
-        self.arch, self.key, self.seed, self.device = arch, arch, seed, torch.device(device)
-        self.size = size[0], size[1]
-        self.weights = weights if weights in ("imagenet", "random") else str(Path(weights).resolve())
-        check_precision(precision, self.device)
-        self.precision = precision
-        self.weights_sha256 = weights_sha256(network)
-        self.backbone = Backbone(network, architecture.layers).to(self.device)
-        self.layers = self.backbone.describe(*size)
-        self._activation_bytes = self.backbone.activation_bytes(*size)  # 一张图的
-        if precision == "bf16":
-            self.backbone.bfloat16()
-        self.shapes = [(layer.channels, layer.height, layer.width) for layer in self.layers]
+        super().__init__(arch, weights, architecture.layers, device, size, precision)
+        self.seed = seed
         self.channels = sum(layer.channels for layer in self.layers)
         kept = (architecture.dimensions if dimensions is None else dimensions) or self.channels  # d
         # 论文 III.A：随机降维，从 t_d 个通道中取 d 个
@@ -164,7 +116,6 @@ class PaDiM:
         self.cells = covering_cells_of_all(self.shapes, map(self.layer_numbers, also))  # (P, L)
         self.positions = len(self.cells)
         self.anomaly_map = AnomalyMap(self.grid, size, self.device)
-        self._extractor = Extractor(self.backbone, self.size, self.device, precision)
         self.release()
 
     def layer_numbers(self, names: Sequence[str]) -> list[int]:
@@ -240,13 +191,8 @@ class PaDiM:
         gaussians = 4 * self.positions * d * (d + block + 3)  # float32：协方差，一块嵌入，均值等 (P, d) 的量
         if self.reduction == "pca":  # 求主成分时，几张图的全部通道及其离差；协方差此时还不存在
             gaussians = max(gaussians, 4 * self.positions * self.channels * 2 * POOLED)
-        together = min(batch, FORWARD) if self.device.type == "cpu" else batch
-        device = gaussians + int(_ACTIVATIONS * self._activation_bytes) * together
+        device = gaussians + self._forward_bytes(batch)
         return Bytes(device, device if self.device.type == "cpu" else 0)
-
-    def features(self, batches: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-        """The layers' outputs for images (`padim.extraction.Extractor.features`)."""
-        return self._extractor.features(batches)
 
     def _blocks(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         assert self._embedding is not None  # pca：fit 与 load_state 先放好主成分

@@ -8,8 +8,10 @@ import mmap
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import prod
 from pathlib import Path
 from typing import BinaryIO, TypedDict
 
@@ -102,6 +104,24 @@ def close(array: np.memmap) -> None:
     mapping = getattr(array, "_mmap", None)
     if mapping is not None:
         mapping.close()
+
+
+def scratch(folder: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Float32 in a file without a name, which goes with the array; its room on the disk is taken now.
+
+    Raises
+    ------
+    OSError
+        If the disk is full; the message says how much is needed.
+    """
+    count = 4 * prod(shape)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            _reserve(file, 0, count)
+        except OSError as problem:
+            raise OSError(problem.errno, f"no room for {size(count)}", str(folder)) from problem
+        return np.memmap(file, np.float32, "r+", shape=shape)
 
 
 def forget(*arrays: np.ndarray) -> None:

@@ -20,14 +20,14 @@ BELOW = {
 OUTSIDE = {  # 每个房间可用的外部库
     "system": {"numpy", "filelock", "psutil"},
     "datasets": {"numpy", "PIL", "tqdm", "scipy", "torch"},
-    "padim": {"numpy", "scipy", "torch", "torchvision"},
+    "padim": {"numpy", "scipy", "sklearn", "torch", "torchvision"},
 }
-FILES = [p for room in BELOW if room != "commands" for p in sorted((ROOT / room).glob("*.py"))]
+FILES = [p for room in BELOW if room != "commands" for p in sorted((ROOT / room).rglob("*.py"))]
 FILES += [ROOT / name for name in sorted(COMMANDS)]
 
 
 def room_of(path: Path) -> str:
-    return "commands" if path.parent == ROOT else path.parent.name
+    return "commands" if path.parent == ROOT else path.relative_to(ROOT).parts[0]
 
 
 def imports(path: Path, at_top: bool = False) -> set[str]:
