@@ -149,8 +149,8 @@ def experiment(args: "Namespace") -> None:
     from datasets.folder import common_size
     from datasets.preprocessing import Preprocessing
     from experiment import memory
-    from experiment.fitted import CONFIGURATION
     from experiment.opening import check_data
+    from experiment.records import configuration
     from experiment.saving import describe
     from experiment.store import Store
     from padim.backbone import find_architecture
@@ -189,7 +189,7 @@ def experiment(args: "Namespace") -> None:
         memory.check(model, name, args.batch_size, found.n_train, found.n_test, more=more, remedy=remedy)
     made_from = describe(model) | {"preprocessing": preprocessing.record()}
     with store.locked():  # 读了再写：两项研究同时写，后写的会抹去先写的
-        results = begin(store, {key: made_from[key] for key in CONFIGURATION}, args.refit, data, classes)
+        results = begin(store, configuration(made_from), args.refit, data, classes)
         for name in classes:
             figures = study_class(args, model, name, data, studies)
             store.check_there()

@@ -51,8 +51,8 @@ def fit(run: "Run", train: "FolderDataset") -> None:
     if run.load_fitted():  # 同样的配置、同样的图片：直接用已存的
         return
     with run.stage("fit"):
-        # (B, 3, H, W) 的各批 → 均值 (P, d)、协方差 (P, d, d)；有多个进程时，run.add 把各自的和加起来
-        run.model.fit(run.batches(train, "train"), run.add, run.leads)
+        # (B, 3, H, W) 的各批 → 均值 (P, d)、协方差 (P, d, d)；有多个进程时，各算一份再合并
+        run.model.fit(run.batches(train, "train"), **run.together)
     run.save_fitted()  # 在后台写，不等它
 
 
@@ -62,7 +62,7 @@ def leave_one_out(run: "Run", train: "FolderDataset", test: "FolderDataset") -> 
         with run.good_scores(train, "leave_one_out") as scores:
             images = scores.keep(run.batches(train, "leave one out"))  # keep：图片留到得分出来，好存下最不寻常的几张
             # 闭式解：不必为每张图重新拟合
-            for block in run.model.leave_one_out(images, run.before_factors):
+            for block in run.padim.leave_one_out(images, **run.waiting):
                 scores.append(block)
 
 
@@ -71,7 +71,7 @@ def validate(run: "Run") -> None:
     if pictures := run.validation():
         with run.good_scores(pictures, "validation") as scores:
             images = scores.keep(run.batches(pictures, "validation"))
-            for block in run.model.score(images, run.before_factors):
+            for block in run.padim.score(images, **run.waiting):
                 scores.append(block)
 
 
@@ -79,8 +79,8 @@ def score(run: "Run", test: "FolderDataset") -> "ScoreFiles":
     """Mahalanobis distances, up-sampled and smoothed: the anomaly maps of the test pictures (paper, III.C)."""
     with run.score_files(test) as files:
         images = files.keep(run.batches(test, "test").with_masks())  # keep：图片与掩码留待评估与作图
-        # Cholesky 因子要覆盖协方差的内存，before_factors 先等存盘把它读完
-        for block in run.model.score(images, run.before_factors):
+        # Cholesky 因子要覆盖协方差的内存，waiting：先等存盘把它读完
+        for block in run.model.score(images, **run.waiting):
             files.append(block)
     return files
 

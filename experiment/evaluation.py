@@ -65,10 +65,10 @@ class Evaluator:
         arrays, row, apart = dict[str, Any](), dict(UNSCORED), dict[str, Any]()
         if len(test):
             with watch.stage("evaluate"):
-                maps = np.load(self._store.maps(name), mmap_mode="r")
-                pixels = maps, test.labels, files.masks if test.has_masks else None
-                arrays, row = evaluate_maps(*pixels)
-                apart = evaluate_apart(*pixels, test.kinds, test.APART)
+                maps = np.load(self._store.maps(name), mmap_mode="r") if files.has_maps else None
+                masks = files.masks if files.has_maps and test.has_masks else None
+                arrays, row = evaluate_maps(maps, test.labels, masks, files.own_scores)
+                apart = evaluate_apart(maps, test.labels, masks, test.kinds, test.APART, files.own_scores)
                 self._store.clear_pictures(name)
                 small = {"files": np.array(test.names()), "kinds": np.array(test.kinds), "patches": files.centres}
                 self._store.write_arrays(name, arrays | small)

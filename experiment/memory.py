@@ -6,7 +6,7 @@
 import torch
 
 from padim.counts import CHUNK
-from padim.model import PaDiM
+from padim.pretrained import Pretrained
 from system.errors import UserError
 from system.resources import free_memory
 
@@ -17,7 +17,7 @@ _REMEDY = "a smaller --batch_size or --rd, another --arch (resnet18 needs the le
 
 
 def check(
-    model: PaDiM,
+    model: Pretrained,
     name: str,
     batch_size: int,
     n_train: int,
@@ -32,7 +32,7 @@ def check(
 
     Parameters
     ----------
-    model : PaDiM
+    model : Pretrained
     name : str
         The class.
     batch_size, n_train, n_test : int

@@ -20,13 +20,14 @@ from datasets.preprocessing import Preprocessing
 from datasets.sample import renew_sample
 from experiment import memory
 from experiment import results as report
-from experiment.fitted import CONFIGURATION, stored_state
+from experiment.fitted import stored_state
 from experiment.ranks import Ranks
+from experiment.records import configuration
 from experiment.same_data import DataFolder, check_same_data
 from experiment.saving import describe
 from experiment.store import Store
 from padim.device import describe_device
-from padim.model import PaDiM
+from padim.pretrained import Pretrained
 from system.errors import UserError
 
 
@@ -70,7 +71,7 @@ def begin(
     checked: dict[str, CheckedClass],
     data: DataFolder,
     store: Store,
-    model: PaDiM,
+    model: Pretrained,
     ranks: Ranks,
     held: ExitStack,
 ) -> dict[str, Any]:
@@ -93,9 +94,9 @@ def begin(
     for name in [] if args.refit or args.no_features else checked:
         stored_state(store.fitted(name), made_from)
     given = json.loads(json.dumps(vars(args), default=str))  # 与读回的同形，才比得出是否同一条命令
-    configuration = {key: made_from[key] for key in CONFIGURATION}
+    common = configuration(made_from)
     results = report.begin(
-        store, given, configuration, args.refit, lambda rows: check_same_data(rows, data, checked, store.results)
+        store, given, common, args.refit, lambda rows: check_same_data(rows, data, checked, store.results)
     )
     results["run"] |= {
         "command": shlex.join(["python", *sys.argv]),

@@ -17,10 +17,18 @@ from system.errors import UserError
 from system.files import read_json
 
 # 两次运行的特征可以互换的条件，按报错时检查的次序
-CONFIGURATION = ("arch", "weights_sha256", "layers", "reduction", "seed", "dimensions", "precision", "preprocessing")
+CONFIGURATION = (
+    "arch", "weights_sha256", "layers", "reduction", "seed", "dimensions", "top_k", "precision", "preprocessing"
+)  # fmt: skip
 
 NUMBER = "number"
 LEVEL = {"image": (NUMBER, None), "pixel": (NUMBER, None)}
+
+
+def configuration(record: dict[str, Any]) -> dict[str, Any]:
+    """What of a model's record rows must have in common to stand in one file."""
+    return {key: record[key] for key in CONFIGURATION if key in record}
+
 
 # 字典：所列的键须有，带 ? 的可以没有，键 str 管其余的；列表：每项；元组：几者之一；集合：其中的一个字
 LAYER = {"name": str, **dict.fromkeys(("channels", "height", "width", "stride", "receptive_field"), int)}
@@ -41,12 +49,14 @@ FITTED = {
     "training_files": str,
     "pickle_bytes": (int, None),  # None：换到一半被打断的一对
 }
-_CONFIGURATION = {key: FITTED[key] for key in CONFIGURATION} | {"layers": [{"name": str}]}
+_OF_PADIM = ("reduction", "seed", "dimensions")  # 前身没有这几项；top_k 只有 SPADE 有
+_CONFIGURATION = {key: FITTED[key] for key in CONFIGURATION if key not in (*_OF_PADIM, "top_k")}
+_CONFIGURATION |= {f"{key}?": FITTED[key] for key in _OF_PADIM} | {"top_k?": int, "layers": [{"name": str}]}
 
 _FIGURES = {
     **dict.fromkeys(FIGURES, (NUMBER, None)),
-    "published": ({"image": NUMBER, "pixel": NUMBER}, None),
-    "difference": (LEVEL, None),
+    "published": ({"image": NUMBER, "pixel?": NUMBER}, None),
+    "difference": ({"image": (NUMBER, None), "pixel?": (NUMBER, None)}, None),
 }
 DATA = {"data_path": str, "file_names": str, "training_files": str, "test_files": str}
 _ROW = (
@@ -94,10 +104,12 @@ SCORED: dict[str, tuple[str, tuple]] = {
     "masks": ("biu", ("n", None, None)),
     "image_scores": ("f", ("n",)),
     "patches": ("f", ("n", None)),
-    **dict.fromkeys(("threshold", "threshold_raw", "image_threshold_raw", "score_min", "score_max"), ("f", ())),
+    **dict.fromkeys(("threshold", "threshold_raw", "image_threshold_raw"), ("f", ())),
+    **dict.fromkeys(("score_min", "score_max", "image_score_min", "image_score_max"), ("f", ())),
     **dict.fromkeys(("image_roc", "pixel_roc", "pixel_pr", "pixel_pro"), ("f", (None, 2))),
 }
-_ALWAYS = {"files", "kinds", "labels", "image_scores", "patches", "score_min", "score_max"}
+_ALWAYS = {"files", "kinds", "labels", "image_scores", "patches"}
+_ALWAYS |= {"score_min", "score_max", "image_score_min", "image_score_max"}
 LEFT_OUT: dict[str, tuple[str, tuple]] = {
     "files": ("U", ("n",)),
     "scores": ("f", ("n",)),

@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from experiment.fitted import difference
+from experiment.options import METHODS
 from experiment.published import LEVELS, Reference, Row, compare, departures, sentence, verdict
 from experiment.store import Store
 from experiment.style import printable
@@ -214,7 +215,9 @@ def ending(results: dict[str, Any], written: list[tuple[str, Path]], is_random: 
         lines.append("These weights are random: the figures above check the program, not the method.")
         name = results["run"]["options"]["dataset"]
         data = f"--dataset {name} --data_path FOLDER" if name != "mvtec" else "--data_path FOLDER_OF_MVTEC_AD"
-        lines.append(f"The real result: python main.py --arch wide_resnet50_2 {data}")
+        method = results["run"]["options"]["method"]
+        which = f"--arch {METHODS[method]}" if method == "padim" else f"--method {method}"
+        lines.append(f"The real result: python main.py {which} {data}")
     return "\n".join(lines)
 
 

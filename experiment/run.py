@@ -7,13 +7,11 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
-
-from torch import Tensor
 
 from datasets.folder import FolderDataset, common_size
 from datasets.preprocessing import Preprocessing
@@ -22,6 +20,7 @@ from experiment.evaluation import Evaluator
 from experiment.figures import roc_figure
 from experiment.good_scores import GoodScores, as_arrays, has_left_out, those_that_stand_out
 from experiment.images import Images, Part
+from experiment.methods import build, is_own_setting, key_of, together
 from experiment.opening import begin, prepare_data
 from experiment.options import options
 from experiment.published import published
@@ -29,7 +28,6 @@ from experiment.ranks import SOLO, RankError, join
 from experiment.saving import Saving, add_scores, load_if_same
 from experiment.score_files import ScoreFiles
 from experiment.store import Store
-from padim.backbone import ARCHITECTURES, find_architecture
 from padim.device import pick_device
 from padim.model import PaDiM
 from system.resources import peak_memory
@@ -70,11 +68,9 @@ class Run:
 
     Attributes
     ----------
-    model : PaDiM
+    model : Pretrained
     leads : bool
         Whether this process is the one that writes and speaks.
-    add : callable or None
-        Sums a tensor over several processes.
 
     Raises
     ------
@@ -93,20 +89,17 @@ class Run:
             stack.push(self._ranks.speak_once)
             device = pick_device(args.device, self._ranks.local_rank, self._ranks.local_size)
             self._preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed)
-            self._store = Store(args.save_path, args.arch)
+            self._store = Store(args.save_path, key_of(args.method, args.arch))
             self._data, self._checked = self._ranks.agree(lambda: prepare_data(args, self._preprocessing, self._store))
             with self._ranks.leader_first():
-                chosen = {"precision": args.precision, "layers": args.layers, "reduction": args.reduction}
-                size = common_size(self._checked)
-                self.model = PaDiM(args.arch, args.weights, args.rd, args.seed, device, size, **chosen)
+                self.model = build(args, device, common_size(self._checked), self._store)
             if self._ranks.size > 1:
                 names = [self._data.file_names(name) for name in self._checked]
-                self._ranks.check_same(names, self.model.weights_sha256, self.model.dimensions, device.type)
+                self._ranks.check_same(names, self.model.weights_sha256, self.model.choices, device.type)
             opened = self._checked, self._data, self._store, self.model, self._ranks, stack
             content = self._ranks.agree(lambda: begin(args, *opened))
-            own_layers = find_architecture(args.arch, args.layers) is ARCHITECTURES.get(args.arch)
-            as_published = self._preprocessing.is_published and own_layers and args.reduction == "random"
-            reference = published(self.model.is_imagenet and as_published, args.dataset)
+            as_published = self.model.is_imagenet and self._preprocessing.is_published and is_own_setting(args)
+            reference = published(as_published, args.dataset)
             self._results = report.ResultsFile(self._store, content, reference, self.model.key, self._checked)
             self._evaluator = Evaluator(self._store, self._results, args.figures)
             stack.push(self._settle)
@@ -121,8 +114,20 @@ class Run:
         return self._ranks.leads
 
     @property
-    def add(self) -> Callable[[Tensor], Tensor] | None:
-        return self._ranks.sum if self._ranks.size > 1 else None
+    def padim(self) -> PaDiM:
+        """The model, for what its predecessors have not."""
+        assert isinstance(self.model, PaDiM)
+        return self.model
+
+    @property
+    def together(self) -> dict[str, Any]:
+        """What fitting is given where several processes fit one model."""
+        return together(self.model, self._ranks)
+
+    @property
+    def waiting(self) -> dict[str, Any]:
+        """What scoring is given while a pickle is written: factors overwrite covariances, which must be read first."""
+        return {} if self._saving is None else {"before_factors": self._saving.wait_read}
 
     def classes(self) -> Iterator[str]:
         """The classes that are not finished yet."""
@@ -152,7 +157,7 @@ class Run:
         state = "none"
         if not (self.args.no_features or self.args.refit):
             with self.stage("load"):
-                state = load_if_same(self.model, path, self._made_from(), self._ranks)
+                state = load_if_same(self.padim, path, self._made_from(), self._ranks)
         if state == "loaded":
             self._say(f"{now.name}: using the stored features {path}")
             return True
@@ -161,7 +166,7 @@ class Run:
         elif state == "other data":
             self._say(f"{now.name}: the training pictures have changed since {path} was made; fitting again")
         if self.leads and not self.args.no_features:
-            self._store.check_room(now.name, self.model.positions, len(self.model.dimensions))
+            self._store.check_room(now.name, self.padim.positions, len(self.model.dimensions))
         return False
 
     def _made_from(self) -> dict[str, Any]:
@@ -177,7 +182,7 @@ class Run:
         """Store the fitted model; the writing goes on in the background."""
         if self.leads and not self.args.no_features:
             self._store.left_out(self._class.name).unlink(missing_ok=True)  # 是旧的高斯的
-            self._saving = Saving(self.model, self._store.fitted(self._class.name), **self._made_from())
+            self._saving = Saving(self.padim, self._store.fitted(self._class.name), **self._made_from())
 
     def validation(self) -> FolderDataset | None:
         """Good pictures that train nothing, for a threshold; None where the data set has none, or nothing is stored."""
@@ -209,18 +214,13 @@ class Run:
                 if words := those_that_stand_out(scores, pictures.names()):
                     self._say(f"{now.name}: {words}")
 
-    def before_factors(self) -> None:
-        """Wait until the covariances have been read for the pickle: scoring is about to write over them."""
-        if self._saving:
-            self._saving.wait_read()
-
     @contextmanager
     def score_files(self, test: FolderDataset) -> Iterator[ScoreFiles]:
         """What takes the test pictures' scores."""
         if self.leads and not len(test):
             self._store.clear_scores(self._class.name)
-        shape = len(test), self.model.size, len(self.model.dimensions)
-        with self.stage("score"), ScoreFiles(self._store, self._ranks, self._class.name, *shape) as files:
+        taking = ScoreFiles(self._store, self._ranks, self._class.name, len(test), self.model)
+        with self.stage("score"), taking as files:
             yield files
 
     def finish(self, test: FolderDataset, files: ScoreFiles) -> None:
@@ -233,7 +233,7 @@ class Run:
         now = self._class
         if not len(test):
             command = f"python predict.py --model {shlex.quote(str(self._store.fitted(now.name)))} PICTURES"
-            how = "nothing is stored (--no_features)" if self.args.no_features else f"score others with: {command}"
+            how = "nothing is stored" if self.args.no_features else f"score others with: {command}"
             self._say(f"{now.name}: no test pictures, nothing is scored; {how}")
         if self._ranks.size > 1:
             now.watch.seconds["communication"] = round(self._ranks.seconds - now.waited, 3)  # 含等待；分散在各阶段之内

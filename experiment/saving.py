@@ -19,20 +19,19 @@ from experiment.fitted import DamagedError, Progress, read_components, read_fitt
 from experiment.ranks import Ranks
 from experiment.records import read_fitted_record
 from padim.model import PaDiM
+from padim.pretrained import Pretrained
 from system.errors import UserError
 from system.files import write_json
 
 
-def describe(model: PaDiM) -> dict[str, Any]:
+def describe(model: Pretrained) -> dict[str, Any]:
     """What a model's features depend on, and what its positions and layers are: the JSON beside the pickle."""
     return {
         "arch": model.arch,
         "weights": model.weights,
         "weights_sha256": model.weights_sha256,
-        "seed": model.seed,
-        "dimensions": model.dimensions,
+        **model.choices,
         "precision": model.precision,
-        "reduction": model.reduction,
         "size": list(model.size),
         "layers": [asdict(layer) for layer in model.layers],
         "n_train": model.count,

@@ -15,10 +15,10 @@ from experiment.masks import PackedMasks
 from experiment.ranks import Ranks
 from experiment.store import Store
 from padim.extraction import BLOCK
-from padim.model import Scores
+from padim.pretrained import ImageScores, Pretrained, Scores
 from system.files import forget
 
-Block = tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # 起点，异常图，中心嵌入，图片，掩码
+Block = tuple[int, Scores | ImageScores, np.ndarray, np.ndarray]  # 起点，得分，图片，掩码
 
 
 class ScoreFiles:
@@ -33,21 +33,23 @@ class ScoreFiles:
         The class.
     count : int
         N, test pictures of all ranks.
-    size : (int, int)
-        H and W.
-    dimensions : int
-        d.
+    model : Pretrained
+        Whose scores they are.
 
     Attributes
     ----------
+    has_maps : bool
     masks : PackedMasks, (N, H, W)
     centres : ndarray, (N, d) float32
-        The embeddings at the centre position. Both on the leader alone.
+        The embeddings at the centre position; of a predecessor d = 0.
+    own_scores : ndarray, (N,) float32, or None
+        The pictures' scores where they are not the maps' maxima. These three on the leader alone.
     """
 
-    def __init__(self, store: Store, ranks: Ranks, name: str, count: int, size: tuple[int, int], dimensions: int):
-        self._store, self._ranks, self._name = store, ranks, name
-        self._shape, self._dimensions = (count, *size), dimensions
+    def __init__(self, store: Store, ranks: Ranks, name: str, count: int, model: Pretrained):
+        self._store, self._ranks, self._name, self.has_maps = store, ranks, name, model.has_maps
+        self._shape, self._dimensions = (count, *model.size), len(model.dimensions)
+        self.own_scores = np.empty(count, np.float32) if model.has_own_scores else None
         self._next = ranks.share(count).start
         shares = (ranks.share(count, rank) for rank in range(ranks.size))
         self._rounds = max(-(-len(share) // BLOCK) for share in shares)  # 各进程交出的块数相同，缺的是空的
@@ -58,7 +60,10 @@ class ScoreFiles:
         if self._ranks.leads and self._shape[0]:
             self.masks = PackedMasks(self._shape)  # 评估与作图还要用：比本段上下文活得长
             self.centres = np.empty((self._shape[0], self._dimensions), np.float32)
-            self.maps, self.pictures = self._held.enter_context(self._store.score_files(self._name, self._shape))
+            if self.has_maps:
+                self.maps, self.pictures = self._held.enter_context(self._store.score_files(self._name, self._shape))
+            else:
+                self._store.clear_scores(self._name)
         return self
 
     def __exit__(
@@ -77,20 +82,24 @@ class ScoreFiles:
             self._waiting.extend(zip(to_pictures(images.numpy()), masks[:, 0].numpy(), strict=True))
             yield images
 
-    def append(self, scores: Scores) -> None:
+    def append(self, scores: Scores | ImageScores) -> None:
         """Take the next block of this rank's scores."""
-        block = self._waiting[: len(scores.maps)]
-        del self._waiting[: len(scores.maps)]
+        count = len(scores.image_scores)
+        block = self._waiting[:count]
+        del self._waiting[:count]
         pictures, masks = map(np.stack, zip(*block, strict=True))
-        self._exchange((self._next, scores.maps, scores.centre, pictures, masks))
-        self._next += len(scores.maps)
+        self._exchange((self._next, scores, pictures, masks))
+        self._next += count
 
     def _exchange(self, own: Block | None) -> None:
         self._rounds -= 1
         for block in self._ranks.to_leader(own):
             if block is not None:
-                start, maps, centres, pictures, masks = block
-                here = slice(start, start + len(maps))
-                self.maps[here], self.centres[here], self.pictures[here] = maps, centres, pictures
-                self.masks[here] = masks
-                forget(self.maps, self.pictures)  # 写过的页不必都留在内存里
+                start, scores, pictures, masks = block
+                here = slice(start, start + len(masks))
+                self.centres[here], self.masks[here] = scores.centre, masks
+                if self.own_scores is not None:
+                    self.own_scores[here] = scores.image_scores
+                if scores.maps is not None:
+                    self.maps[here], self.pictures[here] = scores.maps, pictures
+                    forget(self.maps, self.pictures)  # 写过的页不必都留在内存里

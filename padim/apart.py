@@ -13,13 +13,18 @@ from system.files import forget
 
 
 def evaluate_apart(
-    maps: np.ndarray, labels: np.ndarray, masks: Any, kinds: Sequence[str], apart: Sequence[str]
+    maps: np.ndarray | None,
+    labels: np.ndarray,
+    masks: Any,
+    kinds: Sequence[str],
+    apart: Sequence[str],
+    image_scores: np.ndarray | None = None,
 ) -> dict[str, dict[str, float | None]]:
     """Evaluate some kinds of defect, each by itself against the good pictures.
 
     Parameters
     ----------
-    maps : ndarray, (N, H, W) float32
+    maps : ndarray, (N, H, W) float32, or None
         Raw anomaly maps of the whole test set; may be a mapped file.
     labels : ndarray, (N,)
         1 for a picture with a defect.
@@ -29,6 +34,8 @@ def evaluate_apart(
         The kind of each picture's defect.
     apart : sequence of str
         The kinds wanted.
+    image_scores : ndarray, (N,) float32, optional
+        As for `padim.metrics.evaluate_maps`.
 
     Returns
     -------
@@ -46,7 +53,9 @@ def evaluate_apart(
             continue
         chosen = (np.asarray(kinds) == kind) | (labels == 0)
         some = None if masks is None else _chosen(masks, chosen)
-        row = evaluate_maps(_chosen(maps, chosen), labels[chosen], some)[1]
+        some_maps = None if maps is None else _chosen(maps, chosen)
+        some_scores = None if image_scores is None else image_scores[chosen]
+        row = evaluate_maps(some_maps, labels[chosen], some, some_scores)[1]
         rows[kind] = {figure: value for figure, value in row.items() if figure != "threshold"}
     return rows
 

@@ -175,18 +175,20 @@ def region_overlap(counts: Counts, limit: float = PRO_LIMIT) -> RegionOverlap:
 
 
 def evaluate_maps(
-    maps: np.ndarray, labels: np.ndarray, masks: Masks | None
+    maps: np.ndarray | None, labels: np.ndarray, masks: Masks | None, image_scores: np.ndarray | None = None
 ) -> tuple[dict[str, Any], dict[str, float | None]]:
     """Evaluate a class's test set (paper, section IV.A; the thresholds are the original code's).
 
     Parameters
     ----------
-    maps : ndarray, (N, H, W) float32
-        Raw anomaly maps; may be a mapped file.
+    maps : ndarray, (N, H, W) float32, or None
+        Raw anomaly maps; may be a mapped file. None where the model has none.
     labels : ndarray, (N,)
         1 for a picture with a defect.
     masks : (N, H, W), or None
         Non-zero is defect; None scores images only.
+    image_scores : ndarray, (N,) float32, optional
+        The pictures' raw scores; by default the maps' maxima.
 
     Returns
     -------
@@ -198,21 +200,24 @@ def evaluate_maps(
     Raises
     ------
     UserError
-        If a map holds a value that is not finite.
+        If a score is not finite.
     """
-    lows, highs = [], []
-    for start in range(0, len(maps), CHUNK):
-        lows.append(maps[start : start + CHUNK].min())
-        highs.append(maps[start : start + CHUNK].max(axis=(1, 2)))  # 图像得分 = 异常图的最大值
-        forget(maps)
-    image_raw = np.concatenate(highs)
-    low, high = float(np.min(lows)), float(image_raw.max())  # NaN 会传到结果里
-    if not np.isfinite((low, high)).all():
+    if maps is None:
+        assert image_scores is not None
+        low, high = float(image_scores.min()), float(image_scores.max())
+        ends = low, high
+    else:
+        low, maxima = _extremes(maps)
+        high = float(maxima.max())
+        # 图像得分 = 异常图的最大值，与像素同一尺度；另有得分的，用它自己的尺度
+        ends = (low, high) if image_scores is None else (float(image_scores.min()), float(image_scores.max()))
+        image_scores = maxima if image_scores is None else image_scores
+    if not np.isfinite((low, high, *ends)).all():  # NaN 会传到这里
         raise UserError(
-            "an anomaly map is not finite: the weights hold NaN or are far out of scale; try other --weights"
+            "an anomaly score is not finite: the weights hold NaN or are far out of scale; try other --weights"
         )
-    image = evaluate_scores(image_raw, labels)  # 图像级
-    counts = None if masks is None else count_pixels(maps, masks)  # 没有掩码，就只有图像级
+    image = evaluate_scores(image_scores, labels)  # 图像级
+    counts = None if maps is None or masks is None else count_pixels(maps, masks)  # 没有掩码，就只有图像级
     pixel = None if counts is None else evaluate(counts)  # 像素级
     overlap = None if counts is None else region_overlap(counts)  # 积到 0.3
     strict = None if counts is None else region_overlap(counts, STRICT_LIMIT)  # 积到 0.05
@@ -221,7 +226,9 @@ def evaluate_maps(
     arrays = {
         "labels": labels,
         "masks": masks,
-        "image_scores": normalise(image_raw, low, high),
+        "image_scores": normalise(image_scores, *ends),
+        "image_score_min": ends[0],
+        "image_score_max": ends[1],
         "threshold": threshold,
         "threshold_raw": pixel and pixel.threshold,
         "image_threshold_raw": image and image.threshold,
@@ -244,6 +251,16 @@ def evaluate_maps(
         "threshold": threshold,
     }
     return arrays, row
+
+
+def _extremes(maps: np.ndarray) -> tuple[float, np.ndarray]:
+    """The least value of all maps (N, H, W), and every map's largest (N,); not a number where one is."""
+    lows, highs = [], []
+    for start in range(0, len(maps), CHUNK):
+        lows.append(maps[start : start + CHUNK].min())
+        highs.append(maps[start : start + CHUNK].max(axis=(1, 2)))
+        forget(maps)
+    return float(np.min(lows)), np.concatenate(highs)
 
 
 def evaluate_scores(scores: np.ndarray, labels: np.ndarray) -> Evaluation | None:

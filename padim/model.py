@@ -9,6 +9,7 @@ Localization", ICPR 2020 workshops, arXiv 2011.08785.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,6 +91,8 @@ class PaDiM(Pretrained):
     >>> maps = np.concatenate([scores.maps for scores in model.score(test_batches)])
     """
 
+    has_own_scores = False
+
     def __init__(
         self,
         arch: str = "wide_resnet50_2",
@@ -117,6 +120,10 @@ class PaDiM(Pretrained):
         self.positions = len(self.cells)
         self.anomaly_map = AnomalyMap(self.grid, size, self.device)
         self.release()
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        return {"seed": self.seed, "dimensions": self.dimensions, "reduction": self.reduction}
 
     def layer_numbers(self, names: Sequence[str]) -> list[int]:
         """Which of the model's layers these are, the shallowest first."""

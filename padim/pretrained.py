@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,9 +98,15 @@ class Pretrained(ABC):
         The channels kept; empty where none are chosen.
     has_maps : bool
         Whether `score` gives `Scores`, or else `ImageScores`.
+    has_own_scores : bool
+        Whether an image's score is another than its map's maximum.
+    count : int
+        Training images.
     """
 
     has_maps = True
+    has_own_scores = True
+    count = 0
 
     def __init__(
         self,
@@ -125,6 +132,11 @@ class Pretrained(ABC):
         self.dimensions: list[int] = []
         self.shapes = [(layer.channels, layer.height, layer.width) for layer in self.layers]
         self._extractor = Extractor(self.backbone, self.size, self.device, precision)
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What results depend on besides the network and its layers."""
+        return {}
 
     @abstractmethod
     def fit(self, batches: Iterable[Tensor]) -> "Pretrained":

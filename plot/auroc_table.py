@@ -132,7 +132,7 @@ def _check_alike(each: list[Results]) -> None:
 def _but_for_the_seed(results: Results) -> dict[str, object]:
     """What results must have in common to be averaged; of the dimensions, which the seed draws, how many."""
     made_with = results.content["run"]["configuration"]
-    same = {key: made_with[key] for key in CONFIGURATION if key not in ("seed", "dimensions")}
+    same = {key: made_with[key] for key in CONFIGURATION if key in made_with and key not in ("seed", "dimensions")}
     return same | {"dimensions": len(made_with["dimensions"]), "classes": set(results.content["classes"])}
 
 

@@ -9,8 +9,9 @@ from scipy.ndimage import gaussian_filter
 
 from ablation import summarise
 from datasets.mvtec import OBJECTS, TEXTURES
-from experiment.fitted import CONFIGURATION, write_fitted
+from experiment.fitted import write_fitted
 from experiment.published import Reference, compare
+from experiment.records import configuration as common_configuration
 from experiment.results import averages
 from experiment.store import Store
 from padim.metrics import evaluate_maps
@@ -120,7 +121,7 @@ def record(arch: str, grid: int = GRID, seed: int = 0) -> dict[str, Any]:
 def configuration(arch: str, seed: int = 0) -> dict[str, Any]:
     """What the rows of a results file have in common."""
     whole = record(arch, seed=seed) | {"dimensions": list(range(DIMENSIONS))}
-    return {key: whole[key] for key in CONFIGURATION}
+    return common_configuration(whole)
 
 
 def write_model(

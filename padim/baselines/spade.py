@@ -9,6 +9,7 @@ Cohen and Hoshen, "Sub-Image Anomaly Detection with Deep Pyramid Correspondences
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,6 +125,10 @@ class SPADE(Pretrained):
         self.row = sum(self._widths)
         self._maps = [AnomalyMap((h, w), self.size, self.device) for _, h, w in self.shapes[:-1]]
         self.release()
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        return {"top_k": self.top_k}
 
     def release(self) -> None:
         """Forget the training features, and free their memory."""
