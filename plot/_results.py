@@ -171,3 +171,9 @@ def normalised_threshold(arrays: dict[str, Any]) -> float | None:
     """The image threshold on the scale of ``image_scores``, which is the class's min–max."""
     raw, low, high = (arrays[k] for k in ("image_threshold_raw", "score_min", "score_max"))
     return None if raw is None or not high > low else float((raw - low) / (high - low))
+
+
+def raw_scores(arrays: dict[str, Any]) -> np.ndarray:
+    """The image scores before the class's min–max, as predict.py gives them: (N,) float64."""
+    low, high = arrays["score_min"], arrays["score_max"]
+    return low + arrays["image_scores"].astype(np.float64) * (high - low)

@@ -58,6 +58,7 @@ def test_imports_go_down(path):
 def _is_library(name: str) -> bool:
     return name in {"torch", "torchvision", "numpy", "scipy", "sklearn", "skimage", "matplotlib", "tqdm", "PIL"} | {
         "filelock",
+        "jinja2",
         "psutil",
     }
 
@@ -80,7 +81,7 @@ def test_files_are_small_and_the_experiment_reads_on_a_page():
 
 def test_every_package_stands_in_the_requirements():
     listed = {line.split(">=")[0] for line in (ROOT / "requirements.txt").read_text().split()}
-    names = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image"}
+    names = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image", "jinja2": "Jinja2"}
     used = {name.split(".")[0] for path in FILES for name in imports(path)}
     used = {names.get(name, name) for name in used if _is_library(name)}
     assert used <= listed
