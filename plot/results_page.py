@@ -29,6 +29,7 @@ from system.files import TEXT, replacing
 PARTS = Path(__file__).with_name("page")
 MAIN = ("image_rocauc", "published_image", "difference_image", "pixel_rocauc", "published_pixel", "difference_pixel")
 COLUMNS = (*MAIN, *(key for key in FIGURES if key not in MAIN), "n_train", "n_test", "seconds")
+BEST_F1 = "best F1 on the labelled test set"  # 与 predict.py 所说的相同
 METHODS = {"": "PaDiM", "spade": "SPADE", "mahalanobis_ad": "MahalanobisAD"}  # 键里在网络名之前的
 
 Entry = dict[str, Any]
@@ -72,6 +73,7 @@ def scored_class(results: Results, name: str, drawn: set[str]) -> Entry:
     return {
         "name": name,
         "threshold": None if best is None else rounded([best])[0],
+        "origin": BEST_F1,
         "files": factored(files),
         "labels": arrays["labels"].tolist(),
         "kinds": {"names": names, "of": [names.index(kind) for kind in kinds]},

@@ -13,7 +13,9 @@ function showLarge(index) {
   const picture = shown[index];
   part("large_file").textContent = picture.file;
   large.querySelector(".scroll").replaceChildren(
-    picture.figure ? make("img", { alt: say("panels"), src: address(picture.figure) }) : make("p", {}, say("no_figure")),
+    picture.figure
+      ? make("img", { alt: say("panels"), src: address(picture.figure) })
+      : make("p", {}, say("no_figure")),
   );
   const badge = make("span", { className: "badge" }, say(picture.outcome));
   badge.dataset.outcome = picture.outcome;

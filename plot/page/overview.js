@@ -3,9 +3,8 @@ const sorting = { column: null, descending: false };
 
 /** Pairs of words and values in a definition list; a value of null is left out. */
 function define(list, pairs) {
-  list.replaceChildren(
-    ...pairs.filter(([, value]) => value !== null).map(([key, value]) => make("div", {}, make("dt", {}, say(key)), make("dd", {}, value))),
-  );
+  const entry = ([key, value]) => make("div", {}, make("dt", {}, say(key)), make("dd", {}, value));
+  list.replaceChildren(...pairs.filter(([, value]) => value !== null).map(entry));
 }
 
 /** One figure of a row in print. */
@@ -24,19 +23,21 @@ function heading(key) {
 
 /** A class's figures in words and values; the published one and the difference stand behind ours. */
 function merits(row) {
-  const known = DATA.columns.filter((column) => column in row.figures && WORDS[column] && !/^(published|difference)_/.test(column));
-  return known.map((column) => {
-    const [ours, level] = [printed(column, row.figures[column]), column.replace("_rocauc", "")];
-    if (!(`published_${level}` in row.figures)) return [column, ours];
-    const beside = [`published_${level}`, `difference_${level}`].map((key) => (key in row.figures ? printed(key, row.figures[key]) : "–"));
-    return [column, `${ours} (${say("published_image")} ${beside.join(", ")})`];
+  const own = DATA.columns.filter((column) => WORDS[column] && !/^(published|difference)_/.test(column));
+  const ours = own.filter((column) => column in row.figures);
+  return ours.map((column) => {
+    const level = column.replace("_rocauc", "");
+    const beside = [`published_${level}`, `difference_${level}`].filter((key) => key in row.figures);
+    const compared = beside.map((key) => printed(key, row.figures[key])).join(", ");
+    return [column, printed(column, row.figures[column]) + (compared && ` (${say("published_image")} ${compared})`)];
   });
 }
 
 function showVerdict() {
   const verdict = run.verdict;
   const line = document.getElementById("verdict");
-  const key = !verdict ? "incomplete" : { true: "reproduced", false: "not_reproduced", null: "no_verdict" }[verdict.reproduced];
+  const keys = { true: "reproduced", false: "not_reproduced", null: "no_verdict" };
+  const key = verdict ? keys[verdict.reproduced] : "incomplete";
   line.className = key;
   line.textContent = say(key) + (verdict ? say("colon") + translated(verdict.reason) : "");
 }
@@ -45,7 +46,8 @@ function cells(row, columns, missing = "–") {
   return columns.map((column) => {
     const value = row.figures[column] ?? null;
     const outside = column.startsWith("difference") && value !== null && Math.abs(value) > run.tolerance;
-    return make("td", { className: outside ? "outside" : column.split("_")[0] }, value === null ? missing : printed(column, value));
+    const className = outside ? "outside" : column.split("_")[0];
+    return make("td", { className }, value === null ? missing : printed(column, value));
   });
 }
 
@@ -75,7 +77,8 @@ function showTable() {
   const [head, body, foot] = ["thead tr", "tbody", "tfoot"].map((part) => document.querySelector(`table ${part}`));
   head.replaceChildren(
     ...["class", ...columns].map((column) => {
-      const cell = make("th", { scope: "col" }, make("button", { type: "button", onclick: () => sortBy(column) }, heading(column)));
+      const button = make("button", { type: "button", onclick: () => sortBy(column) }, heading(column));
+      const cell = make("th", { scope: "col" }, button);
       cell.dataset.column = column;
       if (sorting.column === column) cell.ariaSort = sorting.descending ? "descending" : "ascending";
       return cell;
@@ -88,9 +91,8 @@ function showTable() {
       return make("tr", {}, make("th", { scope: "row" }, name), ...cells(row, columns));
     }),
   );
-  foot.replaceChildren(
-    ...run.averages.map((row) => make("tr", {}, make("th", { scope: "row" }, heading(row.name)), ...cells(row, columns, ""))),
-  );
+  const average = (row) => make("th", { scope: "row" }, heading(row.name));
+  foot.replaceChildren(...run.averages.map((row) => make("tr", {}, average(row), ...cells(row, columns, ""))));
 }
 
 /** What is shown where no class is chosen. */

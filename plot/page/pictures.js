@@ -42,9 +42,8 @@ function facts(picture) {
 }
 
 function card(picture) {
-  const image = picture.figure
-    ? make("img", { loading: "lazy", decoding: "async", alt: say("panels"), src: address(picture.figure), onload: setRatio })
-    : null;
+  const lazy = { loading: "lazy", decoding: "async", alt: say("panels"), onload: setRatio };
+  const image = picture.figure ? make("img", { ...lazy, src: address(picture.figure) }) : null;
   picture.facts = make("span", { className: "facts" });
   picture.badge = make("span", { className: "badge" });
   const button = make(
@@ -83,15 +82,18 @@ function count(scores) {
 
 function showHistogram(each) {
   const scores = pictures.map((picture) => picture.score);
-  const [least, most] = [scores.reduce((a, b) => Math.min(a, b)), scores.reduce((a, b) => Math.max(a, b))];
+  const [least, most] = [Math.min, Math.max].map((extreme) => scores.reduce((a, b) => extreme(a, b)));
   const margin = 0.03 * (most - least) || Math.max(0.03 * Math.abs(most), 1e-3); // 两端之外：全判缺陷，全判正常
   [low, high] = [least - margin, most + margin];
   const groups = { good: [], defect: [] };
   for (const picture of pictures) groups[picture.label ? "defect" : "good"].push(picture.score);
   const tallest = Math.max(...Object.values(groups).flatMap(count));
-  for (const [name, members] of Object.entries(groups)) document.querySelector(`svg .${name}`).setAttribute("d", outline(members, tallest));
+  for (const [name, members] of Object.entries(groups)) {
+    document.querySelector(`svg .${name}`).setAttribute("d", outline(members, tallest));
+  }
+  const key = (name, word) => make("span", { className: `key ${name}` }, say(word));
   document.querySelector(".legend").replaceChildren(
-    ...(each.labels ? [["good", "normal"], ["defect", "defective"]] : []).map(([name, word]) => make("span", { className: `key ${name}` }, say(word))),
+    ...(each.labels ? [key("good", "normal"), key("defect", "defective")] : []),
     make("span", { className: "note" }, say("tallest", tallest)),
   );
   part("low").textContent = short(low, 4);
@@ -128,8 +130,9 @@ function showCounts() {
   }
   const share = (found, all) => (threshold === null || !all ? "–" : (found / all).toFixed(3));
   const [found, missed, alarm] = ["found", "missed", "alarm"].map(of);
+  const rates = chosen.labels ? { precision: share(found, found + alarm), recall: share(found, found + missed) } : {};
   part("rates").replaceChildren(
-    ...(chosen.labels ? [["precision", share(found, found + alarm)], ["recall", share(found, found + missed)]] : []).map(([name, value]) => {
+    ...Object.entries(rates).map(([name, value]) => {
       const rate = make("span", {}, `${say(name)} `, make("strong", {}, value));
       rate.dataset.rate = name;
       return rate;
@@ -143,7 +146,7 @@ const ORDERS = {
   distance: (a, b) => Math.abs(a.score - threshold) - Math.abs(b.score - threshold),
 };
 
-/** Put the cards in order; that by distance follows the threshold once it rests: nothing jumps under a moving slider. */
+/** Put the cards in order; that by distance follows the threshold once it rests: nothing jumps while it moves. */
 function order() {
   const now = [...pictures].sort(ORDERS[part("sort").value]);
   if (now.some((picture, i) => picture !== ordered[i])) {
@@ -157,7 +160,9 @@ function order() {
 function filter() {
   const [label, kind] = chosen.labels ? [part("label").value, part("kind").value] : ["", ""];
   const isWanted = (picture) =>
-    (!label || picture.label === Number(label)) && (!kind || picture.kind === kind) && (!wanted.size || wanted.has(picture.outcome));
+    (!label || picture.label === Number(label)) &&
+    (!kind || picture.kind === kind) &&
+    (!wanted.size || wanted.has(picture.outcome));
   shown = ordered.filter((picture) => {
     const wantedNow = isWanted(picture);
     if (picture.card.hidden === wantedNow) picture.card.hidden = !wantedNow;
@@ -172,14 +177,16 @@ function tile(name) {
     showCounts();
     filter();
   };
-  const button = make("button", { type: "button", onclick: toggle }, make("strong", {}), make("span", { className: "badge" }, say(name)));
-  button.dataset.outcome = button.lastChild.dataset.outcome = name;
+  const badge = make("span", { className: "badge" }, say(name));
+  const button = make("button", { type: "button", onclick: toggle }, make("strong", {}), badge);
+  button.dataset.outcome = badge.dataset.outcome = name;
   return button;
 }
 
 function showKinds() {
   const names = chosen.kinds?.names ?? [];
-  const options = names.map((kind, k) => make("option", { value: kind }, `${kind} (${chosen.kinds.of.filter((of) => of === k).length})`));
+  const number = (k) => chosen.kinds.of.filter((of) => of === k).length;
+  const options = names.map((kind, k) => make("option", { value: kind }, `${kind} (${number(k)})`));
   const before = part("kind").value;
   part("kind").replaceChildren(make("option", { value: "" }, say("any")), ...options);
   if (names.includes(before)) part("kind").value = before; // 换网络、换语言时保留
@@ -196,7 +203,7 @@ function showClass(isNew) {
   for (const element of document.querySelectorAll(".labelled")) element.hidden = !chosen.labels;
   part("stored").hidden = chosen.threshold === null;
   part("stored").textContent = say("stored", short(chosen.threshold));
-  part("origin").textContent = chosen.threshold === null ? say("no_threshold") : chosen.origin ? translated(chosen.origin) : say("best_f1");
+  part("origin").textContent = chosen.threshold === null ? say("no_threshold") : translated(chosen.origin);
   part("pictures").style.removeProperty("--ratio");
   part("pictures").classList.toggle("list", pictures.some((picture) => !picture.figure));
   showKinds();

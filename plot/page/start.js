@@ -24,7 +24,8 @@ function showWords() {
   for (const element of document.querySelectorAll("[data-word]")) element.textContent = say(element.dataset.word);
   for (const element of document.querySelectorAll("[data-label]")) element.ariaLabel = say(element.dataset.label);
   const other = LANGUAGES[1 - language];
-  Object.assign(part("language"), { textContent: say("other_language"), lang: other, href: place(run, chosen?.name, other) });
+  const words = { textContent: say("other_language"), lang: other };
+  Object.assign(part("language"), words, { href: place(run, chosen?.name, other) });
 }
 
 function showRuns() {
@@ -38,11 +39,13 @@ function showRuns() {
 function showWay() {
   const way = document.querySelector("#class .way");
   const i = run.classes.indexOf(chosen);
-  const to = (each, words) => (each ? make("a", { href: place(run, each.name) }, words(each.name)) : null);
+  const to = (each, words) => (each ? [make("a", { href: place(run, each.name) }, words)] : []);
+  const [before, after] = [run.classes[i - 1], run.classes[i + 1]];
   way.hidden = !run.rows;
   way.replaceChildren(
     make("a", { href: place(run) }, say("all_classes")),
-    ...[to(run.classes[i - 1], (name) => `← ${name}`), to(run.classes[i + 1], (name) => `${name} →`)].filter(Boolean),
+    ...to(before, `← ${before?.name}`),
+    ...to(after, `${after?.name} →`),
   );
 }
 

@@ -41,7 +41,6 @@ const WORDS = {
   all: ["Mean of all", "总平均"],
   threshold: ["Image threshold", "图像阈值"],
   stored: ["Back to {}", "恢复为 {}"],
-  best_f1: ["best F1 on the labelled test set", "带标签的测试集上 F1 最佳"],
   no_threshold: ["none is stored; move the slider", "没有存下的阈值；请移动滑块"],
   score_axis: ["image score", "图像得分"],
   tallest: ["tallest bar: {}", "最高一柱：{}"],
@@ -88,7 +87,8 @@ const SENTENCES = [
   [/(\d+) of (\d+) classes missing/, "$2 类中缺 $1 类"],
   [/(\d+) of (\d+) classes without image or pixel ROC AUC/, "$2 类中有 $1 类没有图像级或像素级 ROC AUC"],
   [/(\d+) of (\d+) classes differ by more than ([\d.]+)/, "$2 类中有 $1 类相差超过 $3"],
-  [/image and pixel ROC AUC of all (\d+) classes are within ([\d.]+)/, "全部 $1 类的图像级与像素级 ROC AUC 相差都在 $2 之内"],
+  [/image and pixel ROC AUC of all (\d+) classes are within ([\d.]+)/,
+    "全部 $1 类的图像级与像素级 ROC AUC 相差都在 $2 之内"],
   [/that (\S+) alone differs has been reported before \(issue 6 of the public script, (\d+)\)/,
     "唯独 $1 不同，此前已有人报告（公开脚本的第 6 号 issue，$2 年）"],
   [/\bimage ([+-])/g, "图像级 $1"],
@@ -128,6 +128,7 @@ function make(tag, properties, ...children) {
 
 /** A path as a relative address; a byte that is no UTF-8, which Python reads as a lone surrogate, as itself. */
 function address(path) {
-  const part = (c) => (/^[\udc80-\udcff]$/.test(c) ? `%${(c.charCodeAt(0) & 0xff).toString(16)}` : encodeURIComponent(c));
-  return path.split("/").map((name) => Array.from(name, part).join("")).join("/");
+  const byte = (c) => `%${(c.charCodeAt(0) & 0xff).toString(16)}`;
+  const letter = (c) => (/^[\udc80-\udcff]$/.test(c) ? byte(c) : encodeURIComponent(c));
+  return Array.from(path, (c) => (c === "/" ? c : letter(c))).join("");
 }
