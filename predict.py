@@ -2,15 +2,16 @@
 
 用 main.py 存下的特征给新图片打分：每张一行 CSV，可附定位图。
 
-Rows ``file,score,decision,p_value`` go to standard output, with --out DIR to DIR/predictions.csv; progress and
-messages go to standard error. A picture that cannot be read is named there, the others go on, and the
-exit status is 2.
+Rows ``file,score,decision,p_value`` go to standard output, with --out DIR to DIR/predictions.csv, and with what they
+were made from to DIR/predictions.json; progress and messages go to standard error. A picture that cannot be read is
+named there, the others go on, and the exit status is 2.
 """
 
 import csv
 import os
+import shlex
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -55,6 +56,7 @@ def predict(args: "Namespace", unreadable: list[int]) -> None:
     from datasets.preprocessing import Preprocessing, to_pictures
     from experiment import memory
     from experiment.fitted import DamagedError
+    from experiment.predictions import Predicted, predictions_of, write_predictions
     from experiment.records import read_fitted_record
     from experiment.saving import load, model_of
     from experiment.store import Store
@@ -92,10 +94,11 @@ def predict(args: "Namespace", unreadable: list[int]) -> None:
             waiting.extend(zip(indices, shown, strict=True))
             yield batch
 
-    counts = {"defect": 0, "good": 0, "": 0}
+    predicted: list[Predicted] = []
     with ExitStack() as stack:
         if args.out:
             stack.enter_context(alone_in(args.out))
+            predictions_of(args.out).unlink(missing_ok=True)  # 是从前的图片的
         write = stack.enter_context(table(args.out))
         draw = stack.enter_context(figures(args.out, model.size, thresholds)) if drawing else None
         for scores in model.score(images()):
@@ -106,20 +109,24 @@ def predict(args: "Namespace", unreadable: list[int]) -> None:
                     "far out of scale; fit with other --weights"
                 )
             for (index, _), score in zip(block, scores.image_scores, strict=True):
-                decision = thresholds.decide(score)
-                counts[decision] += 1
-                rarity = thresholds.p_value(float(score))
+                decision, rarity = thresholds.decide(score), thresholds.p_value(float(score))
                 write(found[index].file, score, decision, "" if rarity is None else f"{rarity:.4g}")
+                figure = (Path("pictures") / found[index].figure).as_posix() if drawing else None
+                predicted.append(Predicted(str(found[index].file), float(score), decision, rarity, figure))
             write()
             if draw:
                 draw([(found[i].figure, shown, m) for (i, shown), m in zip(block, scores.maps, strict=True)])
-    scored = sum(counts.values())
+        if args.out and predicted:
+            write_predictions(args.out, args.model, record, thresholds, predicted)
+    counts = Counter(each.decision for each in predicted)
     decided = "no decision without a threshold" if counts[""] else f"{counts['defect']} defect, {counts['good']} good"
-    tell(f"{scored} pictures scored: {decided}" if scored else "no picture could be scored")
+    tell(f"{len(predicted)} pictures scored: {decided}" if predicted else "no picture could be scored")
     if args.out:
         tell(f"wrote predictions: {args.out / 'predictions.csv'}")
-    if drawing and scored:
-        tell(f"wrote localization figures: {args.out / 'pictures'}")
+    if args.out and predicted:
+        if drawing:
+            tell(f"wrote localization figures: {args.out / 'pictures'}")
+        tell(f"to look at them: python plot/results_page.py --result {shlex.quote(str(args.out))}")
 
 
 def readable(
@@ -174,7 +181,7 @@ def table(out: Path | None) -> Iterator[Callable[..., None]]:
 def alone_in(out: Path) -> Iterator[None]:
     """Be the only one that writes to ``out``; what killed predictions left below ``pictures`` is deleted."""
     with lock(out / ".lock_predict", "give another --out"):
-        places = [(Path(place), "") for place, _, _ in os.walk(out / "pictures")]
+        places = [(out, "predictions."), *((Path(place), "") for place, _, _ in os.walk(out / "pictures"))]
         with without_leftovers(places):
             yield
 

@@ -77,9 +77,12 @@ RESULTS = {
         "configuration": _CONFIGURATION,
         "finished": [str],
         "command": str,
+        "date?": str,
+        "device?": str,
         "peak_memory_bytes?": (NUMBER, None),  # 运行结束时才有
     },
     "complete": bool,
+    "verdict?": {"reproduced": (bool, None), "reason": str, "tolerance": NUMBER},
 }
 _VARIANT = {"label": str, "layers": [str], "reduction": str, "dimensions": int, "seed": (int, None)}
 _VARIANT |= {"grid": ([int], None)}
@@ -94,6 +97,13 @@ STUDIES = {
     "configuration": _CONFIGURATION,
     "data": {str: DATA},
     "studies": {str: _STUDY},
+}
+_PREDICTED = {"file": str, "score": NUMBER, "decision": {"defect", "good", ""}}
+_PREDICTED |= {"p_value": (NUMBER, None), "figure": (str, None)}
+PREDICTIONS = {
+    **dict.fromkeys(("class", "model", "arch", "weights", "date"), str),
+    "thresholds": {"decision": (NUMBER, None), "pixel": (NUMBER, None), "origin": str},
+    "pictures": [_PREDICTED],
 }
 
 # 小数组：元素的种类（numpy 的 kind）与形状；n 是图片数，None 任意。没有的写作 None，_ALWAYS 以外的都可以
@@ -220,6 +230,11 @@ def is_studies(content: Any) -> TypeGuard[dict[str, Any]]:
         for study in studies
         for row in (study["averages"], *study["classes"].values())
     )
+
+
+def is_predictions(content: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether this is the content of predict.py's record, of at least one picture."""
+    return matches(content, PREDICTIONS) and bool(content["pictures"])
 
 
 class UnreadableError(Exception):

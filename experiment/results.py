@@ -3,11 +3,11 @@
 结果文件：每类一行，平均值，与发表值的差，及结尾的表。
 """
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -207,9 +207,10 @@ def table(results: dict[str, Any]) -> str:
     )
 
 
-def ending(results: dict[str, Any], written: list[tuple[str, Path]], is_random: bool) -> str:
-    """What a run says at its end: the table, the files written, the verdict."""
-    lines = ["", table(results), "", *(f"wrote {what}: {path}" for what, path in written)]
+def ending(results: dict[str, Any], store: Store, is_random: bool) -> str:
+    """What a run says at its end: the table, the files written, how to look at them, the verdict."""
+    lines = ["", table(results), "", *(f"wrote {what}: {path}" for what, path in store.written())]
+    lines.append(f"to look at them: python plot/results_page.py --result {shlex.quote(str(store.root))}")
     lines += ["", sentence(results["verdict"])]
     if is_random:
         lines.append("These weights are random: the figures above check the program, not the method.")

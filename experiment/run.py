@@ -258,7 +258,7 @@ class Run:
             "peak_memory_bytes": peak,
         }
         self._results.complete(vars(self.args), defaults, **run)
-        print(report.ending(self._results.content, self._store.written(), self.args.weights == "random"))
+        print(report.ending(self._results.content, self._store, self.args.weights == "random"))
 
     # 后台的工作
 

@@ -205,5 +205,6 @@ def normalised_threshold(arrays: dict[str, Any]) -> float | None:
 
 
 def raw_scores(arrays: dict[str, Any]) -> np.ndarray:
-    """A class's image scores (N,) on the scale of the raw maps, which is that of the left-out scores."""
-    return arrays["image_scores"] * (arrays["score_max"] - arrays["score_min"]) + arrays["score_min"]
+    """The image scores before the class's min–max, as predict.py gives them: (N,) float64."""
+    low, high = arrays["image_score_min"], arrays["image_score_max"]
+    return low + arrays["image_scores"].astype(np.float64) * (high - low)

@@ -1,6 +1,6 @@
-"""Every figure that the results at hand allow; lists what was drawn, and what was skipped and why.
+"""Every figure that the results at hand allow, and the results page; lists what was drawn, what was skipped and why.
 
-现有结果画得出的所有图；列出画了什么，略过了什么、为何。
+现有结果画得出的所有图与结果网页；列出画了什么，略过了什么、为何。
 """
 
 import _root  # noqa: F401, I001
@@ -17,6 +17,7 @@ from threading import Thread
 
 from _options import Parser, parser, report
 from _results import architectures
+from results_page import write_page
 
 from experiment.style import chinese_font, look
 from system import command
@@ -110,6 +111,10 @@ def draw(args: argparse.Namespace) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    try:
+        report([write_page(args.result)])
+    except UserError as problem:
+        skipped.append(f"skipped results_page: {problem}")
     for line in dict.fromkeys(skipped):
         print(line)
 

@@ -59,6 +59,7 @@ def test_imports_go_down(path):
 def _is_library(name: str) -> bool:
     return name in {"torch", "torchvision", "numpy", "scipy", "sklearn", "skimage", "matplotlib", "tqdm", "PIL"} | {
         "filelock",
+        "jinja2",
         "psutil",
     }
 
@@ -93,7 +94,7 @@ def test_a_module_says_what_it_is_in_english_and_then_in_chinese(path):
 
 def test_every_package_stands_in_the_requirements():
     listed = {line.split(">=")[0] for line in (ROOT / "requirements.txt").read_text().split()}
-    names = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image"}
+    names = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image", "jinja2": "Jinja2"}
     used = {name.split(".")[0] for path in FILES for name in imports(path)}
     used = {names.get(name, name) for name in used if _is_library(name)}
     assert used <= listed

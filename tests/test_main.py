@@ -84,6 +84,7 @@ def test_demo_as_a_process(tmp_path):
     assert len(list((out / "pictures_resnet18").glob("*.png"))) == 36
     assert results(out)["verdict"]["reproduced"] is None
     assert "no verdict on the published table: the weights are not ImageNet's\n" in demo.stdout
+    assert "to look at them: python plot/results_page.py --result " in demo.stdout
     assert "weights are random" in demo.stdout and "--arch wide_resnet50_2" in demo.stdout
     assert "feature extraction | train | linen" in demo.stderr
     for line in demo.stdout.splitlines():

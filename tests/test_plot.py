@@ -127,7 +127,7 @@ def check(figure: Figure, path: Path, figures: list[Figure]) -> None:
 
 
 def test_the_list_of_scripts():
-    assert {*FIGURES, "all"} == set(SCRIPTS)
+    assert {*FIGURES, "all", "results_page"} == set(SCRIPTS)
 
 
 @pytest.mark.filterwarnings("error:.*(Glyph|layout|font)", "error::RuntimeWarning")
@@ -193,6 +193,7 @@ def test_everything(small, tmp_path, capsys):
     assert {n for n in written if n.endswith(".png")} == wanted
     output = capsys.readouterr().out
     assert all(f"wrote {tmp_path / name}\n" in output for name in written)
+    assert f"wrote {small / 'index.html'}\n" in output and (small / "index.html").exists()
     assert "skipped" not in output
 
 
@@ -200,21 +201,22 @@ def test_everything_of_nothing(tmp_path, capsys):
     assert run("all", "--result", tmp_path / "none", "--out", tmp_path / "out", "--format", "png") == 0
     output = capsys.readouterr().out
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["framework.png"]
-    for name in set(FIGURES) - {"framework", "ablation", "training_pictures"}:
+    for name in {*FIGURES, "results_page"} - {"framework", "ablation", "training_pictures"}:
         assert re.search(rf"^skipped {name}: no results .* python main.py ", output, re.M)
 
 
 def test_as_processes_from_another_folder(small, tmp_path):
     def start(name):
         (tmp_path / name).mkdir()
-        options = ["--help"] if name == "all" else ["--result", small, "--format", "pdf"]
+        options = ["--help"] if name == "all" else ["--result", small]
+        options += ["--format", "pdf"] if name in FIGURES else []
         command = [sys.executable, PLOT / f"{name}.py", *options]
         return subprocess.Popen(command, cwd=tmp_path / name, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     for name, process in [(s, start(s)) for s in SCRIPTS]:
         output, errors = process.communicate()
         assert process.returncode == 0 and errors == ""
-        if name != "all":
+        if name in FIGURES:
             stem = FIGURES[name][0]
             assert f"wrote {Path('imgs') / stem}.pdf\n" in output
             assert (tmp_path / name / "imgs" / f"{stem}.pdf").exists()

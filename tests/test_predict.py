@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 import main
 import predict
 from datasets.sample import write_sample
+from experiment.predictions import read_predictions
 
 FAST = ["--arch", "resnet18", "--weights", "random", "--figures", "none"]
 
@@ -289,6 +291,32 @@ def test_a_pipeline(fitted, data, tmp_path):
     assert lines[0] == "file,score,decision,p_value" and len(lines) == 11 and lines[-1] == ""
     assert all(re.fullmatch(r".*\.png,\d+\.\d+,(good|defect),", line) for line in lines[1:-1])
     assert b"scoring | linen" in done.stderr
+
+
+def test_the_record_beside_the_rows(fitted, data, tmp_path, capsys):
+    """It says what the page of a folder needs; an earlier one does not outlive its pictures."""
+    model, out = fitted / "train_linen.pkl", tmp_path / "out's"
+    assert run(model, data / "linen/test", "--out", out) == 0
+    assert f"python plot/results_page.py --result {shlex.quote(str(out))}\n" in capsys.readouterr().err
+    record, found = read_predictions(out), rows((out / "predictions.csv").read_text(encoding="utf-8"))
+    arrays = np.load(fitted.parent / "scores_resnet18" / "linen.npz")
+    assert (record["class"], record["model"], record["arch"], record["weights"]) == (
+        "linen", str(model), "resnet18", "random"
+    )  # fmt: skip
+    assert record["thresholds"] == {
+        "decision": float(arrays["image_threshold_raw"]),
+        "pixel": float(arrays["threshold_raw"]),
+        "origin": "best F1 on the labelled test set",
+    }
+    for row, each in zip(found, record["pictures"], strict=True):
+        assert (each["file"], each["decision"]) == (row["file"], row["decision"])
+        assert np.float32(each["score"]) == np.float32(row["score"])
+        assert (out / each["figure"]).is_file()
+    assert run(model, data / "linen/test/good", "--out", out, "--figures", "none") == 0
+    assert [each["figure"] for each in read_predictions(out)["pictures"]] == [None] * 3
+    (tmp_path / "broken.png").touch()
+    assert run(model, tmp_path / "broken.png", "--out", out) == 2
+    assert read_predictions(out) is None
 
 
 def test_help_does_not_wait_for_torch():

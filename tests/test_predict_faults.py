@@ -105,7 +105,8 @@ def test_pictures_in_the_results_folder(model, data, tmp_path, capsys):
     for _ in range(2):
         assert run(model, folder, "--out", folder) == 0
         assert len((folder / "predictions.csv").read_text(encoding="utf-8").splitlines()) == 3
-    assert sorted(p.name for p in folder.iterdir()) == ["000.png", "001.png", "pictures", "predictions.csv"]
+    names = ["000.png", "001.png", "pictures", "predictions.csv", "predictions.json"]
+    assert sorted(p.name for p in folder.iterdir()) == names
     assert run(model, folder / "pictures", "--out", folder) == 2
     assert "is where figures go" in error(capsys.readouterr().err)
 

@@ -1,0 +1,181 @@
+"""One page to look at: a result folder's table, and every picture with its figure, score and decision.
+
+供浏览的一页：结果文件夹里的表，每张图像及其定位图、得分与判定。
+
+``index.html`` goes into the folder itself, which main.py or ``predict.py --out`` wrote. It needs no server and asks
+for nothing outside of that folder; its figures are those that are there, by relative links.
+"""
+
+import _root  # noqa: F401, I001
+
+import sys
+from collections.abc import Sequence
+from os.path import commonprefix
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from _options import Parser, report
+from _results import Results, architectures, open_results, raw_scores
+
+from experiment import style
+from experiment.predictions import read_predictions
+from experiment.published import LEVELS, TOLERANCE
+from experiment.threshold import ROUNDING
+from padim.metrics import FIGURES
+from system import command
+from system.files import TEXT, replacing
+
+PARTS = Path(__file__).with_name("page")
+MAIN = ("image_rocauc", "published_image", "difference_image", "pixel_rocauc", "published_pixel", "difference_pixel")
+COLUMNS = (*MAIN, *(key for key in FIGURES if key not in MAIN), "n_train", "n_test", "seconds")
+BEST_F1 = "best F1 on the labelled test set"  # 与 predict.py 所说的相同
+METHODS = {"": "PaDiM", "spade": "SPADE", "mahalanobis_ad": "MahalanobisAD"}  # 键里在网络名之前的
+
+Entry = dict[str, Any]
+
+
+def options() -> Parser:
+    """The command line: the page has both languages, and goes where the results are."""
+    made = Parser(description=(__doc__ or "").splitlines()[0])
+    folder = "folder that main.py or predict.py --out wrote (default mvtec_result)"
+    made.add_argument("--result", type=Path, metavar="DIR", default=Path("mvtec_result"), help=folder)
+    return made
+
+
+def factored(names: Sequence[str | None]) -> Entry:
+    """Names by what all of them begin with and the rest of each; None stays None."""
+    start = commonprefix([name for name in names if name is not None])  # noqa: RUF071 逐字符才对：文件名也有共同的开头
+    return {"start": start, "rest": [None if name is None else name[len(start) :] for name in names]}
+
+
+def rounded(values: Sequence[float]) -> list[float]:
+    """Seven digits: what float32 has; decisions allow for `ROUNDING`, which is more."""
+    return [float(f"{value:.7g}") for value in values]
+
+
+def figures_of_merit(row: Entry) -> Entry:
+    """A row's `COLUMNS`, as far as they are known."""
+    flat = row | {"seconds": row.get("seconds", {}).get("total")}
+    for kind in ("published", "difference"):
+        flat |= {f"{kind}_{level}": (row[kind] or {}).get(level) for level in LEVELS}
+    return {key: flat[key] for key in COLUMNS if flat.get(key) is not None}
+
+
+def scored_class(results: Results, name: str, drawn: set[str]) -> Entry:
+    """A class's test pictures; ``drawn`` are the figures that are there."""
+    arrays, store = results.arrays(name), results.store
+    files = arrays["files"].tolist()
+    kinds = arrays["kinds"].tolist() if "kinds" in arrays else [file.split("/")[-2] for file in files]
+    names = sorted(set(kinds), key=lambda kind: (kind != "good", kind))
+    figures = [store.picture(name, i).relative_to(store.root).as_posix() for i in range(len(files))]
+    best = arrays["image_threshold_raw"]
+    return {
+        "name": name,
+        "threshold": None if best is None else rounded([best])[0],
+        "origin": BEST_F1,
+        "files": factored(files),
+        "labels": arrays["labels"].tolist(),
+        "kinds": {"names": names, "of": [names.index(kind) for kind in kinds]},
+        "scores": rounded(raw_scores(arrays).tolist()),
+        "figures": factored([figure if figure in drawn else None for figure in figures]),
+    }
+
+
+def scored_run(results: Results, drawn: set[str]) -> Entry:
+    """All that the page shows of one method and network."""
+    content, key = results.content, results.store.key
+    run, rows, arch = content["run"], content["classes"], content["run"]["configuration"]["arch"]
+    prefix = key.removesuffix(arch).rstrip("_")
+    method, network = METHODS.get(prefix, prefix), style.arch_label(arch)
+    return {
+        "key": key,
+        "name": f"{method} · {network}",
+        "facts": {
+            "method": method,
+            "network": network,
+            "weights": run["options"].get("weights"),
+            "data": ", ".join(sorted({row["data_path"] for row in rows.values()})),
+            "date": moment(run.get("date")),
+            "device": run.get("device"),
+            "command": run["command"],
+        },
+        "verdict": content.get("verdict"),
+        "tolerance": (content.get("verdict") or {}).get("tolerance", TOLERANCE),
+        "rows": [{"name": name, "figures": figures_of_merit(rows[name])} for name in style.class_order(rows)],
+        "averages": [
+            {"name": group, "figures": figures_of_merit(row)} for group, row in content["averages"].items() if row
+        ],
+        "classes": [scored_class(results, name, drawn) for name in results.classes],
+    }
+
+
+def predicted_run(content: Entry, drawn: set[str]) -> Entry:
+    """All that the page shows of predictions: one class, and no table."""
+    pictures, thresholds = content["pictures"], content["thresholds"]
+    decision = thresholds["decision"]
+    each = {
+        "name": content["class"],
+        "threshold": None if decision is None else rounded([decision])[0],
+        "origin": thresholds["origin"],
+        "files": factored([picture["file"] for picture in pictures]),
+        "scores": rounded([picture["score"] for picture in pictures]),
+        "p_values": [picture["p_value"] for picture in pictures],
+        "figures": factored([picture["figure"] if picture["figure"] in drawn else None for picture in pictures]),
+    }
+    network = style.arch_label(content["arch"])
+    facts = {
+        "network": network,
+        "weights": content["weights"],
+        "model": content["model"],
+        "date": moment(content["date"]),
+    }
+    return {"key": "predictions", "name": content["class"], "facts": facts, "rows": None, "classes": [each]}
+
+
+def moment(date: str | None) -> str | None:
+    """A record's date in print."""
+    return None if date is None else date[:16].replace("T", " ") + " UTC"
+
+
+def contents(root: Path) -> Entry:
+    """What the page shows of a folder.
+
+    Raises
+    ------
+    UserError
+        If there are neither results nor predictions, or a file of them is foreign or damaged.
+    """
+    drawn = {path.relative_to(root).as_posix() for path in root.glob("pictures*/**/*.png")}
+    predictions = read_predictions(root)
+    runs = [predicted_run(predictions, drawn)] if predictions else []
+    if architectures(root) or not predictions:
+        runs = [scored_run(results, drawn) for results in open_results(root, None)] + runs
+    return {"rounding": ROUNDING, "columns": COLUMNS, "runs": runs}
+
+
+def page(root: Path) -> str:
+    """The whole page, in which every name is text."""
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PARTS), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    templates.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":"), "allow_nan": False}
+    return templates.get_template("index.html.j2").render(title=f"PaDiM · {root.resolve().name}", data=contents(root))
+
+
+def write_page(root: Path) -> Path:
+    """Write ``index.html`` into the folder."""
+    text, path = page(root), root / "index.html"
+    with replacing(path) as temporary:
+        temporary.write_text(text, newline="\n", **TEXT)
+    return path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    args = options().parse_args(argv)
+    return command.run(lambda: report([write_page(args.result)]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
