@@ -175,5 +175,6 @@ def normalised_threshold(arrays: dict[str, Any]) -> float | None:
 
 def raw_scores(arrays: dict[str, Any]) -> np.ndarray:
     """The image scores before the class's min–max, as predict.py gives them: (N,) float64."""
-    low, high = arrays["score_min"], arrays["score_max"]
+    # 图像得分另有一套、不是异常图最大值的方法，另存它自己的两端
+    low, high = (arrays.get(f"image_{key}", arrays[key]) for key in ("score_min", "score_max"))
     return low + arrays["image_scores"].astype(np.float64) * (high - low)
