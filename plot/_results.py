@@ -206,5 +206,6 @@ def normalised_threshold(arrays: dict[str, Any]) -> float | None:
 
 def raw_scores(arrays: dict[str, Any]) -> np.ndarray:
     """The image scores before the class's min–max, as predict.py gives them: (N,) float64."""
+    # 前身的图像得分另有一套，不是异常图的最大值：各有自己的两端
     low, high = arrays["image_score_min"], arrays["image_score_max"]
     return low + arrays["image_scores"].astype(np.float64) * (high - low)

@@ -82,6 +82,7 @@ const WORDS = {
 // 程序自己的句子（复现结论、阈值的来历）译成中文；认不得的原样显示
 const SENTENCES = [
   [/the weights are not ImageNet's/, "权重不是 ImageNet 的"],
+  [/the published figures are of a network with other weights/, "发表的数字出自权重不同的网络"],
   [/nothing is published for (.*)/, "$1 没有发表的数字"],
   [/other options than the published: /, "选项与发表的不同："],
   [/(\d+) of (\d+) classes missing/, "$2 类中缺 $1 类"],
