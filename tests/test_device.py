@@ -9,6 +9,8 @@ import torch
 from conftest import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from experiment.fitted import AbortedError, Progress
+from experiment.saving import save
 from padim import device
 from padim.device import check_precision, describe_device, pick_device
 from padim.model import PaDiM
@@ -223,6 +225,16 @@ def test_bf16_changes_the_forward_pass_only():
     assert {t.dtype for t in (*rough.state(), got)} == {torch.float32}
     deviation = ((got - wanted).abs() / wanted).max()
     assert 1e-6 < deviation < 0.1
+
+
+@pytest.mark.parametrize("name", ["cpu", pytest.param("cuda", marks=cuda)])
+def test_scoring_waits_for_the_disk_only_where_the_models_own_memory_is_written(name, tmp_path):
+    model = PaDiM("resnet18", "random", dimensions=5, device=name).fit([images(4)])
+    progress = Progress()
+    progress.stop.set()  # 一个字节也不写
+    with pytest.raises(AbortedError):
+        save(model, tmp_path / "train_x.pkl", progress)
+    assert progress.dumped.is_set() == (name == "cuda")
 
 
 @cuda
