@@ -3,7 +3,7 @@
 GPU 上的整个实验与各部分：速度、内存、与 CPU 是否一致；图片的张数与大小如 MVTec AD。
 
 python benchmarks/gpu.py                                        all parts, one after the other
-python benchmarks/gpu.py --part run --arch wide_resnet50_2      one of them: each takes a few minutes
+python benchmarks/gpu.py --part run --arch wide_resnet50_2      one of them
 python benchmarks/gpu.py --part agreement --golden DIR          with DIR/golden/hazelnut_ARCH.npz and DIR/mvtec/hazelnut
 python benchmarks/gpu.py --device cpu --divisor 50 --side 64    a trial without a GPU
 
