@@ -49,11 +49,12 @@ def study_class(
     from padim.variants import all_components, maps_of
 
     train, test = data.train_and_test(name)
+    threads = options.decoding_threads(args.num_workers, model.device.type)
     masks: list[Any] = []
 
     def images(dataset: "FolderDataset", split: str) -> "Iterator[Tensor]":
         with tqdm(total=len(dataset), desc=f"feature extraction | {split} | {name}", unit="image") as bar:
-            for batch, _, mask in batches(dataset, args.batch_size, args.num_workers):
+            for batch, _, mask in batches(dataset, args.batch_size, threads):
                 if split == "test":
                     masks.append(mask[:, 0].numpy())
                 yield batch
@@ -186,7 +187,8 @@ def experiment(args: "Namespace") -> None:
     )
     for name, found in checked.items():
         more = 4 * found.n_test * (2 * features + model.positions * model.channels)
-        memory.check(model, name, args.batch_size, found.n_train, found.n_test, more=more, remedy=remedy)
+        numbers = args.batch_size, found.n_train, found.n_test
+        memory.check(model, name, *numbers, stored=False, more=more, remedy=remedy)
     made_from = describe(model) | {"preprocessing": preprocessing.record()}
     with store.locked():  # 读了再写：两项研究同时写，后写的会抹去先写的
         results = begin(store, configuration(made_from), args.refit, data, classes)

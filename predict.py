@@ -65,6 +65,7 @@ def predict(args: "Namespace", unreadable: list[int]) -> None:
     from padim.extraction import BLOCK
 
     # 先查后做：能预先发现的错误都在写任何东西之前报出
+    device = pick_device(args.device)
     record = read_fitted_record(args.model)
     name = args.model.stem.removeprefix("train_")
     preprocessing = Preprocessing.from_record(record["preprocessing"])
@@ -72,7 +73,6 @@ def predict(args: "Namespace", unreadable: list[int]) -> None:
     found = find_pictures(args.pictures, args.out / "pictures" if args.out else None)
     if args.out:
         Store(args.out, record["arch"]).check_writable()
-    device = pick_device(args.device)
     if record["precision"] == "tf32" and device.type != "cuda":
         raise UserError(f"{str(args.model)!r} was made with --precision tf32, which needs a GPU; see --device")
     model = model_of(record, args.weights or record["weights"], device)
@@ -84,12 +84,12 @@ def predict(args: "Namespace", unreadable: list[int]) -> None:
         raise UserError(f"{problem}; fit again with --refit") from problem
     tell(f"{name}: threshold {_number(thresholds.decision)} ({thresholds.origin})")
 
-    drawing = args.figures == "all"
+    drawing, threads = args.figures == "all", options.decoding_threads(args.num_workers, device.type)
     pictures = NewPictures([picture.file for picture in found], preprocessing, model.size)
     waiting: deque = deque()  # (下标, 供作图的 uint8 图片或 None)，按序，等各自的异常图
 
     def images() -> "Iterator[torch.Tensor]":
-        for batch, indices in readable(pictures, name, args, unreadable):
+        for batch, indices in readable(pictures, name, args, threads, unreadable):
             shown = to_pictures(batch.numpy()) if drawing else [None] * len(batch)
             waiting.extend(zip(indices, shown, strict=True))
             yield batch
@@ -130,7 +130,7 @@ def predict(args: "Namespace", unreadable: list[int]) -> None:
 
 
 def readable(
-    pictures: "NewPictures", name: str, args: "Namespace", unreadable: list[int]
+    pictures: "NewPictures", name: str, args: "Namespace", threads: int, unreadable: list[int]
 ) -> "Iterator[tuple[torch.Tensor, list[int]]]":
     """Batches of the pictures that can be read, with their indices; the others are named. A progress bar."""
     from tqdm import tqdm
@@ -139,7 +139,7 @@ def readable(
 
     on_screen = args.out is None and sys.stdout.isatty()  # 屏幕上逐行出现的结果本身就是进度
     with tqdm(total=len(pictures), desc=f"scoring | {name}", unit="image", disable=on_screen) as bar:
-        for batch, indices, good in batches(pictures, args.batch_size, args.num_workers):
+        for batch, indices, good in batches(pictures, args.batch_size, threads):
             for index in indices[~good].tolist():
                 unreadable.append(index)
                 tqdm.write(f"error: {pictures.problems.pop(index)}", file=sys.stderr)

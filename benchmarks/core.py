@@ -15,8 +15,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from system.command import yield_while_waiting
+
+yield_while_waiting()  # 与所比的 main.py 相同；须在装入 torch 之前
 
 import numpy as np
 import torch
@@ -24,10 +29,11 @@ import torch
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
 from experiment.masks import PackedMasks
+from experiment.options import decoding_threads
 from experiment.saving import save
 from padim import PRECISIONS
 from padim.backbone import ARCHITECTURES, load_network
-from padim.device import pick_device
+from padim.device import pick_device, tf32, to_device
 from padim.metrics import evaluate_maps
 from padim.model import PaDiM
 from system.files import allocate, close, forget
@@ -45,6 +51,13 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def one_pass(network: Callable[[torch.Tensor], Any], images: torch.Tensor, model: PaDiM) -> Any:
+    """A network's forward pass as it comes, on the device and of the precision of ``model``."""
+    images = to_device(images, model.device)
+    with tf32(model.precision == "tf32"):
+        return network(images.bfloat16() if model.precision == "bf16" else images)
+
+
 @torch.inference_mode()
 def floor(model: PaDiM, data: Path, name: str, workers: int, rounds: int) -> dict:
     """Bare forward pass, bare decoding, and fit + score from decoded tensors."""
@@ -55,14 +68,14 @@ def floor(model: PaDiM, data: Path, name: str, workers: int, rounds: int) -> dic
 
     def forward() -> None:
         for images in train + test:
-            model.backbone(images.to(model.device))
+            one_pass(model.backbone, images, model)
 
     def work() -> None:
         model.fit(train)
         for _ in model.score(test):
             pass
 
-    model.backbone(train[0].to(model.device))
+    one_pass(model.backbone, train[0], model)
     pairs = [(timed(forward, model.device), timed(work, model.device)) for _ in range(rounds)]
     bare, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(b / a for a, b in pairs)
@@ -86,12 +99,14 @@ def latency(model: PaDiM, arch: str, rounds: int) -> dict:
     last = ARCHITECTURES[arch].layers[-1]
     children = list(network.named_children())
     plain = torch.nn.Sequential(*[m for _, m in children[: [n for n, _ in children].index(last) + 1]]).to(model.device)
+    if model.precision == "bf16":
+        plain.bfloat16()
     for _ in range(3):
-        plain(image.to(model.device))
+        one_pass(plain, image, model)
         list(model.score([image]))
     pairs = [
         (
-            timed(lambda: plain(image.to(model.device)).cpu(), model.device),
+            timed(lambda: one_pass(plain, image, model).cpu(), model.device),
             timed(lambda: list(model.score([image])), model.device),
         )
         for _ in range(rounds)
@@ -180,22 +195,23 @@ def main() -> None:
     parser.add_argument("--name")
     parser.add_argument("--images", type=int)
     parser.add_argument("--side", type=int, default=224)
-    parser.add_argument("--num_workers", type=int, default=1)
+    parser.add_argument("--num_workers", type=int)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
-    if args.what == "precisions":
-        device = pick_device(args.device)
-        print(json.dumps(precisions(args.arch, device, args.data, args.name, args.num_workers, args.rounds)))
-        return
     if args.what == "evaluation":
         print(json.dumps(evaluation(args.images)))
         return
+    device = pick_device(args.device)
+    threads = decoding_threads(args.num_workers, device.type)
+    if args.what == "precisions":
+        print(json.dumps(precisions(args.arch, device, args.data, args.name, threads, args.rounds)))
+        return
     size = args.side, args.side
-    model = PaDiM(args.arch, "random", device=pick_device(args.device), size=size, precision=args.precision)
+    model = PaDiM(args.arch, "random", device=device, size=size, precision=args.precision)
     if args.what == "floor":
-        result = floor(model, args.data, args.name, args.num_workers, args.rounds)
+        result = floor(model, args.data, args.name, threads, args.rounds)
     elif args.what == "latency":
         result = latency(model, args.arch, args.rounds)
     else:

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
+from benchmarks.report import show
 from benchmarks.tree import measure
 from datasets.sample import write_sample
 from system.resources import cores
@@ -40,22 +41,21 @@ def core(what: str, arch: str, *options: object) -> dict:
     return json.loads(measured.stdout) | {"tree_peak_memory_bytes": measured.peak_memory_bytes}
 
 
-def compare(arch: str, data: Path, work: Path, rounds: int) -> dict:
-    """The textbook, main.py and the floor, each in a process of its own."""
-    out = work / f"textbook_{arch}"
-    command = [sys.executable, str(ROOT / "benchmarks" / "textbook.py"), "--arch", arch, "--data", str(data)]
+def compare(arch: str, data: Path, work: Path, device: str, rounds: int) -> dict:
+    """The textbook, main.py and the floor, each in a process of its own, all on one device and in float32."""
+    out, on = work / f"textbook_{arch}", ["--arch", arch, "--device", device]
+    command = [sys.executable, str(ROOT / "benchmarks" / "textbook.py"), *on, "--data", str(data)]
     textbook = measure([*command, "--name", NAME, "--out", str(out)], ROOT)
     said = json.loads(textbook.stdout.splitlines()[-1])
 
     save = work / f"padim_{arch}"
-    command = [sys.executable, str(ROOT / "main.py"), "--arch", arch, "--weights", "random", "--refit"]
+    command = [sys.executable, str(ROOT / "main.py"), *on, "--weights", "random", "--refit"]
     padim = measure([*command, "--data_path", str(data), "--classes", NAME, "--save_path", str(save)], ROOT)
     results = json.loads((save / f"results_{arch}.json").read_text(encoding="utf-8"))
     row = results["classes"][NAME]
 
     theirs, ours = np.load(out / "maps.npy"), np.load(save / f"scores_{arch}" / f"{NAME}_maps.npy")
-    workers = results["run"]["options"]["num_workers"]
-    floor = core("floor", arch, "--data", data, "--name", NAME, "--num_workers", workers, "--rounds", rounds)
+    floor = core("floor", arch, "--device", device, "--data", data, "--name", NAME, "--rounds", rounds)
     ratios = {
         "end to end": textbook.seconds / padim.seconds,
         "fit and score / forward": floor["ratio"],
@@ -84,7 +84,7 @@ def compare(arch: str, data: Path, work: Path, rounds: int) -> dict:
     }
 
 
-def predecessor(method: str, arch: str, data: Path, work: Path, rounds: int) -> dict:
+def predecessor(method: str, arch: str, data: Path, work: Path, device: str, rounds: int) -> dict:
     """SPADE or MahalanobisAD; beside SPADE its textbook, on a few test pictures of the same class."""
 
     def run(script: str, *options: object) -> dict:
@@ -93,7 +93,7 @@ def predecessor(method: str, arch: str, data: Path, work: Path, rounds: int) -> 
         return json.loads(measured.stdout.splitlines()[-1]) | {"tree_peak_memory_bytes": measured.peak_memory_bytes}
 
     own, walked = work / f"{method}.npz", work / "spade_textbook.npz"
-    entry = {method: run("predecessor.py", method, "--out", own, "--rounds", rounds)}
+    entry = {method: run("predecessor.py", method, "--device", device, "--out", own, "--rounds", rounds)}
     if method == "spade":
         entry["textbook"] = run("spade_textbook.py", "--images", WALKED, "--out", walked)
         entry["ratios"] = {"an image": entry["textbook"]["an image"] / entry["spade"]["an image"]}
@@ -103,14 +103,14 @@ def predecessor(method: str, arch: str, data: Path, work: Path, rounds: int) -> 
     return entry
 
 
-def divided(arch: str, data: Path, work: Path, ranks: int) -> dict:
+def divided(arch: str, data: Path, work: Path, device: str, ranks: int) -> dict:
     """main.py on so many processes, each with its part of the cores; one class, so that its images are divided."""
     save, threads = work / f"ranks_{ranks}_{arch}", max(1, cores() // ranks)
     launcher = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "--"] if ranks > 1 else []
     )
     command = [sys.executable, *launcher, str(ROOT / "main.py"), "--arch", arch, "--weights", "random", "--refit"]
-    command += ["--data_path", str(data), "--classes", NAME, "--save_path", str(save)]
+    command += ["--device", device, "--data_path", str(data), "--classes", NAME, "--save_path", str(save)]
     measured = measure(command, ROOT, {"OMP_NUM_THREADS": str(threads)})
     seconds = json.loads((save / f"results_{arch}.json").read_text(encoding="utf-8"))["classes"][NAME]["seconds"]
     spent = seconds.get("communication", 0.0)
@@ -122,24 +122,6 @@ def divided(arch: str, data: Path, work: Path, ranks: int) -> dict:
         "communication, share of the class": spent / seconds["total"],
         "peak_memory_bytes": measured.peak_memory_bytes,
     }
-
-
-def show(title: str, entries: dict, depth: int = 0) -> None:
-    """An indented, aligned block of names and figures."""
-    print(f"{'  ' * depth}{title}")
-    for name, value in entries.items():
-        if isinstance(value, dict):
-            show(name, value, depth + 1)
-        else:
-            print(f"{'  ' * (depth + 1)}{name:<{44 - 2 * depth}}{_figure(name, value):>12}", flush=True)
-
-
-def _figure(name: str, value: float | None) -> str:
-    if value is None:
-        return "–"
-    if name.endswith("bytes"):
-        return f"{value / 1e9:.2f} GB"
-    return f"{value:.3g}" if abs(value) < 0.01 else f"{value:.3f}"
 
 
 def main() -> int:
@@ -158,6 +140,7 @@ def main() -> int:
     parser.add_argument("--train", type=int, default=209, help="training pictures (default 209)")
     parser.add_argument("--test", type=int, nargs="+", help="test pictures (default 83); for --scaling several numbers")
     parser.add_argument("--size", type=int, default=900, help="side in pixels (default 900)")
+    parser.add_argument("--device", default="auto", help="of all that is compared (default auto)")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions of floor and fit (default 3)")
     parser.add_argument("--work", type=Path, default=Path("data/benchmark"), help="pictures and results go here")
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
@@ -173,23 +156,25 @@ def main() -> int:
     data = args.work / f"pictures_{args.train}_{n_test}_{args.size}"
     if not (args.latency or args.scaling or data.exists()):
         write_sample(data, args.train, n_test, args.size)
+    device = "--device", args.device
     for arch in args.arch or ([METHODS[args.method]] if args.method else ["resnet18", "wide_resnet50_2"]):
         if args.method:
-            entry = predecessor(args.method, arch, data, args.work, args.rounds)
+            entry = predecessor(args.method, arch, data, args.work, args.device, args.rounds)
         elif args.latency:
-            entry = core("latency", arch, "--rounds", 50)
+            entry = core("latency", arch, *device, "--rounds", 50)
         elif args.precision:
-            entry = core("precisions", arch, "--data", data, "--name", NAME, "--rounds", args.rounds)
+            entry = core("precisions", arch, *device, "--data", data, "--name", NAME, "--rounds", args.rounds)
         elif args.scaling:
             what, numbers = ("scaling", args.images) if args.test is None else ("evaluation", args.test)
-            entry = {f"N = {n}": core(what, arch, "--images", n, "--side", args.side) for n in numbers}
+            entry = {f"N = {n}": core(what, arch, *device, "--images", n, "--side", args.side) for n in numbers}
         elif args.ranks:
-            entry = {f"{k} processes": divided(arch, data, args.work, k) for k in map(int, args.ranks.split(","))}
+            numbers = map(int, args.ranks.split(","))
+            entry = {f"{k} processes": divided(arch, data, args.work, args.device, k) for k in numbers}
             first = next(iter(entry.values()))
             for each in entry.values():
                 each["speed-up of the class"] = first["stages"]["total"] / each["stages"]["total"]
         else:
-            entry = compare(arch, data, args.work, args.rounds)
+            entry = compare(arch, data, args.work, args.device, args.rounds)
         report["architectures"][arch] = entry
         show(arch, entry)
         if args.json:

@@ -35,6 +35,7 @@ from torch.utils.data import DataLoader
 
 from datasets.mvtec import MVTecDataset
 from datasets.preprocessing import to_pictures
+from padim.device import pick_device, tf32
 
 DIMENSIONS = {"resnet18": (448, 100), "wide_resnet50_2": (1792, 550)}
 
@@ -57,7 +58,9 @@ def loader_of(data: Path, name: str, split: str) -> DataLoader:
     return DataLoader(MVTecDataset(data, name, split), 32)  # type: ignore[arg-type]
 
 
-def embed(network: torch.nn.Module, loader: DataLoader, chosen: torch.Tensor, kept: list | None) -> torch.Tensor:
+def embed(
+    network: torch.nn.Module, device: torch.device, loader: DataLoader, chosen: torch.Tensor, kept: list | None
+) -> torch.Tensor:
     """Embeddings (N, d, 3136); ``kept`` takes the batches' images, labels and masks."""
     outputs: dict[str, list[torch.Tensor]] = {"layer1": [], "layer2": [], "layer3": []}
     hooks = [
@@ -67,8 +70,8 @@ def embed(network: torch.nn.Module, loader: DataLoader, chosen: torch.Tensor, ke
     for batch in loader:
         if kept is not None:
             kept.append(batch)
-        with torch.no_grad():
-            network(batch[0])
+        with torch.no_grad(), tf32(False):  # 与 main.py 同为 float32
+            network(batch[0].to(device))
     for hook in hooks:
         hook.remove()
     layers = [torch.cat(parts) for parts in outputs.values()]
@@ -106,19 +109,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
     clock = Clock()
     torch.manual_seed(0)
-    network = getattr(torchvision.models, args.arch)(weights=None).eval()
+    device = pick_device(args.device)
+    network = getattr(torchvision.models, args.arch)(weights=None).eval().to(device)
     total, d = DIMENSIONS[args.arch]
     random.seed(1024)
     chosen = torch.tensor(random.sample(range(total), d))
     train, test = (loader_of(args.data, args.name, split) for split in ("train", "test"))
     clock("network")
 
-    embedding = embed(network, train, chosen, None).numpy()  # (N, d, P)
+    embedding = embed(network, device, train, chosen, None).numpy()  # (N, d, P)
     clock("train features")
     mean, identity = embedding.mean(0), np.identity(d)
     covariance = np.zeros((d, d, embedding.shape[2]), np.float32)
@@ -131,7 +136,7 @@ def main() -> None:
     clock("save")
 
     kept: list = []
-    embedding = embed(network, test, chosen, kept).numpy()
+    embedding = embed(network, device, test, chosen, kept).numpy()
     clock("test features")
     distances = np.empty((len(embedding), embedding.shape[2]))
     for p in range(embedding.shape[2]):

@@ -14,8 +14,10 @@ import re
 import shutil
 import sys
 import zlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -37,6 +39,15 @@ def drawn_by() -> str:
     return f"datasets/sample.py, {hashlib.sha256(''.join(sources).encode()).hexdigest()}\n"
 
 
+class Drawn(NamedTuple):
+    """How a class is drawn: by a recipe of `datasets.recipes`, so many pictures, of so many pixels a side."""
+
+    recipe: str
+    n_train: int
+    n_test: int
+    size: int
+
+
 def _plan(n_train: int, n_test: int, kinds: list[str]) -> list[tuple[str, str, int]]:
     """(split, kind, index) of every picture: a third of the test pictures is good."""
     n_good = n_test // 3
@@ -45,10 +56,10 @@ def _plan(n_train: int, n_test: int, kinds: list[str]) -> list[tuple[str, str, i
     return [("train", "good", i) for i in range(n_train)] + tests
 
 
-def _write_picture(root: Path, name: str, size: int, split: str, kind: str, index: int) -> None:
-    recipe = CLASSES[name]
+def _write_picture(root: Path, name: str, drawn: Drawn, split: str, kind: str, index: int) -> None:
+    recipe = CLASSES[drawn.recipe]
     rng = np.random.default_rng(zlib.crc32(f"{name}/{split}/{kind}/{index}".encode()))
-    picture = recipe.draw(size, rng)
+    picture = recipe.draw(drawn.size, rng)
     if kind != "good":
         picture, mask = recipe.defects[kind](picture, rng)
         target = root / name / "ground_truth" / kind / f"{index:03d}_mask.png"
@@ -77,6 +88,11 @@ def write_sample(out: Path, n_train: int = 40, n_test: int = 18, size: int = 256
     FileExistsError
         If ``out`` is there already.
     """
+    write_classes(out, {name: Drawn(name, n_train, n_test, size) for name in CLASSES})
+
+
+def write_classes(out: Path, classes: Mapping[str, Drawn]) -> None:
+    """As `write_sample`, but classes of any names, each drawn as is said."""
     if out.exists():
         raise FileExistsError(f"{out} is there already")
     _remove_abandoned(out)
@@ -85,9 +101,9 @@ def write_sample(out: Path, n_train: int = 40, n_test: int = 18, size: int = 256
     partial.mkdir(parents=True)
     try:
         jobs = [
-            (partial, name, size, *entry)
-            for name, recipe in CLASSES.items()
-            for entry in _plan(n_train, n_test, sorted(recipe.defects))
+            (partial, name, drawn, *entry)
+            for name, drawn in classes.items()
+            for entry in _plan(drawn.n_train, drawn.n_test, sorted(CLASSES[drawn.recipe].defects))
         ]
         with ThreadPoolExecutor(cores()) as pool:
             done = pool.map(lambda job: _write_picture(*job), jobs)

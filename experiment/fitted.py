@@ -40,7 +40,7 @@ class Progress:
     stop : threading.Event
         Once it is set, writing ends with an `AbortedError`.
     dumped : threading.Event
-        Set as soon as the arrays are no longer needed.
+        Set as soon as the model's own memory is no longer read.
     """
 
     stop: Event = field(default_factory=Event)

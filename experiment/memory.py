@@ -11,6 +11,7 @@ from system.errors import UserError
 from system.resources import free_memory
 
 _BATCHES_AHEAD = 4  # 解码线程领先的批数，加上正在用的一批
+_PINNED = 4  # 送往 GPU 途中的批数（锁页内存）
 _EVALUATION = 5  # 评估时，测试集的每个像素占用的字节数（实测），另有一段异常图的
 _CHUNK = 20
 _REMEDY = "a smaller --batch_size or --rd, another --arch (resnet18 needs the least), or a smaller --resize and --crop"
@@ -25,6 +26,7 @@ def check(
     *,
     processes: int = 1,
     evaluated: bool = True,
+    stored: bool = True,
     more: int = 0,
     remedy: str = _REMEDY,
 ) -> None:
@@ -41,6 +43,8 @@ def check(
         GPU memory is not, since each process has a GPU of its own.
     evaluated : bool
         Whether the test images' scores are held against labels afterwards.
+    stored : bool
+        Whether the Gaussians are written to a file or read from one: on a GPU main memory then holds a copy of them.
     more : int
         Bytes that are needed besides, on the model's device.
     remedy : str
@@ -52,11 +56,12 @@ def check(
         If the class will not fit.
     """
     needed = model.bytes_needed(batch_size, n_train, n_test)
-    pixels = model.size[0] * model.size[1]
-    decoded = 4 * 3 * pixels * min(batch_size, max(n_train, n_test)) * _BATCHES_AHEAD
+    pixels, on_cpu = model.size[0] * model.size[1], model.device.type == "cpu"
+    decoded = 4 * 3 * pixels * min(batch_size, max(n_train, n_test)) * (_BATCHES_AHEAD + (0 if on_cpu else _PINNED))
     evaluation = pixels * (_EVALUATION * n_test + _CHUNK * min(CHUNK, n_test)) * evaluated  # 与下一类的拟合同时
-    on_cpu = model.device.type == "cpu"
-    wanted = [("main memory", needed.host + decoded + more * on_cpu + evaluation, free_memory() // processes)]
+    copy = 0 if on_cpu or not stored else model.state_bytes  # 均值与协方差，在主存与显存之间
+    host = needed.host + decoded + copy + more * on_cpu + evaluation
+    wanted = [("main memory", host, free_memory() // processes)]
     if not on_cpu:
         wanted.append(("GPU memory", needed.device + more, _free_on_gpu(model.device)))
     for place, need, free in wanted:

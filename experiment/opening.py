@@ -88,7 +88,8 @@ def begin(
         If a class does not fit, another run writes here, or what is stored was made another way or from other data.
     """
     for name, found in checked.items():
-        memory.check(model, name, args.batch_size, found.n_train, found.n_test, processes=ranks.local_size)
+        numbers = args.batch_size, found.n_train, found.n_test
+        memory.check(model, name, *numbers, processes=ranks.local_size, stored=not args.no_features)
     held.enter_context(store.locked())
     made_from = describe(model) | {"preprocessing": data.preprocessing.record()}
     for name in [] if args.refit or args.no_features else checked:

@@ -23,6 +23,8 @@ MEANINGLESS = {
     "spade": _OF_PADIM,
     "mahalanobis_ad": (*_OF_PADIM, "top_k", "figures"),
 }  # 对该方法无意义
+THREADS = {"cpu": 8, "cuda": 16}  # 解码线程至多这么多：网络在 CPU 上算时，核要分着用
+
 DEMO = {
     "weights": "random",
     "data_path": Path("data/sample"),
@@ -146,7 +148,11 @@ def options() -> dict[str, Option]:
             (("choices", ["aligned", "rd"]),),
         ),
         "batch_size": Option(32, "images a forward pass (default %(default)s)", at_least(1)),
-        "num_workers": Option(max(1, min(8, cores() - 1)), "decoding threads (default %(default)s)", at_least(0)),
+        "num_workers": Option(
+            None,
+            "decoding threads (default: the cores but one, 1 to {cpu}; with a GPU to {cuda})".format(**THREADS),
+            at_least(0),
+        ),
         "device": Option("auto", "auto (default: CUDA if there is one), cpu, cuda or cuda:N"),
         "precision": Option("float32", "float32 (default), tf32 (GPU), bf16", None, (("choices", list(PRECISIONS)),)),
         "rd": Option(None, "channels kept (default 100 for resnet18, 550 for wide_resnet50_2, else all)", at_least(1)),
@@ -163,6 +169,11 @@ def options() -> dict[str, Option]:
         "refit": _flag("replace what is stored, whatever made it"),
         "demo": _flag("run on procedural sample data with random weights; needs no network"),
     }
+
+
+def decoding_threads(given: int | None, device: str) -> int:
+    """``--num_workers`` as given, or what it is by default where a ``cpu`` or a ``cuda`` device computes."""
+    return max(1, min(THREADS[device], cores() - 1)) if given is None else given
 
 
 def _add(parser: argparse.ArgumentParser, *names: str, **defaults: Any) -> None:

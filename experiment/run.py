@@ -22,7 +22,7 @@ from experiment.good_scores import GoodScores, as_arrays, has_left_out, those_th
 from experiment.images import Images, Part
 from experiment.methods import build, is_own_setting, key_of, together
 from experiment.opening import begin, prepare_data
-from experiment.options import options
+from experiment.options import decoding_threads, options
 from experiment.published import published
 from experiment.ranks import SOLO, RankError, join
 from experiment.saving import Saving, add_scores, load_if_same
@@ -176,7 +176,8 @@ class Run:
         """This process's part of the pictures; ``split`` says in the progress bar what they are for."""
         part = Part(dataset, self._ranks.share(len(dataset)))
         title = f"feature extraction | {split} | {self._class.name}"
-        return Images(part, title, self.args.batch_size, self.args.num_workers, not self.leads)
+        threads = decoding_threads(self.args.num_workers, self.model.device.type)
+        return Images(part, title, self.args.batch_size, threads, not self.leads)
 
     def save_fitted(self) -> None:
         """Store the fitted model; the writing goes on in the background."""

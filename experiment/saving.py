@@ -68,6 +68,8 @@ def save(model: PaDiM, path: Path, progress: Progress | None = None, **more: Any
     """
     mean, covariance = (t.cpu().numpy() for t in model.state())
     components = None if model.components is None else model.components.cpu().numpy()
+    if progress and model.device.type != "cpu":
+        progress.dumped.set()  # 主存里的是一份副本：不等它写到盘上，显存就可改写
     write_fitted(path, mean, covariance, describe(model) | more, components, progress)
 
 

@@ -21,7 +21,7 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights, list_m
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from padim.graph import dry_run, fold_batch_norm, keep_returned, open_sequences, receptive_fields
-from system.errors import UserError
+from system.errors import UserError, is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -195,13 +195,6 @@ def weights_sha256(network: nn.Module) -> str:
     return total.hexdigest()
 
 
-def _out_of_memory(problem: Exception) -> bool:
-    """Whether memory was refused, which torch reports in many ways."""
-    # 各平台的 CPU 分配器都只给 RuntimeError；元素个数或字节数溢出也是太大
-    words = ("can't allocate", "not enough memory", "bad_alloc", "overflow", "exceeds the limit", "out of memory")
-    return isinstance(problem, (MemoryError, torch.OutOfMemoryError)) or any(w in str(problem) for w in words)
-
-
 class Backbone(nn.Module):
     """The network up to the last of ``layers``, with batch norm folded into the convolutions.
 
@@ -271,7 +264,8 @@ class Backbone(nn.Module):
             torch.empty(most, dtype=torch.uint8, device=device)  # 只是预订：主存不写入就不占用
         except (RuntimeError, AssertionError, MemoryError) as problem:
             reason = " ".join(str(problem).split())[:120]
-            if _out_of_memory(problem):
+            # 元素个数或字节数溢出，也是太大
+            if is_out_of_memory(problem) or any(words in str(problem) for words in ("overflow", "exceeds the limit")):
                 raise UserError(
                     f"images of {height}x{width} are too large for this machine ({reason}); "
                     "give a smaller --resize and --crop, or another --arch"

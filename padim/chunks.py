@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
+from system.errors import is_out_of_memory
+
 STRIP = 128  # 一次处理的行数
 _CHUNK = 1 << 20  # CPU 上一个线程一次取的矩阵元素数
 _POSITIONS = 512  # GPU 上一次取的位置数
@@ -46,17 +48,19 @@ def _in_turn(work: Callable[[slice], None], positions: int, d: int) -> None:
     """On a GPU: one slice after the other, halved and tried again when memory does not suffice."""
     size, start = _POSITIONS, 0
     while start < positions:
-        here = slice(start, min(start + size, positions))
+        here, is_done = slice(start, min(start + size, positions)), False
         try:
             work(here)
-        except torch.OutOfMemoryError:  # 减半重试：work 须能对同一段位置重做
-            if size == 1:
+            is_done = True
+        except RuntimeError as problem:
+            if size == 1 or not is_out_of_memory(problem):
                 raise
+        if is_done:
+            start = here.stop
+        else:  # 减半重试：work 须能对同一段位置重做。已出 except，失败的那次所占的内存才放得开
             size //= 2
             torch.cuda.empty_cache()
-            warnings.warn("GPU memory is short: going on with fewer positions at a time", stacklevel=4)
-        else:
-            start = here.stop
+            warnings.warn("memory is short: going on with fewer positions at a time", stacklevel=1)  # 同一处：只说一次
 
 
 def mirror(chunk: Tensor, upper: bool) -> None:

@@ -3,12 +3,14 @@
 设备、内存与算术精度。
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from system.errors import UserError
 from system.resources import aligned
@@ -25,7 +27,7 @@ def pick_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.de
     Raises
     ------
     UserError
-        If there is no such device, or not one for each process.
+        If there is no such device, this PyTorch cannot compute on it, or there is not one for each process.
     """
     if local_size > 1 and name != "cpu" and torch.cuda.is_available():  # 多进程：每个进程一块 GPU
         if name not in ("auto", "cuda"):
@@ -39,13 +41,28 @@ def pick_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.de
         torch.cuda.set_device(local_rank)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.empty(0, device=name).device  # 真去申请，才知道能否使用；cuda 也得到序号
-        if device.type not in ("cpu", "cuda"):
-            raise ValueError(f"a {device.type} device")
-        return device
-    except Exception as problem:  # 没有 CUDA、序号越界、名字不认识：各抛各的
-        raise UserError(f"--device {name} cannot be used here; --device cpu can") from problem
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 关于旧 GPU 的长篇警告：能不能用，下面一试便知
+        try:
+            device = torch.empty(0, device=name).device  # 真去申请，才知道能否使用；cuda 也得到序号
+            if device.type not in ("cpu", "cuda"):
+                raise ValueError(f"a {device.type} device")
+            _convolve(device, torch.float32)
+            return device
+        except Exception as problem:  # 没有 CUDA、序号越界、名字不认识、GPU 太旧：各抛各的
+            reason = _first_line(problem)
+            other = ", or a PyTorch that is built for this GPU" if "kernel image" in reason else ""
+            raise UserError(f"--device {name} cannot be used here ({reason}); --device cpu can{other}") from problem
+
+
+def _convolve(device: torch.device, dtype: torch.dtype) -> None:
+    """A small convolution: what the device, or this PyTorch on it, cannot do fails here and not after an hour."""
+    images, kernel = torch.ones((1, 8, 4, 4), dtype=dtype, device=device), torch.ones((8, 8, 3, 3), dtype=dtype)
+    conv2d(images, kernel.to(device)).sum().item()  # item：等它真的算完
+
+
+def _first_line(problem: Exception) -> str:
+    return (str(problem).splitlines() or [type(problem).__name__])[0][:160]
 
 
 def describe_device(device: torch.device) -> str:
@@ -62,10 +79,22 @@ def empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.from_numpy(aligned(shape))
 
 
+def to_device(images: Tensor, device: torch.device) -> Tensor:
+    """A batch on the device; to a GPU it goes from pinned memory, and nobody waits for it."""
+    if device.type == "cuda" and images.device.type == "cpu":
+        images = images.pin_memory()  # 从可换页的内存拷贝要等 GPU 算完前一批；锁页的缓冲由 torch 留着复用
+    return images.to(device, non_blocking=True)
+
+
 def check_precision(precision: str, device: torch.device) -> None:
     """Raise UserError where the device has no such arithmetic."""
     if precision == "tf32" and device.type != "cuda":
         raise UserError(f"--precision tf32 needs a CUDA device, not {device.type}; leave it out")
+    if precision == "bf16":
+        try:
+            _convolve(device, torch.bfloat16)
+        except RuntimeError as problem:
+            raise UserError(f"--precision bf16 cannot be used here ({_first_line(problem)}); leave it out") from problem
 
 
 @contextmanager

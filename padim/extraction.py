@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from padim.backbone import Backbone
-from padim.device import empty, tf32
+from padim.batches import Batch, images_of
+from padim.device import empty, tf32, to_device
 from padim.embedding import Embedding, Shape, principal_components
 from padim.gaussian import GaussianStream
+from system.errors import is_out_of_memory
 
 FORWARD = 8  # CPU 上一次前向的图片数；与批大小无关
 BLOCK = 128  # 一次并入高斯（或一次求解）的图片数；与批大小无关
@@ -45,12 +47,13 @@ class Extractor:
         self._buffer = None
 
     @torch.inference_mode()
-    def features(self, batches: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    def features(self, batches: Iterable[Batch]) -> Iterator[list[Tensor]]:
         """The layers' outputs, a few images at a time where that is faster or memory is short.
 
         Parameters
         ----------
         batches : iterable of Tensor, (B, 3, H, W) float32
+            Or whatever `padim.batches.images_of` takes.
 
         Yields
         ------
@@ -59,31 +62,29 @@ class Extractor:
 
         Raises
         ------
-        ValueError
-            If images are of another size than the model's.
+        TypeError, ValueError
+            As by `padim.batches.images_of`.
         """
-        for images in batches:
-            if tuple(images.shape[2:]) != self._size:
-                here, own = ("x".join(map(str, size)) for size in (images.shape[2:], self._size))
-                raise ValueError(f"the images are {here} (height x width), the model is for {own}")
-            images, start = images.to(self._device, non_blocking=True), 0
+        for images in images_of(batches, self._size):
+            images, start = to_device(images, self._device), 0
             while start < len(images):
-                part = images[start : start + (self._most or len(images))]
+                part, features = images[start : start + (self._most or len(images))], None
                 try:
                     with tf32(self._precision == "tf32"):  # 默认不用 TF32
                         features = self._backbone(part.bfloat16() if self._precision == "bf16" else part)
-                except torch.OutOfMemoryError:  # 显存不足：减半再试，此后也按此数
-                    if len(part) == 1:
+                except RuntimeError as problem:
+                    if len(part) == 1 or not is_out_of_memory(problem):
                         raise
-                    self._most = len(part) // 2
-                    torch.cuda.empty_cache()
-                    warnings.warn(f"GPU memory is short: going on with batches of {self._most}", stacklevel=2)
-                else:
+                if features is not None:
                     yield features
                     start += len(part)
+                else:  # 内存不足：减半再试，此后也按此数。已出 except，失败的那次前向所占的才放得开
+                    self._most = len(part) // 2
+                    torch.cuda.empty_cache()
+                    warnings.warn(f"memory is short: going on with batches of {self._most}", stacklevel=1)
 
     @torch.inference_mode()
-    def blocks(self, batches: Iterable[Tensor], embed: Embed, positions: int, dimensions: int) -> Iterator[Tensor]:
+    def blocks(self, batches: Iterable[Batch], embed: Embed, positions: int, dimensions: int) -> Iterator[Tensor]:
         """Embeddings (P, m, d) float32 of successive images, m = `BLOCK` but for the last; one buffer.
 
         Parameters
@@ -115,7 +116,7 @@ class Extractor:
     @torch.inference_mode()
     def components(
         self,
-        batches: Iterable[Tensor],
+        batches: Iterable[Batch],
         shapes: Sequence[Shape],
         kept: int,
         add: Callable[[Tensor], Tensor] | None,

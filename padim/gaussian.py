@@ -17,7 +17,7 @@ from torch import Tensor
 from padim import EPSILON
 from padim.chunks import by_chunks, lower_strips, mirror
 from padim.device import empty
-from system.errors import UserError
+from system.errors import UserError, is_out_of_memory
 
 _MERGED = 1 << 25  # 与其他进程合并时，一次相加的协方差元素数
 
@@ -27,7 +27,9 @@ def _not_repeatable() -> Iterator[None]:
     """Changes in place: what memory is refused to here must not be tried again."""
     try:
         yield
-    except torch.OutOfMemoryError as problem:
+    except RuntimeError as problem:
+        if not is_out_of_memory(problem):
+            raise
         raise MemoryError("out of memory amid a change of the covariances") from problem
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from padim.anomaly_map import AnomalyMap
 from padim.backbone import find_architecture
+from padim.batches import Batch
 from padim.device import tf32
 from padim.embedding import Embedding, Projection, choose_dimensions, covering_cells_of_all
 from padim.extraction import BLOCK, POOLED
@@ -84,6 +85,11 @@ class PaDiM(Pretrained):
         If the weights cannot be had; there is no such network or layer, or it cannot take images of this size;
         there are fewer channels than ``dimensions``; the device has no such precision.
 
+    Notes
+    -----
+    A batch is a tensor, or a tuple or list whose first item is one, as a ``torch.utils.data.DataLoader`` gives them;
+    anything else is a TypeError or ValueError (`padim.batches.images_of`).
+
     Examples
     --------
     >>> model = PaDiM("resnet18")
@@ -124,6 +130,11 @@ class PaDiM(Pretrained):
     @property
     def choices(self) -> dict[str, Any]:
         return {"seed": self.seed, "dimensions": self.dimensions, "reduction": self.reduction}
+
+    @property
+    def state_bytes(self) -> int:
+        d = len(self.dimensions)
+        return 4 * self.positions * d * (d + 1)
 
     def layer_numbers(self, names: Sequence[str]) -> list[int]:
         """Which of the model's layers these are, the shallowest first."""
@@ -201,14 +212,14 @@ class PaDiM(Pretrained):
         device = gaussians + self._forward_bytes(batch)
         return Bytes(device, device if self.device.type == "cpu" else 0)
 
-    def _blocks(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def _blocks(self, batches: Iterable[Batch]) -> Iterator[Tensor]:
         assert self._embedding is not None  # pca：fit 与 load_state 先放好主成分
         return self._extractor.blocks(batches, self._embedding, self.positions, len(self.dimensions))
 
     @torch.inference_mode()
     def fit(
         self,
-        batches: Iterable[Tensor],
+        batches: Iterable[Batch],
         add: Callable[[Tensor], Tensor] | None = None,
         leads: bool = True,
     ) -> "PaDiM":
@@ -227,8 +238,7 @@ class PaDiM(Pretrained):
         Raises
         ------
         ValueError
-            For fewer than two images, for images of another size than the model's, or with ``pca`` for batches
-            that can be iterated only once.
+            For fewer than two images, or with ``pca`` for batches that can be iterated only once.
         system.errors.UserError
             If the features are not finite.
         """
@@ -255,7 +265,7 @@ class PaDiM(Pretrained):
         # 论文 III.C：距离排回网格 (m, h, w)，上采样并平滑
         return self.anomaly_map(distances[: self.grid[0] * self.grid[1]].T.reshape(-1, *self.grid))
 
-    def score(self, batches: Iterable[Tensor], before_factors: Callable[[], None] = lambda: None) -> Iterator[Scores]:
+    def score(self, batches: Iterable[Batch], before_factors: Callable[[], None] = lambda: None) -> Iterator[Scores]:
         """Score test images (paper, section III.C), block by block, in order.
 
         Parameters
@@ -272,7 +282,7 @@ class PaDiM(Pretrained):
         Raises
         ------
         ValueError
-            If nothing is fitted, or images are of another size than the model's.
+            If nothing is fitted.
         system.errors.UserError
             If a covariance has no Cholesky factor.
         """
@@ -280,7 +290,7 @@ class PaDiM(Pretrained):
         return self._scores(batches, lambda block: gaussians.distances(block, before_factors))  # 公式 2
 
     def leave_one_out(
-        self, batches: Iterable[Tensor], before_factors: Callable[[], None] = lambda: None
+        self, batches: Iterable[Batch], before_factors: Callable[[], None] = lambda: None
     ) -> Iterator[Scores]:
         """Score the training images once more, each as if it had been left out of the fit, block by block, in order.
 
@@ -298,7 +308,7 @@ class PaDiM(Pretrained):
         Raises
         ------
         ValueError
-            If nothing is fitted, or fewer than three images were; if images are of another size than the model's.
+            If nothing is fitted, or fewer than three images were.
         system.errors.UserError
             If a covariance has no Cholesky factor.
 
@@ -319,7 +329,7 @@ class PaDiM(Pretrained):
         return self._gaussians
 
     @torch.inference_mode()
-    def _scores(self, batches: Iterable[Tensor], distances: Callable[[Tensor], Tensor]) -> Iterator[Scores]:
+    def _scores(self, batches: Iterable[Batch], distances: Callable[[Tensor], Tensor]) -> Iterator[Scores]:
         centre = self.grid[0] // 2 * self.grid[1] + self.grid[1] // 2  # 网格中心：只有它的嵌入随得分留下
         for block in self._blocks(batches):
             with tf32(False):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from padim.backbone import Backbone, load_network, weights_sha256
+from padim.batches import Batch
 from padim.device import check_precision
 from padim.extraction import FORWARD, Extractor
 
@@ -138,12 +139,17 @@ class Pretrained(ABC):
         """What results depend on besides the network and its layers."""
         return {}
 
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of what is fitted, where that can be stored."""
+        return 0
+
     @abstractmethod
-    def fit(self, batches: Iterable[Tensor]) -> "Pretrained":
+    def fit(self, batches: Iterable[Batch]) -> "Pretrained":
         """Take in training images, batches (B, 3, H, W) float32; what was fitted before is forgotten."""
 
     @abstractmethod
-    def score(self, batches: Iterable[Tensor]) -> Iterator[Scores] | Iterator[ImageScores]:
+    def score(self, batches: Iterable[Batch]) -> Iterator[Scores] | Iterator[ImageScores]:
         """Score test images, batches (B, 3, H, W) float32: blocks of `padim.extraction.BLOCK`, in order."""
 
     @abstractmethod
@@ -154,7 +160,7 @@ class Pretrained(ABC):
     def bytes_needed(self, batch_size: int, n_train: int, n_test: int) -> Bytes:
         """An estimate of the memory for fitting and scoring a class."""
 
-    def features(self, batches: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    def features(self, batches: Iterable[Batch]) -> Iterator[list[Tensor]]:
         """The layers' outputs for images (`padim.extraction.Extractor.features`)."""
         return self._extractor.features(batches)
 

@@ -1,13 +1,13 @@
 """What tests share: the real images where they are at hand, and a small sample data set."""
 
-import os
 from pathlib import Path
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # 与各命令相同；须在装入 torch 之前
 
 import pytest
 
 from datasets.sample import write_sample
+from system.command import yield_while_waiting
+
+yield_while_waiting()  # 与各命令相同；torch 此时还没有装入
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"

@@ -213,10 +213,9 @@ def test_what_is_forgotten_is_gone(model, pictures):
         model.fit([torch.zeros(2, 3, 32, 32)])
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
-def test_spade_refuses_features_that_are_not_finite(spade, pictures, bad):
+def test_spade_refuses_features_that_are_not_finite(spade, pictures):
     train = pictures[0].clone()
-    train[5] *= bad
+    train[5] *= 1e30  # 图片有限，特征却溢出
     with pytest.raises(UserError, match=r"features are not finite.*--weights"):
         spade.fit([train])
 
@@ -231,7 +230,7 @@ def test_mahalanobis_ad_refuses_what_has_no_distance(mahalanobis_ad, pictures):
     with pytest.raises(UserError, match=r"the same features at features\.0.*copies"):
         mahalanobis_ad.fit(copies.split(4))
     with pytest.raises(UserError, match=r"features are not finite.*--weights"):
-        mahalanobis_ad.fit([train * float("nan")])
+        mahalanobis_ad.fit([train * 1e37])
     assert mahalanobis_ad.count == 0
 
 

@@ -5,7 +5,11 @@ import sys
 import pytest
 from conftest import ROOT
 
+from benchmarks import gpu
+from benchmarks.like_mvtec import NUMBERS
+from benchmarks.report import table
 from benchmarks.tree import measure
+from datasets.mvtec import CLASSES
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
@@ -20,6 +24,34 @@ def test_memory_of_a_tree_counts_children(tmp_path):
 def test_a_failing_command_says_why(tmp_path):
     with pytest.raises(RuntimeError, match="oh no"):
         measure([sys.executable, "-c", "raise SystemExit('oh no')"], tmp_path)
+
+
+def test_the_numbers_are_those_of_mvtec_ad():
+    assert [sum(column) for column in list(zip(*NUMBERS.values(), strict=True))[:2]] == [3629, 1725]
+    assert sorted(NUMBERS) == list(CLASSES)
+
+
+def test_a_table_has_a_column_for_each_network():
+    report = {"a": {"part": {"seconds": 0.5, "images": 3, "bytes": 2e9}}, "b": {"part": {"images": 4}}}
+    wanted = ["|  | a | b |", "| --- | --- | --- |", "| part: seconds | 0.500 | – |", "| part: images | 3 | 4 |"]
+    assert table(report).splitlines() == [*wanted, "| part: bytes | 2.00 GB | – |"]
+
+
+def test_every_part_of_the_gpu_benchmark_on_the_cpu(tmp_path, capsys):
+    """On few and small pictures: that it runs, and that the CPU agrees with itself."""
+    trial = ["--device", "cpu", "--arch", "resnet18", "--divisor", "100", "--side", "48", "--classes", "grid"]
+    trial += ["--rounds", "1", "--work", str(tmp_path)]
+    assert gpu.main([*trial, "--part", *(part for part in gpu.PARTS if part != "layout")]) == 0
+    assert gpu.main([*trial, "--part", "layout"]) == 0  # 分两次做，记在同一处
+    figures = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["figures"]["resnet18"]
+    assert set(figures) == set(gpu.PARTS)
+    assert figures["run"]["images"] == 7 and figures["pickles"]["end to end, seconds"] > 1
+    assert all(value > 0 for part in ("rates", "latency", "layout") for value in figures[part].values())
+    assert set(figures["precision"]) == {"float32", "bf16"}
+    assert set(figures["agreement"]["CPU"].values()) == {0.0}
+    assert "| run: images | 7 |" in (tmp_path / "gpu.md").read_text(encoding="utf-8")
+    assert not (tmp_path / "gpu_resnet18").exists()
+    assert gpu.main([*trial, "--device", "cuda:99"]) == 2 and "error: --device cuda:99" in capsys.readouterr().err
 
 
 @pytest.mark.slow

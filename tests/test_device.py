@@ -1,15 +1,20 @@
 import os
+import re
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 from conftest import ROOT
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from experiment.fitted import AbortedError, Progress
+from experiment.saving import save
 from padim import device
 from padim.device import check_precision, describe_device, pick_device
 from padim.model import PaDiM
-from system.errors import UserError
+from system.errors import UserError, explain, is_out_of_memory
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 
@@ -31,6 +36,75 @@ def test_devices():
             pick_device(name)
     with pytest.raises(UserError, match="--precision tf32"):
         check_precision("tf32", torch.device("cpu"))
+
+
+class Refused(TorchDispatchMode):
+    """Convolutions of more than ``most`` images fail, as on a GPU that is too old or whose memory is short."""
+
+    def __init__(self, message: str, most: int = 0):
+        super().__init__()
+        self.message, self.most = message, most
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.conv2d.default, torch.ops.aten.convolution.default) and len(args[0]) > self.most:
+            raise RuntimeError(self.message)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_device_that_this_torch_cannot_compute_on():
+    reason = "CUDA error: no kernel image is available for execution on the device"
+    wanted = f"--device cpu cannot be used here ({reason}); --device cpu can, or a PyTorch that is built for this GPU"
+    with Refused(f"{reason}\nCUDA kernel errors might be reported later.\n"):
+        with pytest.raises(UserError, match=f"^{re.escape(wanted)}$"):
+            pick_device("cpu")
+        with pytest.raises(
+            UserError, match=r"^--precision bf16 cannot be used here \(CUDA error: no kernel.*leave it out$"
+        ):
+            check_precision("bf16", torch.device("cpu"))
+
+
+# 照抄自 torch 2.14（CUDA 13、cuDNN 9）与更早的版本
+SHORT = [
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call.",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "Unable to find a valid cuDNN algorithm to run convolution",
+    "FIND was unable to find an engine to execute this computation",
+    "GET was unable to find an engine to execute this computation",
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory",
+]
+OTHER = [
+    "CUDA error: an illegal memory access was encountered",
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(handle)`",
+    "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED",
+    "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+]
+
+
+@pytest.mark.parametrize("message", SHORT)
+def test_short_memory_in_any_words_halves_the_batch_and_says_so(message):
+    """Once for each halving, and not again in the next batch."""
+    assert "out of memory" in (explain(RuntimeError(message)) or "")
+    model = PaDiM("resnet18", "random", dimensions=5)
+    wanted = torch.cat([features[0] for features in model.features([images(6)])])
+    with Refused(message, 1), pytest.warns(UserWarning, match="memory is short") as said:
+        parts = [features[0] for features in model.features([images(6), images(2)])]
+    assert [len(part) for part in parts] == [1] * 8
+    assert [str(one.message).split()[-1] for one in said] == ["3", "1"]
+    assert torch.allclose(torch.cat(parts)[:6], wanted, atol=1e-5)
+    with Refused(message, 0), pytest.raises(RuntimeError, match=re.escape(message)):
+        next(model.features([images(1)]))
+
+
+@pytest.mark.parametrize("message", OTHER)
+def test_other_failures_are_not_taken_for_it(message):
+    assert not is_out_of_memory(RuntimeError(message)) and explain(RuntimeError(message)) is None
+    with Refused(message, 1), warnings.catch_warnings(), pytest.raises(RuntimeError, match=re.escape(message)):
+        warnings.simplefilter("error")
+        next(PaDiM("resnet18", "random", dimensions=5).features([images(2)]))
 
 
 # 每个公开的开关单独设，再旧新各一、新旧各一
@@ -151,6 +225,16 @@ def test_bf16_changes_the_forward_pass_only():
     assert {t.dtype for t in (*rough.state(), got)} == {torch.float32}
     deviation = ((got - wanted).abs() / wanted).max()
     assert 1e-6 < deviation < 0.1
+
+
+@pytest.mark.parametrize("name", ["cpu", pytest.param("cuda", marks=cuda)])
+def test_scoring_waits_for_the_disk_only_where_the_models_own_memory_is_written(name, tmp_path):
+    model = PaDiM("resnet18", "random", dimensions=5, device=name).fit([images(4)])
+    progress = Progress()
+    progress.stop.set()  # 一个字节也不写
+    with pytest.raises(AbortedError):
+        save(model, tmp_path / "train_x.pkl", progress)
+    assert progress.dumped.is_set() == (name == "cuda")
 
 
 @cuda

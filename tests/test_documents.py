@@ -28,7 +28,7 @@ PARSERS = {
     "ablation.py": lambda words: options.study(words, ablation.STUDIES),
     "predict.py": lambda words: options.prediction(words, ""),
 }
-DEPENDENT = {"data_path", "num_workers", "study", "figures", "model"}  # 默认值取决于环境、机器或别的选项，或另有说法
+DEPENDENT = {"data_path", "study", "figures", "model"}  # 默认值取决于环境或别的选项，或另有说法
 
 
 def title(path: Path) -> str:
@@ -143,6 +143,17 @@ def test_every_option_is_described_with_its_default(heading, words, parse):
         if f"--{option}" in table and option not in DEPENDENT and default is not None:
             assert table[f"--{option}"][0] == ("off" if default is False else str(default)), option
     assert {row for row in table if row.startswith("--") and row != "---"} <= {f"--{option}" for option in defaults}
+
+
+@pytest.mark.parametrize("heading", ["Options of main.py", "Scoring new pictures"])
+def test_the_default_of_decoding_threads(heading, monkeypatch):
+    """It depends on the device and the cores: the table says what the code does."""
+    path, most = ROOT / "experiment" / "README.md", options.THREADS
+    assert rows(path, heading)["--num_workers"][0] == f"cores − 1 (1 to {most['cpu']}; with a GPU to {most['cuda']})"
+    for cores, threads in ((1, (1, 1)), (2, (1, 1)), (9, (8, 8)), (12, (8, 11)), (64, (8, 16))):
+        monkeypatch.setattr(options, "cores", lambda cores=cores: cores)
+        assert tuple(options.decoding_threads(None, device) for device in ("cpu", "cuda")) == threads
+        assert options.decoding_threads(0, "cuda") == 0
 
 
 def test_every_plot_script_and_option_is_described():

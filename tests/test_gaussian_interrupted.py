@@ -28,6 +28,13 @@ class FailAt(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class CublasError(RuntimeError):
+    """Short GPU memory in a library's words."""
+
+    def __init__(self, _: str):
+        super().__init__("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
     """Chunks of positions one after the other, halved when memory is short."""
@@ -61,9 +68,9 @@ def counted(work) -> int:
     return -1 - mode.left
 
 
-@pytest.mark.filterwarnings("ignore:GPU memory is short")
+@pytest.mark.filterwarnings("ignore:memory is short")
 @pytest.mark.parametrize("step", ["update", "finish", "merge"])
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, CublasError, KeyboardInterrupt])
 def test_nothing_is_counted_twice(blocks, step, error):
     wanted = fitted(blocks).finish()
 
@@ -97,10 +104,10 @@ def test_nothing_is_counted_twice(blocks, step, error):
         whole += 1
         same(result if step == "finish" else stream.finish(), wanted)
     # 测试本身不空转：显存不足的一步重来了，其余的都说了不可用
-    assert (whole > 0) == (error is torch.OutOfMemoryError and step != "merge")
+    assert (whole > 0) == (error is not KeyboardInterrupt and step != "merge")
 
 
-@pytest.mark.filterwarnings("ignore:GPU memory is short")
+@pytest.mark.filterwarnings("ignore:memory is short")
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, KeyboardInterrupt])
 def test_an_interrupted_factorisation_loses_no_covariance(blocks, error):
     mean, covariance = fitted(blocks).finish()

@@ -94,6 +94,15 @@ def test_processes_share_main_memory(model, needed, monkeypatch):
         check(model, "bottle", 32, 200, 80, processes=4)
 
 
+def test_saving_and_loading_copy_what_a_gpu_holds(model, needed, monkeypatch):
+    """Only what is asked about the device counts: the model stays where it is."""
+    assert needed(model, 32, 200, 80) == needed(model, 32, 200, 80, stored=False)
+    monkeypatch.setattr(model, "device", torch.device("cuda"))
+    monkeypatch.setattr(memory, "_free_on_gpu", lambda device: 1 << 45)
+    copies = sum(tensor.nbytes for tensor in (torch.empty(3136, 100), torch.empty(3136, 100, 100)))
+    assert needed(model, 32, 200, 80) == needed(model, 32, 200, 80, stored=False) + copies
+
+
 def test_processes_have_a_gpu_each(model, needed, monkeypatch):
     """Only what is asked about the device counts: the model stays where it is."""
     monkeypatch.setattr(model, "device", torch.device("cuda"))

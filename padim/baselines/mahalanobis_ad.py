@@ -18,7 +18,8 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from padim.backbone import Backbone, load_network
-from padim.extraction import BLOCK, Extractor
+from padim.batches import Batch, images_of
+from padim.extraction import BLOCK
 from padim.pretrained import Bytes, Gather, ImageScores, Pretrained, alone
 from system.errors import UserError
 
@@ -111,7 +112,7 @@ class MahalanobisAD(Pretrained):
         return Bytes(device, statistics + (device if self.device.type == "cpu" else 0))
 
     @torch.inference_mode()
-    def fit(self, batches: Iterable[Tensor], gather: Gather = alone) -> "MahalanobisAD":
+    def fit(self, batches: Iterable[Batch], gather: Gather = alone) -> "MahalanobisAD":
         """Fit every level's Gaussian to training images.
 
         Parameters
@@ -135,7 +136,7 @@ class MahalanobisAD(Pretrained):
         singular for fewer images than channels. Means, covariances and distances are float64.
         """
         self.release()
-        own = np.array(list(self._pooled(self._extractor, batches))).reshape(-1, sum(self._channels))
+        own = np.array(list(self._pooled(batches))).reshape(-1, sum(self._channels))
         pooled = np.concatenate(gather(own))  # (N, ΣC)
         if len(pooled) < 2:
             raise UserError(f"a covariance needs at least two training images, not {len(pooled)}")
@@ -156,24 +157,22 @@ class MahalanobisAD(Pretrained):
         self.count = len(pooled)
         return self
 
-    def _pooled(self, extractor: Extractor, batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
+    def _pooled(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
         """Every image's features, each level averaged over its positions: (ΣC,) float64."""
-        for features in extractor.features(batches):
-            averages = [feature.mean((2, 3), dtype=torch.float64) for feature in features]  # 每层 (b, C_l)
-            yield from torch.cat(averages, 1).cpu().numpy()
+        for features in self.features(batches):
+            yield from _averages(features)
 
     @cached_property
-    def _exact(self) -> Extractor:
+    def _exact(self) -> Backbone:
         """The same network in float64, batch norms folded in float64 too."""
         network, _ = load_network(self.arch, self.weights)
-        backbone = Backbone(network.double(), levels(self.arch)).to(self.device)
-        return Extractor(backbone, self.size, self.device, "float32")
+        return Backbone(network.double(), levels(self.arch)).to(self.device)
 
     def _split(self, pooled: np.ndarray) -> list[np.ndarray]:
         return np.split(pooled, np.cumsum(self._channels)[:-1], axis=1)
 
     @torch.inference_mode()
-    def score(self, batches: Iterable[Tensor]) -> Iterator[ImageScores]:
+    def score(self, batches: Iterable[Batch]) -> Iterator[ImageScores]:
         """Score test images, block by block, in order.
 
         Parameters
@@ -196,11 +195,15 @@ class MahalanobisAD(Pretrained):
         while block := list(islice(scored, BLOCK)):
             yield ImageScores(np.array(block, np.float32), np.empty((len(block), 0), np.float32))
 
-    def _each(self, batches: Iterable[Tensor]) -> Iterator[float]:
-        for images in batches:
-            scores = self._distances(self._pooled(self._extractor, [images]))
+    def _each(self, batches: Iterable[Batch]) -> Iterator[float]:
+        for images in images_of(batches, self.size):
+            scores = self._distances(self._pooled([images]))
             for image, score in zip(images.split(1), scores, strict=True):
-                yield self._distances(self._pooled(self._exact, [image.double()]))[0] if score > _FAR else score
+                yield (
+                    score
+                    if score <= _FAR
+                    else self._distances(_averages(self._exact(image.to(self.device).double())))[0]
+                )
 
     def _distances(self, pooled: Iterable[np.ndarray]) -> list[float]:
         """The Mahalanobis distances of images' pooled features (ΣC,), summed over the levels."""
@@ -211,6 +214,11 @@ class MahalanobisAD(Pretrained):
             # Σ = LLᵀ：马氏距离是 ‖L⁻¹(x − μ)‖；各层不加权相加
             total += torch.linalg.vector_norm(torch.linalg.solve_triangular(factor, deviations, upper=False), dim=0)
         return total.tolist()
+
+
+def _averages(features: list[Tensor]) -> np.ndarray:
+    """The levels' outputs (b, C_l, H_l, W_l), each averaged over its positions, side by side: (b, ΣC) float64."""
+    return torch.cat([feature.mean((2, 3), dtype=torch.float64) for feature in features], 1).cpu().numpy()
 
 
 def _factor(covariance: Tensor, name: str) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.models import list_models
 
 from padim.anomaly_map import AnomalyMap
+from padim.batches import Batch
 from padim.device import tf32
 from padim.extraction import BLOCK
 from padim.pretrained import Bytes, Gather, Pretrained, Scores, alone
@@ -150,7 +151,7 @@ class SPADE(Pretrained):
         return Bytes(device, host + (4 * self.row * n_train if self._allocate is aligned else 0))
 
     @torch.inference_mode()
-    def fit(self, batches: Iterable[Tensor], gather: Gather = alone) -> "SPADE":
+    def fit(self, batches: Iterable[Batch], gather: Gather = alone) -> "SPADE":
         """Keep the training images' features: the gallery.
 
         Parameters
@@ -185,7 +186,7 @@ class SPADE(Pretrained):
         self._pooled = torch.from_numpy(np.concatenate(pooled)).to(self.device)
         return self
 
-    def _rows(self, batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
+    def _rows(self, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
         """Images' features, every position's vector contiguous, layer after layer: (b, row) float32."""
         for features in self.features(batches):
             layers = [feature.permute(0, 2, 3, 1).flatten(1).float() for feature in features]  # 每层 (b, H_l·W_l·C_l)
@@ -202,7 +203,7 @@ class SPADE(Pretrained):
             self.count, block = self.count + len(part), block[len(part) :]
 
     @torch.inference_mode()
-    def score(self, batches: Iterable[Tensor]) -> Iterator[Scores]:
+    def score(self, batches: Iterable[Batch]) -> Iterator[Scores]:
         """Score test images, block by block, in order.
 
         Parameters
