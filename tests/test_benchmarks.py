@@ -63,3 +63,14 @@ def test_the_benchmark_agrees_with_its_textbook(tmp_path):
     agreement = entry["agreement"]
     assert agreement["raw maps, largest relative deviation"] < 1e-4
     assert abs(agreement["pixel ROC AUC"]) < 5e-5 and abs(agreement["threshold"]) < 1e-3
+
+
+@pytest.mark.slow
+def test_spade_agrees_with_its_textbook(tmp_path):
+    options = ["--arch", "resnet18", "--train", "8", "--test", "3", "--size", "96", "--rounds", "1"]
+    options += ["--method", "spade", "--work", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), *options]
+    subprocess.run([*command, "--json", str(tmp_path / "b.json")], check=True, stdout=subprocess.DEVNULL)
+    entry = json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))["architectures"]["resnet18"]
+    assert entry["agreement"]["maps, largest relative deviation"] < 1e-4
+    assert entry["agreement"]["image_scores, largest relative deviation"] < 1e-4
