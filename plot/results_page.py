@@ -49,9 +49,9 @@ def factored(names: Sequence[str | None]) -> Entry:
     return {"start": start, "rest": [None if name is None else name[len(start) :] for name in names]}
 
 
-def rounded(values: Sequence[float]) -> list[float]:
-    """Seven digits: what float32 has; decisions allow for `ROUNDING`, which is more."""
-    return [float(f"{value:.7g}") for value in values]
+def rounded(value: float | None) -> float | None:
+    """Seven digits, which is what float32 has; decisions allow for `ROUNDING`, which is more."""
+    return None if value is None else float(f"{value:.7g}")
 
 
 def figures_of_merit(row: Entry) -> Entry:
@@ -69,15 +69,14 @@ def scored_class(results: Results, name: str, drawn: set[str]) -> Entry:
     kinds = arrays["kinds"].tolist() if "kinds" in arrays else [file.split("/")[-2] for file in files]
     names = sorted(set(kinds), key=lambda kind: (kind != "good", kind))
     figures = [store.picture(name, i).relative_to(store.root).as_posix() for i in range(len(files))]
-    best = arrays["image_threshold_raw"]
     return {
         "name": name,
-        "threshold": None if best is None else rounded([best])[0],
+        "threshold": rounded(arrays["image_threshold_raw"]),
         "origin": BEST_F1,
         "files": factored(files),
         "labels": arrays["labels"].tolist(),
         "kinds": {"names": names, "of": [names.index(kind) for kind in kinds]},
-        "scores": rounded(raw_scores(arrays).tolist()),
+        "scores": [rounded(score) for score in raw_scores(arrays).tolist()],
         "figures": factored([figure if figure in drawn else None for figure in figures]),
     }
 
@@ -113,14 +112,13 @@ def scored_run(results: Results, drawn: set[str]) -> Entry:
 def predicted_run(content: Entry, drawn: set[str]) -> Entry:
     """All that the page shows of predictions: one class, and no table."""
     pictures, thresholds = content["pictures"], content["thresholds"]
-    decision = thresholds["decision"]
     each = {
         "name": content["class"],
-        "threshold": None if decision is None else rounded([decision])[0],
+        "threshold": rounded(thresholds["decision"]),
         "origin": thresholds["origin"],
         "files": factored([picture["file"] for picture in pictures]),
-        "scores": rounded([picture["score"] for picture in pictures]),
-        "p_values": [picture["p_value"] for picture in pictures],
+        "scores": [rounded(picture["score"]) for picture in pictures],
+        "p_values": [rounded(picture["p_value"]) for picture in pictures],
         "figures": factored([picture["figure"] if picture["figure"] in drawn else None for picture in pictures]),
     }
     network = style.arch_label(content["arch"])
