@@ -15,6 +15,8 @@ LEVELS = ("image", "pixel")
 Row = dict[str, Any]
 
 TOLERANCE = 0.005  # 发表值只有三位小数
+TOLERANCES = {"spade_wide_resnet50_2": 0.01}  # 公开脚本漏掉图库末尾不足一百的向量，这里没有
+OTHER_WEIGHTS = {"mahalanobis_ad_efficientnet_b4"}  # 发表值出自另一个包的权重
 PUBLISHED_RD = {"resnet18": 100, "wide_resnet50_2": 550}
 PUBLISHED_LAYERS = {"layer1", "layer2", "layer3"}  # 两个网络都是；给出的次序无关
 
@@ -23,7 +25,7 @@ REPORTED = "transistor"
 
 # 不影响数字的选项，以及另有依据的：权重看内容，类别看结果里有哪些行
 NEUTRAL = frozenset({
-    "arch", "batch_size", "classes", "data_path", "demo", "device", "figures", "leave_one_out", "no_features",
+    "arch", "batch_size", "classes", "data_path", "demo", "device", "figures", "leave_one_out", "method", "no_features",
     "num_workers", "refit", "save_path", "weights",
 })  # fmt: skip
 
@@ -48,11 +50,9 @@ class Reference:
     dataset: str = MVTecDataset.NAME
 
     def of(self, name: str, arch: str) -> dict[str, float] | None:
-        """The published image and pixel ROC AUC of a row, if there are any."""
+        """The published image and pixel ROC AUC of a row, as far as there are any; ``arch`` is the model's key."""
         figures = self.figures.get(name, {})
-        if f"{arch}_image" not in figures:
-            return None
-        return {level: figures[f"{arch}_{level}"] for level in LEVELS}
+        return {level: figures[f"{arch}_{level}"] for level in LEVELS if f"{arch}_{level}" in figures} or None
 
 
 def compare(row: Row, published: dict[str, float] | None) -> Row:
@@ -61,7 +61,7 @@ def compare(row: Row, published: dict[str, float] | None) -> Row:
     if published:
         differences = {
             level: None if row[f"{level}_rocauc"] is None else round(row[f"{level}_rocauc"] - published[level], 6)
-            for level in LEVELS
+            for level in published
         }
     return row | {"published": published, "difference": differences}
 
@@ -78,7 +78,7 @@ def published(is_comparable: bool, dataset: str = MVTecDataset.NAME) -> Referenc
         path = Path(__file__).with_name("published.csv")
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        figures = {row.pop("class"): {k: float(v) for k, v in row.items()} for row in rows}
+        figures = {row.pop("class"): {k: float(v) for k, v in row.items() if v} for row in rows}
     return Reference({"textures": TEXTURES, "objects": OBJECTS, "all": CLASSES}, figures)
 
 
@@ -121,26 +121,26 @@ def verdict(rows: Mapping[str, Row], reference: Reference, arch: str, departed: 
         ``reproduced`` (None: no verdict), ``reason`` (one sentence), ``tolerance``, and ``outside``:
         the differences beyond it, ``{class: {level: ours − published}}``.
     """
-    names = reference.groups["all"]
+    names, tolerance = reference.groups["all"], TOLERANCES.get(arch, TOLERANCE)
     outside: dict[str, dict[str, float]] = {}
     reasons = _obstacles(rows, reference, arch, departed)
     if reasons:
-        return {"reproduced": None, "reason": "; ".join(reasons), "tolerance": TOLERANCE, "outside": outside}
+        return {"reproduced": None, "reason": "; ".join(reasons), "tolerance": tolerance, "outside": outside}
     for name in names:
         differences = compare(rows[name], reference.of(name, arch))["difference"]
-        if beyond := {level: differences[level] for level in LEVELS if abs(differences[level]) > TOLERANCE}:
+        if beyond := {level: differences[level] for level in LEVELS if abs(differences[level]) > tolerance}:
             outside[name] = beyond
     if outside:
         words = [
             f"{name} ({', '.join(f'{level} {value:+.4f}' for level, value in beyond.items())})"
             for name, beyond in outside.items()
         ]
-        reason = f"{len(outside)} of {len(names)} classes differ by more than {TOLERANCE}: {', '.join(words)}"
+        reason = f"{len(outside)} of {len(names)} classes differ by more than {tolerance}: {', '.join(words)}"
         if set(outside) == {REPORTED}:
             reason += f"; that {REPORTED} alone differs has been reported before (issue 6 of the public script, 2021)"
     else:
-        reason = f"image and pixel ROC AUC of all {len(names)} classes are within {TOLERANCE}"
-    return {"reproduced": not outside, "reason": reason, "tolerance": TOLERANCE, "outside": outside}
+        reason = f"image and pixel ROC AUC of all {len(names)} classes are within {tolerance}"
+    return {"reproduced": not outside, "reason": reason, "tolerance": tolerance, "outside": outside}
 
 
 def _obstacles(rows: Mapping[str, Row], reference: Reference, arch: str, departed: list[str]) -> list[str]:
@@ -148,6 +148,8 @@ def _obstacles(rows: Mapping[str, Row], reference: Reference, arch: str, departe
     if reference.dataset != MVTecDataset.NAME:
         return [f"nothing is published for {reference.dataset}"]
     reasons = [f"other options than the published: {', '.join(departed)}"] if departed else []
+    if arch in OTHER_WEIGHTS and reference.figures:
+        return [*reasons, "the published figures are of a network with other weights"]
     if not reference.figures:
         return reasons or ["the weights are not ImageNet's"]
     names = reference.groups["all"]

@@ -41,12 +41,14 @@ FITTED = {
     "training_files": str,
     "pickle_bytes": (int, None),  # None：换到一半被打断的一对
 }
-_CONFIGURATION = {key: FITTED[key] for key in CONFIGURATION} | {"layers": [{"name": str}]}
+_OF_PADIM = ("reduction", "seed", "dimensions")  # 前身没有这几项；top_k 只有 SPADE 有
+_CONFIGURATION = {key: FITTED[key] for key in CONFIGURATION if key not in (*_OF_PADIM, "top_k")}
+_CONFIGURATION |= {f"{key}?": FITTED[key] for key in _OF_PADIM} | {"top_k?": int, "layers": [{"name": str}]}
 
 _FIGURES = {
     **dict.fromkeys(FIGURES, (NUMBER, None)),
-    "published": ({"image": NUMBER, "pixel": NUMBER}, None),
-    "difference": (LEVEL, None),
+    "published": ({"image": NUMBER, "pixel?": NUMBER}, None),
+    "difference": ({"image": (NUMBER, None), "pixel?": (NUMBER, None)}, None),
 }
 DATA = {"data_path": str, "file_names": str, "training_files": str, "test_files": str}
 _ROW = (

@@ -3,6 +3,7 @@ import pytest
 from experiment import results as report
 from experiment.published import Reference, compare
 from experiment.store import Store
+from padim import metrics
 from system.errors import UserError
 
 GROUPS = {"textures": ("t",), "objects": ("o", "p"), "all": ("o", "p", "t")}
@@ -14,7 +15,7 @@ REFERENCE = Reference(GROUPS, FIGURES)
 
 
 def row(image, pixel, published=None):
-    plain = dict.fromkeys(FIGURES) | {
+    plain = dict.fromkeys(metrics.FIGURES) | {
         "image_rocauc": image,
         "pixel_rocauc": pixel,
         "pixel_aupro": pixel,
