@@ -25,7 +25,7 @@ from system.errors import UserError
 from experiment.style import Say
 
 TITLES_ZH = ("图像", "真值", "预测热图", "预测掩码", "分割结果")
-LEFT, TITLE, BOTTOM, GAP, BAR, RIGHT = 0.2, 0.12, 0.06, 0.05, 0.09, 0.5  # 英寸；TITLE：一行列名
+LEFT, TITLE, BOTTOM, GAP, BAR, RIGHT = 0.2, 0.13, 0.06, 0.05, 0.09, 0.5  # 英寸；TITLE：一行列名
 PAGE = 9.2  # 英寸：一页放得下的高度
 Rows = list[list[np.ndarray | None]]
 
@@ -113,7 +113,7 @@ def sheet(titles: list[str], labels: list[str], rows: Rows, bar_label: str, say:
             axes = place(LEFT + column * (width + GAP), y, width, height)
             show(axes, panel, say)
             if row == 0:
-                axes.set_title(titles[column], pad=3, size=style.SMALL_SIZE)
+                axes.set_title(titles[column], pad=3, size=style.SMALL_SIZE, linespacing=1.3)
     bar = place(LEFT + columns * (width + GAP), top, BAR, total[1] - top - BOTTOM)  # 全图共用的色条
     drawing.colorbar(ScalarMappable(cmap=style.HEAT), cax=bar).set_label(bar_label)
     bar.grid(False)
