@@ -27,13 +27,21 @@ LABEL_SIZE = 9  # 结果文件夹里的定位图按像素画，不按印刷尺�
 
 IMAGE_COLOUR, PIXEL_COLOUR = "#0072B2", "#D55E00"
 NORMAL_COLOUR, DEFECT_COLOUR = "#0072B2", "#D55E00"
-ARCH_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
+ARCH_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D00", "#000000")
 LAYER_COLOURS = ("#56B4E9", "#009E73", "#E69F00")
 HEAT, MAGNITUDE, SIGNED = "jet", "viridis", "RdBu_r"  # 异常热图沿用原文的 jet
 
 # 十五个类别也分得清：色盲可辨的八色（Okabe–Ito）配三种线型
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D00")
 LINE_STYLES = ("-", "--", ":")
+
+METHODS = {"padim": "PaDiM", "spade": "SPADE", "mahalanobis_ad": "MahalanobisAD"}  # 印出的名字，按图表里的次序
+NETWORKS = {  # 印出的名字，表头与文件名里的简称
+    "resnet18": ("ResNet18", "R18"),
+    "wide_resnet50_2": ("WideResNet50", "WR50"),
+    "efficientnet_b4": ("EfficientNet-B4", "ENB4"),
+    "efficientnet_b5": ("EfficientNet-B5", "ENB5"),
+}
 
 # 从字形最合适的找起；JP 版也含全部简体字
 CHINESE_FONTS = (
@@ -78,15 +86,37 @@ def printable(name: str) -> str:
     return name.encode(**TEXT).decode().replace("$", r"\$")
 
 
-def arch_label(arch: str) -> str:
-    """The backbone's name as it is printed."""
-    labels = {"resnet18": "ResNet18", "wide_resnet50_2": "WideResNet50", "efficientnet_b5": "EfficientNet-B5"}
-    return labels.get(arch, arch)
+def split_key(key: str) -> tuple[str, str]:
+    """A model's method, as ``--method`` names it, and its backbone."""
+    method = next((method for method in METHODS if key.startswith(f"{method}_")), "padim")  # PaDiM 的键就是网络名
+    return method, key.removeprefix(f"{method}_")
 
 
-def arch_short(arch: str) -> str:
-    """The backbone's name in file names."""
-    return {"resnet18": "r18", "wide_resnet50_2": "wr50", "efficientnet_b5": "enb5"}.get(arch, arch)
+def arch_label(key: str) -> str:
+    """A model's name as it is printed: the backbone's, a predecessor's with its method."""
+    method, arch = split_key(key)
+    network = NETWORKS.get(arch, (arch,))[0]
+    return network if method == "padim" else f"{METHODS[method]} ({network})"
+
+
+def arch_labels(keys: Iterable[str]) -> dict[str, str]:
+    """The names of models beside one another: where there is a predecessor, PaDiM is named, too."""
+    methods = {key: METHODS[split_key(key)[0]] for key in keys}
+    named = set(methods.values()) > {"PaDiM"}
+    return {k: f"{m} ({arch_label(k)})" if named and m == "PaDiM" else arch_label(k) for k, m in methods.items()}
+
+
+def arch_tag(key: str) -> str:
+    """The backbone's short name, as in the published tables."""
+    arch = split_key(key)[1]
+    return NETWORKS[arch][1] if arch in NETWORKS else arch
+
+
+def arch_short(key: str) -> str:
+    """A model's name in file names."""
+    method, arch = split_key(key)
+    network = arch_tag(key).lower() if arch in NETWORKS else arch
+    return network if method == "padim" else f"{method}_{network}"
 
 
 @lru_cache(maxsize=1)

@@ -51,7 +51,8 @@ def parser(description: str, *, several: bool = False, language: Callable | None
     folders = {"nargs": "+", "default": [Path("mvtec_result")]} if several else {"default": Path("mvtec_result")}
     add("--result", type=Path, metavar="DIR", help="folder that main.py wrote (default mvtec_result)", **folders)
     add("--out", type=Path, metavar="DIR", default=Path("imgs"), help="where figures go (default imgs)")
-    add("--arch", help="backbone; default: every one with results")
+    keys = "models, as their files name them: resnet18, spade_wide_resnet50_2, …; default: every one with results"
+    add("--arch", nargs="+", metavar="KEY", help=keys)
     if language:
         add("--lang", type=language, default=["en"], metavar="LIST", help="en (default), zh or en,zh")
     else:

@@ -6,6 +6,7 @@
 import _root  # noqa: F401, I001
 
 import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +17,15 @@ import numpy as np
 from experiment.fitted import check_covariances, map_fitted
 from experiment.records import is_fitted_record
 from experiment.store import Store
-from experiment.style import class_order
+from experiment.style import METHODS, NETWORKS, arch_label, class_order, split_key
 from system.command import Parser
 from system.errors import UserError
 from system.files import read_json
 
-ARCHITECTURES = ("resnet18", "wide_resnet50_2", "efficientnet_b5")  # 先后次序；其余按名称排在后面
+# 缺了什么的方法，与说这件事的话
+WITHOUT_MAPS = {"mahalanobis_ad": "scores whole pictures and has no anomaly maps"}
+WITHOUT_GAUSSIANS = dict.fromkeys(("spade", "mahalanobis_ad"), "stores neither Gaussians nor left-out scores")
+EVERY: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -129,19 +133,30 @@ class Results:
         return UserError(f"{str(path)!r} {state}; make it with: {self.command}")
 
 
-def architectures(root: Path) -> list[str]:
-    """The architectures with results below ``root``."""
-    found = [p.stem.removeprefix("results_") for p in sorted(root.glob("results_*.json"))]
-    return [a for a in ARCHITECTURES if a in found] + [a for a in found if a not in ARCHITECTURES]
+def architectures(root: Path, kind: str = "results") -> list[str]:
+    """The keys of the models with ``results`` (or an ``ablation``) below ``root``, in the order of every figure."""
+    return sorted((p.stem.removeprefix(f"{kind}_") for p in root.glob(f"{kind}_*.json")), key=place)
 
 
-def open_results(root: Path, arch: str | None, training: bool = False) -> list[Results]:
-    """The results of ``arch``, or of every architecture that has some.
+def place(key: str) -> tuple[int, int, str]:
+    """Where a model's key stands among others, to sort by: PaDiM's first."""
+    method, arch = split_key(key)
+    known = list(NETWORKS)
+    return list(METHODS).index(method), known.index(arch) if arch in known else len(known), arch
+
+
+def open_results(
+    root: Path, archs: Sequence[str] | None, lacking: Mapping[str, str] = EVERY, training: bool = False
+) -> list[Results]:
+    """The results of these models, or of every one that has some.
 
     Parameters
     ----------
     root : Path
-    arch : str, optional
+    archs : sequence of str, optional
+        Models' keys; the order is kept.
+    lacking : mapping
+        The methods that do not have what is to be drawn, and the words for that: left out unless named.
     training : bool
         As in `Results`.
 
@@ -150,18 +165,25 @@ def open_results(root: Path, arch: str | None, training: bool = False) -> list[R
     UserError
         If there are none, or the file is foreign; the message names the command that makes them.
     """
-    found = architectures(root)
-    if arch is None and found:
-        return [_open(root, each, training) for each in found]
-    if arch in found:
-        return [_open(root, arch, training)]
-    wanted = arch or "wide_resnet50_2"
-    what = f"no results of {arch}" if arch else "no results"
-    demo = f"; results of the sample data are in {str(root / 'demo')!r}" if architectures(root / "demo") else ""
-    raise UserError(
-        f"{what} in {str(root)!r} (--result); make them with: "
-        f"python main.py --arch {wanted} --data_path FOLDER_OF_MVTEC_AD --save_path {root}{demo}"
-    )
+    found, named = architectures(root), list(dict.fromkeys(archs or ()))
+    drawable = [key for key in found if split_key(key)[0] not in lacking]
+    for key in named or ([] if drawable else found):
+        if why := lacking.get(split_key(key)[0]):
+            others = f"give --arch {' or '.join(drawable)}" if drawable else f"make PaDiM's results with: {_make(root)}"
+            raise UserError(f"{arch_label(key)} {why}; {others}")
+    missing = [key for key in named if key not in found]
+    if missing or not found:
+        what = f"no results of {missing[0]}" if missing else "no results"
+        demo = f"; results of the sample data are in {str(root / 'demo')!r}" if architectures(root / "demo") else ""
+        raise UserError(f"{what} in {str(root)!r} (--result); make them with: {_make(root, *missing[:1])}{demo}")
+    return [_open(root, key, training) for key in named or drawable]
+
+
+def _make(root: Path, key: str = "wide_resnet50_2") -> str:
+    """The command that makes a model's results."""
+    method, arch = split_key(key)
+    chosen = "" if method == "padim" else f"--method {method} "
+    return f"python main.py {chosen}--arch {arch} --data_path FOLDER_OF_MVTEC_AD --save_path {root}"
 
 
 def _open(root: Path, arch: str, training: bool) -> Results:
@@ -197,15 +219,20 @@ def class_options(made: Parser) -> Parser:
     return made
 
 
+def score_range(arrays: dict[str, Any]) -> tuple[float, float]:
+    """What a class's ``image_scores`` were normalised by: the raw maps' range, unless a method scores images itself."""
+    low, high = (arrays.get(f"image_{key}", arrays[key]) for key in ("score_min", "score_max"))
+    return low, high
+
+
 def normalised_threshold(arrays: dict[str, Any]) -> float | None:
     """The image threshold on the scale of ``image_scores``, which is the class's min–max."""
-    raw, low, high = (arrays[k] for k in ("image_threshold_raw", "score_min", "score_max"))
+    raw, (low, high) = arrays["image_threshold_raw"], score_range(arrays)
     # 得分全都相同时无从归一化，也就没有阈值
     return None if raw is None or not high > low else float((raw - low) / (high - low))
 
 
 def raw_scores(arrays: dict[str, Any]) -> np.ndarray:
-    """The image scores before the class's min–max, as predict.py gives them: (N,) float64."""
-    # 前身的图像得分另有一套，不是异常图的最大值：各有自己的两端
-    low, high = arrays["image_score_min"], arrays["image_score_max"]
+    """A class's image scores (N,) as the method gave them; PaDiM's are on the scale of the left-out scores."""
+    low, high = score_range(arrays)
     return low + arrays["image_scores"].astype(np.float64) * (high - low)

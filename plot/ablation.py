@@ -7,12 +7,13 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _options import Parser, parser, run, save
+from _results import architectures
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import HashableList
@@ -32,31 +33,29 @@ def options() -> Parser:
     return parser(__doc__)
 
 
-def read(root: Path, arch: str | None) -> list[tuple[str, dict[str, Any]]]:
-    """The studies of every architecture that has some: its name, and ``{study: content}``.
+def read(root: Path, archs: Sequence[str] | None) -> list[tuple[str, dict[str, Any]]]:
+    """The studies of these architectures, or of every one that has some: its name, and ``{study: content}``.
 
     Raises
     ------
     UserError
         If there are none, or a file holds something else; the message names the command that makes them.
     """
-    archs = [arch] if arch else sorted(p.stem.removeprefix("ablation_") for p in root.glob("ablation_*.json"))
-    command = f"python ablation.py --arch {arch or 'resnet18'} --save_path {root}"
     found = []
-    for each in archs:
-        store = Store(root, each)
+    for each in archs or architectures(root, "ablation") or ["resnet18"]:
+        if style.split_key(each)[0] != "padim":
+            raise UserError(f"{style.arch_label(each)} has no studies: they are PaDiM's; give --arch another network")
+        store, command = Store(root, each), f"python ablation.py --arch {each} --save_path {root}"
         try:
             content = store.read_studies()
         except UserError as problem:
             raise UserError(f"{problem}; make it with: {command}") from problem
-        if content is None:  # 这个网络还没有做过研究
-            break
+        if content is None:
+            raise UserError(f"no studies of {each} in {str(root)!r} (--result); make some with: {command}")
         studies = {name: content["studies"][name] for name in PANELS if name in content["studies"]}
         if not studies or not all(study["variants"] and study["classes"] for study in studies.values()):
             raise UserError(f"{str(store.ablation)!r} holds no studies; make some with: {command}")
         found.append((each, studies))
-    if not found:
-        raise UserError(f"no studies in {str(root)!r} (--result); make some with: {command}")
     return found
 
 

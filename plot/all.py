@@ -16,20 +16,21 @@ from pathlib import Path
 from threading import Thread
 
 from _options import Parser, parser, report
-from _results import architectures
+from _results import EVERY, WITHOUT_GAUSSIANS, WITHOUT_MAPS, architectures
 from results_page import write_page
 
-from experiment.style import chinese_font, look
+from experiment.style import chinese_font, look, split_key
 from system import command
 from system.errors import UserError
 from system.resources import cores
 
-# 各脚本；每个架构一图的，逐个架构画，一个架构的问题不连累另一个
+# 各脚本；每个模型一图的，逐个模型画，一个模型的问题不连累另一个
 ALL_ARCHITECTURES = ("framework", "auroc_table", "complexity", "localization")
-EACH_ARCHITECTURE = (
-    "model_parameters", "roc_curve", "pro_curve", "precision_recall", "score_distribution", "gaussian_parameters",
-    "patch_gaussian",
-)  # fmt: skip
+EACH_ARCHITECTURE = {  # 与画不了的方法
+    "model_parameters": WITHOUT_GAUSSIANS, "roc_curve": EVERY, "pro_curve": WITHOUT_MAPS,
+    "precision_recall": WITHOUT_MAPS, "score_distribution": EVERY, "gaussian_parameters": WITHOUT_GAUSSIANS,
+    "patch_gaussian": WITHOUT_GAUSSIANS,
+}  # fmt: skip
 EACH_CLASS = ("localization", "gaussian_parameters", "patch_gaussian", "training_pictures")  # 有 --all 的
 
 
@@ -45,12 +46,13 @@ def options() -> Parser:
     return parser(__doc__, language=_languages)
 
 
-def figure(script: str, shared: dict, arch: str | None, language: str) -> list[Path]:
-    """Draw one script's figures, of every class where it has such an option."""
+def figure(call: str, shared: dict, archs: list[str], language: str) -> list[Path]:
+    """Draw one script's figures, of every class where it has such an option; its own options stand behind its name."""
+    script, *own = call.split()
     module = import_module(script)
     words = ["--result", str(shared["result"]), "--out", str(shared["out"]), "--format", ",".join(shared["format"])]
     words += ["--dpi", str(shared["dpi"]), "--lang", language]
-    words += ([f"--arch={arch}"] if arch else []) + (["--all"] if script in EACH_CLASS else [])
+    words += [*own, *(["--arch", *archs] if archs else []), *(["--all"] if script in EACH_CLASS else [])]
     with look(language) as say:
         return list(module.draw(module.options().parse_args(words), say))
 
@@ -81,29 +83,33 @@ def draw(args: argparse.Namespace) -> None:
     if "zh" in args.lang:  # 没有字体，哪一张都画不成：不是略过
         chinese_font()
     shared = {key: getattr(args, key) for key in ("result", "out", "format", "dpi")}
-    archs: list[str | None] = [args.arch] if args.arch else [*architectures(args.result)] or [None]
-    # 一项任务：一个脚本，一个网络，一种语言
-    jobs = [(script, args.arch) for script in ALL_ARCHITECTURES]
-    jobs += [(script, arch) for script in EACH_ARCHITECTURE for arch in archs]
+    archs = args.arch or architectures(args.result)
+    # 一项任务：一个脚本，若干模型，一种语言
+    jobs = [(script, args.arch or []) for script in ALL_ARCHITECTURES]
+    for script, lacking in EACH_ARCHITECTURE.items():
+        jobs += [(script, [arch]) for arch in archs if split_key(arch)[0] not in lacking] if archs else [(script, [])]
+    with_maps = [arch for arch in archs if split_key(arch)[0] not in WITHOUT_MAPS]
+    if len(with_maps) > 1:
+        jobs.append(("localization --compare", with_maps))
     # 留一得分要用选项，研究是另一条命令：多半没有做
-    left_out = [arch for arch in archs if arch and any(args.result.glob(f"scores_{arch}/*_left_out.npz"))]
-    jobs += [("training_pictures", arch) for arch in left_out]
-    if any(args.result.glob("ablation_*.json")):
-        jobs.append(("ablation", args.arch))
+    left_out = [arch for arch in archs if any(args.result.glob(f"scores_{arch}/*_left_out.npz"))]
+    jobs += [("training_pictures", [arch]) for arch in left_out]
+    jobs += [("ablation", [arch]) for arch in architectures(args.result, "ablation") if arch in (args.arch or [arch])]
     skipped: list[str] = []  # 两种语言的缘由相同，末了只说一次
     # 进程而非线程：matplotlib 的设置是全局的。spawn：各平台行为一致；绘图进程启动只需半秒
     with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), obey_parent) as pool:
         drawing = [
-            (script, arch, pool.submit(figure, script, shared, arch, language))
-            for script, arch in jobs
+            (call, names, pool.submit(figure, call, shared, names, language))
+            for call, names in jobs
             for language in args.lang
         ]
         try:
-            for script, arch, future in drawing:
+            for call, names, future in drawing:
                 try:
                     report(future.result())
                 except UserError as problem:  # 数据不全，画不成：记下缘由，接着画别的
-                    skipped.append(f"skipped {script}{f' ({arch})' if arch else ''}: {problem}")
+                    of_which = f" ({', '.join(names)})" if names else ""
+                    skipped.append(f"skipped {call}{of_which}: {problem}")
         except KeyboardInterrupt:
             for child in multiprocessing.active_children():  # 不等手头的图画完
                 child.terminate()

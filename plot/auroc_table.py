@@ -1,6 +1,6 @@
-"""ROC AUC of every class beside the published: grouped bars, and tables as Markdown, CSV, LaTeX.
+"""ROC AUC of every class, models side by side, and the published: grouped bars, and tables as Markdown, CSV, LaTeX.
 
-各类的 ROC AUC 与发表值：分组条形图，及 Markdown、CSV、LaTeX 表格（指标见论文 IV.A）。
+各类的 ROC AUC，各模型并排，另附发表值：分组条形图，及 Markdown、CSV、LaTeX 表格（指标见论文 IV.A）。
 """
 
 import _root  # noqa: F401, I001
@@ -8,12 +8,12 @@ import _root  # noqa: F401, I001
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from _auroc import Table, collect
 from _options import Parser, parser, run, save, save_text
-from _results import Results, architectures, open_results
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,119 +21,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from experiment import style
-from experiment.fitted import CONFIGURATION
-from experiment.published import LEVELS
-from system.errors import UserError
+from experiment.published import LEVELS, OTHER_WEIGHTS
 from experiment.style import Say
 
-GROUPS = ("textures", "objects", "all")
 STEM = "auroc_table"
 
 
 def options() -> Parser:
     """The command line."""
     return parser(__doc__, several=True)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One figure of the table: our values, one a result folder, and the published one."""
-
-    values: list[float]
-    published: float | None
-
-    @property
-    def mean(self) -> float | None:
-        return float(np.mean(self.values)) if self.values else None
-
-    @property
-    def deviation(self) -> float | None:
-        """Sample standard deviation; None for a single value."""
-        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
-
-    def __str__(self) -> str:
-        if self.mean is None:
-            return "–"
-        return f"{self.mean:.3f}" + ("" if self.deviation is None else f" ± {self.deviation:.3f}")
-
-
-@dataclass
-class Table:
-    """``cells[row][arch, level]``; rows are classes, then the averages that exist.
-
-    Attributes
-    ----------
-    archs : list of str
-    counts : dict
-        Result folders of each architecture.
-    classes, groups : list of str
-        Rows.
-    cells : dict
-    """
-
-    archs: list[str]
-    counts: dict[str, int]
-    classes: list[str] = field(default_factory=list)
-    groups: list[str] = field(default_factory=list)
-    cells: dict[str, dict[tuple[str, str], Cell]] = field(default_factory=dict)
-
-    @property
-    def several(self) -> bool:
-        return max(self.counts.values()) > 1
-
-
-def collect(folders: list[Path], arch: str | None) -> Table:
-    """Read the result folders.
-
-    Raises
-    ------
-    UserError
-        If a folder has no results, or the folders cannot be averaged because their classes or
-        anything but the seed differ.
-    """
-    opened: dict[str, list[Results]] = {}
-    for folder in folders:
-        for results in open_results(folder, arch):
-            opened.setdefault(results.store.key, []).append(results)
-    table = Table([a for a in architectures_in_order(folders) if a in opened], {a: len(rs) for a, rs in opened.items()})
-    for each in opened.values():
-        _check_alike(each)  # 只有种子不同的，才能取平均
-    table.classes = style.class_order(n for rs in opened.values() for r in rs for n in r.classes)
-    table.groups = [g for g in GROUPS if any(r.content["averages"].get(g) for rs in opened.values() for r in rs)]
-    for name in table.classes + table.groups:
-        table.cells[name] = {}
-        for a in table.archs:
-            part = "averages" if name in table.groups else "classes"
-            rows = [row for r in opened[a] if (row := r.content[part].get(name))]
-            for level in LEVELS:
-                values = [row[f"{level}_rocauc"] for row in rows if row[f"{level}_rocauc"] is not None]
-                table.cells[name][a, level] = Cell(values, ((rows[0]["published"] if rows else None) or {}).get(level))
-    return table
-
-
-def architectures_in_order(folders: list[Path]) -> list[str]:
-    """Every architecture of any folder, once."""
-    return list(dict.fromkeys(a for folder in folders for a in architectures(folder)))
-
-
-def _check_alike(each: list[Results]) -> None:
-    first, words = each[0], {"weights_sha256": "weights", "dimensions": "numbers of dimensions"}
-    for other in each[1:]:
-        here, there = map(_but_for_the_seed, (first, other))
-        word = next((words.get(key, key) for key in here if here[key] != there[key]), None)
-        if word is None:
-            continue
-        raise UserError(
-            f"{str(first.store.results)!r} and {str(other.store.results)!r} have different {word}; "
-            "give --result folders that differ in the seed alone"
-        )
-
-
-def _but_for_the_seed(results: Results) -> dict[str, object]:
-    """What results must have in common to be averaged; of the dimensions, which the seed draws, how many."""
-    made_with = results.content["run"]["configuration"]
-    same = {key: made_with[key] for key in CONFIGURATION if key in made_with and key not in ("seed", "dimensions")}
-    return same | {"dimensions": len(made_with["dimensions"]), "classes": set(results.content["classes"])}
 
 
 def row_label(name: str, say: Say) -> str:
@@ -146,95 +42,105 @@ def row_label(name: str, say: Say) -> str:
     return say(*words[name]) if name in words else name
 
 
-def columns(table: Table, say: Say) -> list[tuple[str, str, str]]:
-    """(level, arch, heading) of every column pair."""
-    heads = []
-    for level, word in zip(LEVELS, (say("image", "图像级"), say("pixel", "像素级")), strict=True):
-        for a in table.archs:
-            count = f" (n = {table.counts[a]})" if table.several else ""
-            heads.append((level, a, f"{style.arch_label(a)} {word}{count}"))
-    return heads
+def level_label(level: str, say: Say) -> str:
+    """A level in words."""
+    return {"image": say("image", "图像级"), "pixel": say("pixel", "像素级")}[level]
 
 
-def number(value: float | None) -> str:
-    """A published figure."""
-    return "–" if value is None else f"{value:.3f}"
+def published_label(table: Table, say: Say) -> str:
+    """What the published figures are called; a network with other weights than ours is named."""
+    others = [style.METHODS[style.split_key(key)[0]] for key in table.counts if key in OTHER_WEIGHTS]
+    words = [say(f" ({name}: with other weights)", f"（{name}：权重不同）") for name in others]
+    return "".join([say("published", "已发表"), *words])
 
 
 def markdown(table: Table, say: Say) -> str:
-    """The table for a README."""
-    heads = columns(table, say)
-    titles = [say("class", "类别")]
-    for _, _, title in heads:
-        titles += [title, say("published", "已发表")]
-    lines = [titles, ["---"] + ["---:"] * (len(titles) - 1)]
-    for name in table.classes + table.groups:
-        cells = [row_label(name, say)]
-        for level, a, _ in heads:
-            cell = table.cells[name][a, level]
-            cells += [str(cell), number(cell.published)]
-        lines.append([f"**{c}**" for c in cells] if name in table.groups else cells)
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    """Two tables for a README: ours, and the published figures as far as there are any."""
+    labels, heads = style.arch_labels(table.counts), []
+    for level, key in table.columns:
+        count = f" (n = {table.counts[key]})" if table.several else ""
+        heads.append(f"{labels[key]} {level_label(level, say)}{count}")
+
+    def block(title: str, names: list[str], published: bool) -> str:
+        lines = [[title, *heads], ["---"] + ["---:"] * len(heads)]
+        for name in names:
+            label = row_label(name, say)
+            figures = [f"**{words}**" if is_best else words for words, is_best in table.printed(name, published)]
+            lines.append([f"*{label}*" if name in table.groups else label, *figures])
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+    text = block(say("class", "类别"), list(table.cells), published=False)
+    return text + (f"\n{block(published_label(table, say), table.published, True)}" if table.published else "")
 
 
 def comma_separated(table: Table) -> str:
-    """Every figure with all its digits: the same in both languages."""
+    """Every figure with all its digits, then the published ones: the same in both languages."""
     titles = ["class"]
-    for level in LEVELS:
-        for a in table.archs:
-            titles += [f"{a}_{level}{part}" for part in ("", "_std", "_n", "_published")]
-    lines = [titles]
-    for name in table.classes + table.groups:
-        cells = [f"all_{name}" if name in ("textures", "objects") else name]
-        for level in LEVELS:
-            for a in table.archs:
-                cell = table.cells[name][a, level]
-                cells += ["" if v is None else f"{v:.6f}" for v in (cell.mean, cell.deviation)]
-                cells += [str(len(cell.values)), "" if cell.published is None else f"{cell.published:.3f}"]
-        lines.append(cells)
+    titles += [f"{key}_{level}{part}" for level, key in table.columns for part in ("", "_std", "_n")]
+    lines = [[*titles, *(f"{key}_{level}_published" for level, key in table.columns)]]
+    for name, row in table.cells.items():
+        line = [f"all_{name}" if name in ("textures", "objects") else name]
+        cells = [row[column] for column in table.columns]
+        for cell in cells:
+            line += ["" if v is None else f"{v:.6f}" for v in (cell.mean, cell.deviation)] + [str(len(cell.values))]
+        lines.append([*line, *("" if cell.published is None else f"{cell.published:.3f}" for cell in cells)])
     return "".join(",".join(line) + "\n" for line in lines)
 
 
 def latex(table: Table, say: Say) -> str:
     """A ``tabular`` to ``\\input``; it needs the packages booktabs and, in Chinese, ctex."""
-    heads = columns(table, say)
 
     def escape(words: str) -> str:
         return words.replace("_", r"\_").replace(" ± ", r" $\pm$ ").replace("–", "--").replace("n = ", "$n$ = ")
 
+    def spanned(names: list[tuple[str, ...]]) -> str:
+        """A line of the heading: the last of the names over all columns that share them, and a rule below."""
+        cells, rules, start = [""], [], 2
+        for shared, same in groupby(names):
+            end = start + len(list(same)) - 1
+            cells.append(rf"\multicolumn{{{end - start + 1}}}{{c}}{{{shared[-1]}}}")
+            rules.append(rf"\cmidrule(lr){{{start}-{end}}}")
+            start = end + 1
+        return " & ".join(cells) + r" \\" + "\n" + "".join(rules)
+
+    def block(names: list[str], published: bool) -> list[str]:
+        lines = []
+        for name in names:
+            if name in table.groups and (name == names[0] or names[names.index(name) - 1] not in table.groups):
+                lines.append(r"\midrule")
+            cells = [rf"\textbf{{{escape(w)}}}" if best else escape(w) for w, best in table.printed(name, published)]
+            lines.append(" & ".join([escape(row_label(name, say)), *cells]) + r" \\")
+        return lines
+
+    methods = {key: style.METHODS[style.split_key(key)[0]] for key in table.counts}
+    counts = {key: f" (n = {n})" if table.several else "" for key, n in table.counts.items()}
+    networks = [escape(style.arch_tag(key) + counts[key]) for _, key in table.columns]
     packages = say(r"\usepackage{booktabs}", r"\usepackage{ctex,booktabs}，用 xelatex 编译")
-    lines = [f"% {packages}", r"\begin{tabular}{l" + "rr" * len(heads) + "}", r"\toprule"]
-    lines.append(" & ".join([""] + [rf"\multicolumn{{2}}{{c}}{{{escape(title)}}}" for _, _, title in heads]) + r" \\")
-    lines += [rf"\cmidrule(lr){{{2 * i + 2}-{2 * i + 3}}}" for i in range(len(heads))]
-    lines.append(
-        " & ".join([say("class", "类别")] + [say("ours", "本文"), say("published", "已发表")] * len(heads)) + r" \\"
-    )
-    lines.append(r"\midrule")
-    for name in table.classes + table.groups:
-        if table.groups and name == table.groups[0]:
-            lines.append(r"\midrule")
-        cells = [row_label(name, say)]
-        for level, a, _ in heads:
-            cell = table.cells[name][a, level]
-            cells += [str(cell), number(cell.published)]
-        lines.append(" & ".join(map(escape, cells)) + r" \\")
+    lines = [f"% {packages}", r"\begin{tabular}{l" + "r" * len(networks) + "}", r"\toprule"]
+    lines.append(spanned([(level_label(level, say),) for level, _ in table.columns]))
+    lines.append(spanned([(level, methods[key]) for level, key in table.columns]))
+    lines.append(" & ".join([say("class", "类别"), *networks]) + r" \\")
+    lines += [r"\midrule", *block(list(table.cells), published=False)]
+    if table.published:
+        title = rf"\multicolumn{{{len(networks) + 1}}}{{l}}{{\emph{{{published_label(table, say)}}}}} \\"
+        lines += [r"\midrule", title, r"\midrule", *block(table.published, published=True)]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def bars(axes: Axes, table: Table, level: str) -> None:
     """One level's grouped bars; a diamond is the published figure."""
-    names = table.classes + table.groups
+    names, keys = list(table.cells), table.at(level)
     # 各类与平均之间空开一些
     places = np.arange(len(names)) + np.where(np.arange(len(names)) < len(table.classes), 0, 0.6)
-    width = 0.8 / len(table.archs)
+    width = 0.8 / len(keys)
     lowest, highest = 1.0, 1.0
-    for k, a in enumerate(table.archs):
-        x = places + (k - (len(table.archs) - 1) / 2) * width  # 同一类的各网络并排
-        cells = [table.cells[n][a, level] for n in names]
+    for k, key in enumerate(keys):
+        x = places + (k - (len(keys) - 1) / 2) * width  # 同一类的各模型并排
+        cells = [table.cells[n][level, key] for n in names]
         means = np.array([np.nan if c.mean is None else c.mean for c in cells])
         deviations = np.array([c.deviation or 0 for c in cells]) if table.several else None
-        colour = style.ARCH_COLOURS[k % len(style.ARCH_COLOURS)]
-        axes.bar(x, means, width * 0.92, color=colour, yerr=deviations, error_kw={"lw": 0.8, "capsize": 1.5})
+        whiskers = {"lw": 0.8, "capsize": 1.5}
+        axes.bar(x, means, width * 0.92, color=colour(table, key), yerr=deviations, error_kw=whiskers)
         published = np.array([np.nan if c.published is None else c.published for c in cells])
         axes.plot(x, published, "D", ms=2.8, mfc="white", mec="black", mew=0.7, zorder=3)
         lowest = np.nanmin([lowest, *means, *published])
@@ -245,34 +151,37 @@ def bars(axes: Axes, table: Table, level: str) -> None:
     axes.set_xticks(places)
 
 
+def colour(table: Table, key: str) -> str:
+    """A model's, the same at both levels."""
+    return style.ARCH_COLOURS[list(table.counts).index(key) % len(style.ARCH_COLOURS)]
+
+
 def figure(table: Table, say: Say) -> Figure:
-    """Image level above, pixel level below."""
-    drawing = Figure((style.DOUBLE, 4.2), layout="constrained")
-    upper, lower = drawing.subplots(2, 1, sharex=True)
-    for axes, level in ((upper, "image"), (lower, "pixel")):
+    """Image level above, pixel level below, as far as there are figures."""
+    levels = [level for level in LEVELS if table.at(level)]
+    drawing = Figure((style.DOUBLE, 1 + 1.6 * len(levels)), layout="constrained")
+    panels = drawing.subplots(len(levels), 1, sharex=True, squeeze=False)[:, 0]
+    titles = {"image": say("image ROC AUC", "图像级 ROC AUC"), "pixel": say("pixel ROC AUC", "像素级 ROC AUC")}
+    for axes, level in zip(panels, levels, strict=True):
         bars(axes, table, level)
-    upper.set_ylabel(say("image ROC AUC", "图像级 ROC AUC"))
-    lower.set_ylabel(say("pixel ROC AUC", "像素级 ROC AUC"))
-    names = table.classes + table.groups
+        axes.set_ylabel(titles[level])
+    names = list(table.cells)
     crowded = len(names) > 6
-    lower.set_xticklabels(
+    panels[-1].set_xticklabels(
         [style.printable(row_label(n, say)) for n in names], rotation=40 if crowded else 0,
         ha="right" if crowded else "center",
         rotation_mode="anchor" if crowded else None,
     )  # fmt: skip
     # 图例：条形为本文，菱形为发表值
     keys: list[Artist] = []
-    for k, a in enumerate(table.archs):
-        count = (
-            say(f", mean ± sd of {table.counts[a]}", f"，{table.counts[a]} 次的均值 ± 标准差") if table.several else ""
-        )
-        keys.append(Patch(color=style.ARCH_COLOURS[k % len(style.ARCH_COLOURS)], label=style.arch_label(a) + count))
-    if any(c.published is not None for row in table.cells.values() for c in row.values()):
-        keys.append(
-            Line2D(
-                [], [], ls="", marker="D", ms=2.8, mfc="white", mec="black", mew=0.7, label=say("published", "已发表")
-            )
-        )
+    for key, label in style.arch_labels(table.counts).items():
+        n = table.counts[key]
+        count = say(f", mean ± sd of {n}", f"，{n} 次的均值 ± 标准差") if table.several else ""
+        keys.append(Patch(color=colour(table, key), label=label + count))
+    if table.published:
+        diamond = Line2D([], [], ls="", marker="D", ms=2.8, mfc="white", mec="black", mew=0.7)
+        diamond.set_label(published_label(table, say))
+        keys.append(diamond)
     drawing.legend(handles=keys, loc="outside upper center", ncols=3)
     return drawing
 

@@ -7,7 +7,7 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,17 +78,16 @@ def merged(stages: dict[str, float], total: float) -> dict[str, float]:
     return result | ({OTHER: result.get(OTHER, 0) + rest} if rest > SLIGHT * total else {})
 
 
-def of_run(results: Results, say: Say) -> Bar:
+def of_run(results: Results, label: str, say: Say) -> Bar:
     """Seconds of an average class of a run, and the peak memory of the run."""
     seconds = [row["seconds"] for row in results.content["classes"].values()]
     names = dict.fromkeys(stage for each in seconds for stage in each)
     average = {stage: float(np.mean([each.get(stage, 0) for each in seconds])) for stage in names}
     stages = merged(average, average["total"])
-    label = f"{style.arch_label(results.store.key)}\n" + say("a class", "每类平均")
-    return Bar(label, stages, results.content["run"].get("peak_memory_bytes"))
+    return Bar(f"{label}\n{say('a class', '每类平均')}", stages, results.content["run"].get("peak_memory_bytes"))
 
 
-def of_benchmark(path: Path, arch: str | None, say: Say) -> list[Bar]:
+def of_benchmark(path: Path, archs: Sequence[str] | None, say: Say) -> list[Bar]:
     """Two rows an architecture: the textbook implementation, and this one with the floor.
 
     Raises
@@ -103,7 +102,7 @@ def of_benchmark(path: Path, arch: str | None, say: Say) -> list[Bar]:
     bars = []
     try:
         for each, record in content["architectures"].items():
-            if arch not in (None, each):
+            if archs and each not in archs:
                 continue
             floor = record["floor"]["forward"] + record["floor"]["decode"]  # 再快也省不掉的
             for key, name in (("textbook", say("textbook", "教科书实现")), ("padim", say("this program", "本程序"))):
@@ -180,7 +179,9 @@ def figure(groups: list[tuple[str, list[Bar]]], say: Say) -> Figure:
 
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``complexity``."""
-    groups = [(say("Run", "运行记录"), [of_run(results, say) for results in open_results(args.result, args.arch)])]
+    opened = {results.store.key: results for results in open_results(args.result, args.arch)}
+    labels = style.arch_labels(opened)
+    groups = [(say("Run", "运行记录"), [of_run(results, labels[key], say) for key, results in opened.items()])]
     path = args.benchmark or args.result / "benchmark.json"
     if args.benchmark or path.exists():
         groups.append((say("Benchmark", "基准测试"), of_benchmark(path, args.arch, say)))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from _options import Parser, parser, run, save
-from _results import Results, chosen_classes, class_options, open_results
+from _results import WITHOUT_GAUSSIANS, Results, chosen_classes, class_options, open_results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -114,7 +114,7 @@ def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> F
 
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``gaussian_parameters_{class}_{arch}``."""
-    for results in open_results(args.result, args.arch):
+    for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS):
         for name in chosen_classes(results, args):
             stem = f"gaussian_parameters_{name}_{style.arch_short(results.store.key)}"
             yield from save(figure(results, name, args, say), args, stem)

@@ -1,6 +1,6 @@
-"""Localization examples: rows of image, ground truth, heat map, predicted mask, segmentation.
+"""Localization examples: rows of image, ground truth, heat map, predicted mask, segmentation; or models side by side.
 
-定位示例：每行为图像、真值、热图、预测掩码、分割结果。
+定位示例：每行为图像、真值、热图、预测掩码、分割结果；或各模型的热图并排。
 """
 
 import _root  # noqa: F401, I001
@@ -9,10 +9,11 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from _options import Parser, parser, run, save
-from _results import Results, chosen_classes, class_options, open_results
+from _results import WITHOUT_MAPS, Results, chosen_classes, class_options, open_results
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
@@ -24,14 +25,16 @@ from system.errors import UserError
 from experiment.style import Say
 
 TITLES_ZH = ("图像", "真值", "预测热图", "预测掩码", "分割结果")
-LEFT, TOP, BOTTOM, GAP, BAR, RIGHT = 0.2, 0.22, 0.06, 0.05, 0.09, 0.5  # 英寸：行名、列名、下边、间隔、色条及其刻度
+LEFT, TITLE, BOTTOM, GAP, BAR, RIGHT = 0.2, 0.13, 0.06, 0.05, 0.09, 0.5  # 英寸；TITLE：一行列名
 PAGE = 9.2  # 英寸：一页放得下的高度
+Rows = list[list[np.ndarray | None]]
 
 
 def options() -> Parser:
     """The command line."""
     made = class_options(parser(__doc__))
     made.add_argument("--index", type=int, nargs="+", metavar="I", help="test images to show, counted from 0")
+    made.add_argument("--compare", action="store_true", help="the heat maps of all models (--arch) beside one another")
     return made
 
 
@@ -46,9 +49,10 @@ def typical(kinds: np.ndarray, scores: np.ndarray) -> list[int]:
     return chosen
 
 
-def pixel_rocauc(results: Results) -> float:
-    """The average over the classes; 0 where it is not known."""
-    return (results.content["averages"].get("all") or {}).get("pixel_rocauc") or 0
+def merit(results: Results) -> tuple[bool, float]:
+    """What the best of several models is chosen by: PaDiM first, then the average pixel ROC AUC, 0 if not known."""
+    average = results.content["averages"].get("all") or {}
+    return style.split_key(results.store.key)[0] == "padim", average.get("pixel_rocauc") or 0
 
 
 def show(axes: Axes, panel: np.ndarray | None, say: Say) -> None:
@@ -64,52 +68,107 @@ def show(axes: Axes, panel: np.ndarray | None, say: Say) -> None:
         axes.imshow(panel, interpolation="antialiased", aspect="auto")
 
 
-def figure(results: Results, name: str, wanted: list[int] | None, say: Say) -> Figure:
-    """Rows of five panels for one class."""
-    arrays = results.arrays(name)
+def chosen_images(arrays: dict[str, Any], name: str, wanted: list[int] | None) -> list[int]:
+    """The indices of ``--index``, by default `typical` ones."""
     count = len(arrays["files"])
-    maps, images = results.pixels(name, count)
     indices = wanted or typical(arrays["kinds"], arrays["image_scores"])
     if bad := [i for i in indices if not 0 <= i < count]:
         raise UserError(f"--index {bad[0]}: {name} has {count} test images, counted from 0")
+    return indices
 
+
+def panels(results: Results, name: str, arrays: dict[str, Any], indices: list[int]) -> Rows:
+    """The five panels of each of these test images."""
+    maps, images = results.pixels(name, len(arrays["files"]))
+    rows = []
+    for i in indices:
+        scores = normalise(np.asarray(maps[i]), arrays["score_min"], arrays["score_max"])  # 全类同一尺度
+        truth = None if arrays["masks"] is None else arrays["masks"][i]
+        rows.append(panel_images(images[i], truth, scores, arrays["threshold"]))
+    return rows
+
+
+def sheet(titles: list[str], labels: list[str], rows: Rows, bar_label: str, say: Say) -> Figure:
+    """Rows of panels under their titles, with their labels before and one colour bar behind them."""
     # 双栏宽；行数多时缩小，使整图不超出一页
-    ratio = maps.shape[1] / maps.shape[2]
-    width = (style.DOUBLE - LEFT - RIGHT - BAR - GAP * len(PANELS)) / len(PANELS)
-    width = min(width, ((PAGE - TOP - BOTTOM) / len(indices) - GAP) / ratio)
+    columns, top = len(titles), 0.1 + TITLE * max(title.count("\n") + 1 for title in titles)
+    first = np.asarray(rows[0][0])  # 图片本身，总是有的
+    ratio = first.shape[0] / first.shape[1]
+    width = (style.DOUBLE - LEFT - RIGHT - BAR - GAP * columns) / columns
+    width = min(width, ((PAGE - top - BOTTOM) / len(rows) - GAP) / ratio)
     height = width * ratio
-    total = LEFT + len(PANELS) * (width + GAP) + BAR + RIGHT, TOP + len(indices) * (height + GAP) - GAP + BOTTOM
+    total = LEFT + columns * (width + GAP) + BAR + RIGHT, top + len(rows) * (height + GAP) - GAP + BOTTOM
     drawing = Figure(total)
 
     def place(x: float, y: float, w: float, h: float) -> Axes:  # 英寸，从左上角量起
         return drawing.add_axes((x / total[0], 1 - (y + h) / total[1], w / total[0], h / total[1]))
 
-    for row, i in enumerate(indices):
-        scores = normalise(np.asarray(maps[i]), arrays["score_min"], arrays["score_max"])  # 全类同一尺度
-        truth = None if arrays["masks"] is None else arrays["masks"][i]
-        y = TOP + row * (height + GAP)
-        label = str(arrays["kinds"][i])
-        label = style.printable(label if len(label) < 19 else label[:17] + "…")
+    for row, (label, shown) in enumerate(zip(labels, rows, strict=True)):
+        y = top + row * (height + GAP)
+        words = style.printable(label if len(label) < 19 else label[:17] + "…")
         drawing.text(
-            LEFT * 0.45 / total[0], 1 - (y + height / 2) / total[1], label,
+            LEFT * 0.45 / total[0], 1 - (y + height / 2) / total[1], words,
             size=style.SMALL_SIZE, rotation=90, ha="center", va="center",
         )  # fmt: skip
-        for column, panel in enumerate(panel_images(images[i], truth, scores, arrays["threshold"])):
+        for column, panel in enumerate(shown):
             axes = place(LEFT + column * (width + GAP), y, width, height)
             show(axes, panel, say)
             if row == 0:
-                axes.set_title(say(PANELS[column], TITLES_ZH[column]), pad=3, size=style.SMALL_SIZE)
-    bar = place(LEFT + len(PANELS) * (width + GAP), TOP, BAR, total[1] - TOP - BOTTOM)  # 全图共用的色条
-    drawing.colorbar(ScalarMappable(cmap=style.HEAT), cax=bar).set_label(
-        f"{say('Anomaly score, ', '异常得分，')}{style.arch_label(results.store.key)}"
-    )
+                axes.set_title(titles[column], pad=3, size=style.SMALL_SIZE, linespacing=1.3)
+    bar = place(LEFT + columns * (width + GAP), top, BAR, total[1] - top - BOTTOM)  # 全图共用的色条
+    drawing.colorbar(ScalarMappable(cmap=style.HEAT), cax=bar).set_label(bar_label)
     bar.grid(False)
     return drawing
 
 
+def figure(results: Results, name: str, wanted: list[int] | None, say: Say) -> Figure:
+    """Rows of five panels for one class."""
+    arrays = results.arrays(name)
+    indices = chosen_images(arrays, name, wanted)
+    titles = [say(english, chinese) for english, chinese in zip(PANELS, TITLES_ZH, strict=True)]
+    bar_label = f"{say('Anomaly score, ', '异常得分，')}{style.arch_label(results.store.key)}"
+    labels = [str(arrays["kinds"][i]) for i in indices]
+    return sheet(titles, labels, panels(results, name, arrays, indices), bar_label, say)
+
+
+def scored_by_several(found: list[Results], args: argparse.Namespace) -> dict[str, list[Results]]:
+    """The classes of ``--class`` and ``--all``, each with the models that have scored it, which must be two."""
+    names = style.class_order(name for results in found for name in results.classes)
+    several = {n: models for n in names if len(models := [each for each in found if n in each.classes]) > 1}
+    if not several or (args.name and args.name not in several):
+        raise UserError(
+            f"--compare: no two models with anomaly maps have scored {args.name or 'the same class'} in "
+            f"{str(args.result)!r} (--result, --arch); run main.py with another --method or --arch first"
+        )
+    chosen = several if args.all else [args.name or next(iter(several))]
+    return {name: several[name] for name in chosen}
+
+
+def comparison(models: list[Results], name: str, wanted: list[int] | None, say: Say) -> Figure:
+    """Rows of image, ground truth and every model's heat map for one class."""
+    first, arrays = models[0], [each.arrays(name) for each in models]
+    for each in models[1:]:
+        if each.row(name)["test_files"] != first.row(name)["test_files"]:
+            both = " and ".join(repr(str(one.store.results)) for one in (first, each))
+            raise UserError(f"{both} are of different test pictures of {name}; leave one of them out with --arch")
+    indices = chosen_images(arrays[0], name, wanted)
+    found = [panels(each, name, its, indices) for each, its in zip(models, arrays, strict=True)]
+    # 图像与真值取自第一个模型，其后是各模型的热图
+    rows = [[*rows[0][:2], *(row[2] for row in rows)] for rows in zip(*found, strict=True)]
+    titles = [say(PANELS[k], TITLES_ZH[k]) for k in range(2)]
+    titles += [label.replace(" (", "\n(") for label in style.arch_labels(each.store.key for each in models).values()]
+    words = say("Anomaly score, each on its own scale", "异常得分，各取自己的尺度")
+    return sheet(titles, [str(arrays[0]["kinds"][i]) for i in indices], rows, words, say)
+
+
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
-    """Write ``{class}``, from one architecture: the best by pixel ROC AUC, unless ``--arch`` names one."""
-    results = max(open_results(args.result, args.arch), key=pixel_rocauc)
+    """Write ``{class}``, from PaDiM's best model unless ``--arch`` names one; or ``comparison_{class}``."""
+    found = open_results(args.result, args.arch, WITHOUT_MAPS)
+    if args.compare:
+        for name, models in scored_by_several(found, args).items():
+            yield from save(comparison(models, name, args.index, say), args, f"comparison_{name}")
+        return
+    results = max(found, key=merit)
     for name in chosen_classes(results, args):
         yield from save(figure(results, name, args.index, say), args, name)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from _options import Parser, parser, run, save
-from _results import open_results
+from _results import WITHOUT_GAUSSIANS, open_results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -178,7 +178,7 @@ def figure(arch: str, records: list[dict[str, Any]], say: Say) -> Figure:
 
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``model_parameters_{arch}``."""
-    for results in open_results(args.result, args.arch):
+    for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS):
         arch, records = results.store.key, [results.provenance(name) for name in results.classes]
         drawing = figure(arch, records, say)
         yield from save(drawing, args, f"model_parameters_{style.arch_short(arch)}")

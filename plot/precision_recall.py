@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from _options import Parser, parser, run, save
-from _results import Results, open_results
+from _results import WITHOUT_MAPS, Results, open_results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -71,7 +71,7 @@ def figure(results: Results, say: Say) -> Figure:
 
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``precision_recall_{arch}``."""
-    for results in open_results(args.result, args.arch):
+    for results in open_results(args.result, args.arch, WITHOUT_MAPS):
         yield from save(figure(results, say), args, f"precision_recall_{style.arch_short(results.store.key)}")
 
 

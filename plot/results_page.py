@@ -66,7 +66,7 @@ def scored_class(results: Results, name: str, drawn: set[str]) -> Entry:
     """A class's test pictures; ``drawn`` are the figures that are there."""
     arrays, store = results.arrays(name), results.store
     files = arrays["files"].tolist()
-    kinds = arrays["kinds"].tolist() if "kinds" in arrays else [file.split("/")[-2] for file in files]
+    kinds = arrays["kinds"].tolist()
     names = sorted(set(kinds), key=lambda kind: (kind != "good", kind))
     figures = [store.picture(name, i).relative_to(store.root).as_posix() for i in range(len(files))]
     return {

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from _options import Parser, parser, run, save
-from _results import Results, chosen_classes, class_options, open_results, raw_scores
+from _results import WITHOUT_GAUSSIANS, Results, chosen_classes, class_options, open_results, raw_scores
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
@@ -164,7 +164,7 @@ def figure(results: Results, name: str, say: Say) -> Figure:
 
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``training_pictures_{class}_{arch}``."""
-    for results in open_results(args.result, args.arch, training=True):
+    for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS, training=True):
         for name in chosen_classes(results, args):
             stem = f"training_pictures_{name}_{style.arch_short(results.store.key)}"
             yield from save(figure(results, name, say), args, stem)

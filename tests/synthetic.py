@@ -10,11 +10,12 @@ from scipy.ndimage import gaussian_filter
 from ablation import summarise
 from datasets.mvtec import OBJECTS, TEXTURES
 from experiment.fitted import write_fitted
-from experiment.published import Reference, compare
+from experiment.published import compare, published
 from experiment.records import configuration as common_configuration
 from experiment.results import averages
 from experiment.store import Store
-from padim.metrics import evaluate_maps
+from experiment.style import split_key
+from padim.metrics import evaluate_maps, evaluate_scores, normalise
 from padim.variants import Variant
 from system.files import read_json, write_json
 
@@ -24,47 +25,69 @@ SIDE, GRID, DIMENSIONS = 48, 12, 6
 DATA = dict.fromkeys(("data_path", "file_names", "training_files", "test_files"), "0")
 
 
-def write_results(root: Path, arch: str, classes: tuple[str, ...] = FIFTEEN, seed: int = 0, masks: bool = True) -> dict:
-    """Random scores of 12 pictures a class with a square defect on most; returns the results."""
-    store, rng = Store(root, arch), np.random.default_rng(seed)
-    published = {n: {f"{arch}_image": 0.9, f"{arch}_pixel": 0.95} for n in FIFTEEN}
-    published |= {n: {f"{arch}_image": 0.91, f"{arch}_pixel": 0.96} for n in ("all", "all_textures", "all_objects")}
-    reference = Reference({"textures": TEXTURES, "objects": OBJECTS, "all": FIFTEEN}, published)
-    rows = {}
+def write_results(root: Path, key: str, classes: tuple[str, ...] = FIFTEEN, seed: int = 0, masks: bool = True) -> dict:
+    """Random scores of 12 pictures a class with a square defect on most, of any method; returns the results."""
+    store, rng = Store(root, key), np.random.default_rng(seed)
+    method, arch = split_key(key)
+    reference, rows = published(True), {}
     for name in classes:
         kinds = [KINDS[i % len(KINDS)] for i in range(12)]
         labels = np.array([int(kind != "good") for kind in kinds])
         truth = np.zeros((12, SIDE, SIDE), np.uint8)
+        data = np.random.default_rng(len(name))  # 同一类的图片，各模型看到的是同一批
         for i in np.flatnonzero(labels):
-            y, x = rng.integers(8, 28, 2)
+            y, x = data.integers(8, 28, 2)
             truth[i, y : y + 14, x : x + 14] = 1
         with store.score_files(name, truth.shape) as (maps, images):
             noise = rng.standard_normal(truth.shape) + 2 * truth * rng.uniform(0.2, 1, (12, 1, 1))
             maps[:] = 10 + gaussian_filter(noise, (0, 2, 2))
-            images[:] = rng.integers(0, 256, images.shape)
+            images[:] = data.integers(0, 256, images.shape)
             arrays, row = evaluate_maps(maps, labels, truth if masks else None)
+        if method != "padim":
+            score_images(arrays, row, labels + rng.normal(40, 0.4, 12))
+        if method == "mahalanobis_ad":
+            without_maps(store, name, arrays, row)
         files = [f"test/{kind}/{i:03d}.png" for i, kind in enumerate(kinds)]
-        patches = rng.standard_normal((12, DIMENSIONS)).astype(np.float32)
+        patches = rng.standard_normal((12, DIMENSIONS if method == "padim" else 0)).astype(np.float32)
         store.write_arrays(name, arrays | {"files": np.array(files), "kinds": np.array(kinds), "patches": patches})
         seconds = {"fit": 3.0, "save": 0.5, "score": 2.0, "evaluate": 1.0, "total": 7.0}
         row |= {"n_train": 30, "n_test": 12, "seconds": seconds} | DATA
-        rows[name] = compare(row, reference.of(name, arch))
-        write_model(store.fitted(name), arch, rng)
-        write_left_out(store, name)
+        rows[name] = compare(row, reference.of(name, key))
+        if method == "padim":
+            write_model(store.fitted(name), arch, rng)
+            write_left_out(store, name)
+    chosen = "" if method == "padim" else f"--method {method} "
     results = {
         "classes": rows,
-        "averages": averages(rows, reference, arch),
+        "averages": averages(rows, reference, key),
         "run": {
-            "command": f"python main.py --arch {arch} --seed {seed}",
-            "configuration": configuration(arch, seed),
+            "command": f"python main.py {chosen}--arch {arch} --seed {seed}",
+            "configuration": configuration(arch, seed) if method == "padim" else configuration_of_predecessor(arch),
             "peak_memory_bytes": 1_500_000_000,
             "finished": list(rows),
-            "options": {},
+            "options": {"method": method},
         },
         "complete": True,
     }
     store.write_results(results)
     return results
+
+
+def score_images(arrays: dict[str, Any], row: dict[str, Any], scores: np.ndarray) -> None:
+    """Put scores (N,) of the pictures' own, not the maps' maxima, into what `evaluate_maps` gave."""
+    image, ends = evaluate_scores(scores, arrays["labels"]), (scores.min(), scores.max())
+    arrays |= {"image_scores": normalise(scores, *ends), "image_score_min": ends[0], "image_score_max": ends[1]}
+    arrays |= {"image_threshold_raw": image.threshold, "image_roc": image.roc}
+    row |= {"image_rocauc": image.rocauc, "image_ap": image.ap, "image_f1": image.f1}
+
+
+def without_maps(store: Store, name: str, arrays: dict[str, Any], row: dict[str, Any]) -> None:
+    """Take away what follows from maps."""
+    for path in (store.maps(name), store.images(name)):
+        path.unlink()
+    arrays |= {key: arrays[f"image_{key}"] for key in ("score_min", "score_max")}
+    arrays |= dict.fromkeys(("masks", "threshold", "threshold_raw", "pixel_roc", "pixel_pr", "pixel_pro"))
+    row |= dict.fromkeys([key for key in row if key.startswith("pixel_")] + ["threshold"])
 
 
 def write_left_out(store: Store, name: str) -> None:
@@ -122,6 +145,11 @@ def configuration(arch: str, seed: int = 0) -> dict[str, Any]:
     """What the rows of a results file have in common."""
     whole = record(arch, seed=seed) | {"dimensions": list(range(DIMENSIONS))}
     return common_configuration(whole)
+
+
+def configuration_of_predecessor(arch: str) -> dict[str, Any]:
+    """The same for SPADE and MahalanobisAD, which draw no channels."""
+    return {k: v for k, v in configuration(arch).items() if k not in ("reduction", "seed", "dimensions")}
 
 
 def write_model(

@@ -40,6 +40,9 @@ FIGURES = {
 }
 
 
+PREDECESSORS = ("spade_wide_resnet50_2", "mahalanobis_ad_efficientnet_b4")
+
+
 @pytest.fixture(scope="session")
 def small(sample, tmp_path_factory) -> Path:
     """What main.py itself writes for the two sample classes, with few dimensions."""
@@ -52,9 +55,10 @@ def small(sample, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def fifteen(tmp_path_factory) -> Path:
+    """Results of all methods."""
     root = tmp_path_factory.mktemp("fifteen")
-    write_results(root, "resnet18")
-    write_results(root, "wide_resnet50_2", seed=1)
+    for seed, key in enumerate(("resnet18", "wide_resnet50_2", *PREDECESSORS)):
+        write_results(root, key, seed=seed)
     write_ablation(root, "wide_resnet50_2")
     return root
 
@@ -160,9 +164,29 @@ def check_pdf(path: Path, has_images: bool) -> None:
 @pytest.mark.parametrize("name", [s for s in FIGURES if s != "framework"])
 def test_fifteen_classes(name, language, fifteen, tmp_path, checked_only):
     options = ["--result", fifteen, "--out", tmp_path, "--lang", language, "--format", "png"]
-    both = name in ("auroc_table", "complexity")  # 两个架构画在一图里
-    assert run(name, *options, *([] if both else ["--arch", "wide_resnet50_2"])) == 0
+    together = name in ("auroc_table", "complexity")  # 各模型画在一图里
+    assert run(name, *options, *([] if together else ["--arch", "wide_resnet50_2"])) == 0
     assert len(checked_only) == 1
+
+
+@pytest.mark.filterwarnings("error:.*(Glyph|layout|font)", "error::RuntimeWarning")
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_models_side_by_side(language, fifteen, tmp_path, checked_only):
+    options = ["--result", fifteen, "--out", tmp_path, "--lang", language, "--format", "png", "--class", "pill"]
+    assert run("localization", *options, "--compare") == 0
+    assert run("localization", *options, "--compare", "--index", *range(10)) == 0
+    assert len(checked_only[0].axes) == 4 * 5 + 1 and checked_only[1].get_figheight() < 9.5
+
+
+@pytest.mark.filterwarnings("error:.*(Glyph|layout|font)", "error::RuntimeWarning")
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("name", ["roc_curve", "score_distribution", "precision_recall", "pro_curve"])
+def test_predecessors(name, language, fifteen, tmp_path, checked_only):
+    options = ["--result", fifteen, "--out", tmp_path, "--lang", language, "--format", "png", "--arch", *PREDECESSORS]
+    count = 2 if name in ("roc_curve", "score_distribution") else 1
+    assert run(name, *options[: len(options) + count - 2]) == 0
+    stems = [f"{name}_{short}" for short in ("mahalanobis_ad_enb4", "spade_wr50")[-count:]]
+    assert sorted(p.stem.removesuffix("_zh") for p in tmp_path.iterdir()) == stems
 
 
 def test_each_architecture_has_its_own_figure(fifteen, tmp_path, checked_only):
@@ -195,6 +219,20 @@ def test_everything(small, tmp_path, capsys):
     assert all(f"wrote {tmp_path / name}\n" in output for name in written)
     assert f"wrote {small / 'index.html'}\n" in output and (small / "index.html").exists()
     assert "skipped" not in output
+
+
+def test_everything_of_all_methods(tmp_path, capsys):
+    """What a method does not have is not even tried."""
+    for key in ("resnet18", *PREDECESSORS):
+        write_results(tmp_path / "result", key, ("tile",))
+    options = ["--result", tmp_path / "result", "--out", tmp_path / "out", "--dpi", 50, "--format", "png"]
+    assert run("all", *options) == 0
+    drawn = {stem.replace("flange", "tile") for name in FIGURES if name != "ablation" for stem in FIGURES[name]}
+    drawn |= {f"{name}_{short}" for name in ("roc_curve", "score_distribution")
+              for short in ("spade_wr50", "mahalanobis_ad_enb4")}  # fmt: skip
+    drawn |= {"comparison_tile", "precision_recall_spade_wr50", "pro_curve_spade_wr50"}
+    assert {p.stem for p in (tmp_path / "out").glob("*.png")} == drawn
+    assert "skipped" not in capsys.readouterr().out
 
 
 def test_everything_of_nothing(tmp_path, capsys):

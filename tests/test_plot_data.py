@@ -22,6 +22,7 @@ from padim.metrics import normalise
 from system.files import read_json, write_json
 
 CLASSES = ("bottle", "tile")
+METHODS = ("resnet18", "wide_resnet50_2", "spade_wide_resnet50_2", "mahalanobis_ad_efficientnet_b4")
 CENTRE = GRID // 2 * GRID + GRID // 2
 
 
@@ -35,6 +36,15 @@ def root(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def store(root) -> Store:
     return Store(root, "resnet18")
+
+
+@pytest.fixture(scope="module")
+def methods(tmp_path_factory) -> Path:
+    """The same pictures scored by all methods."""
+    root = tmp_path_factory.mktemp("methods")
+    for seed, key in enumerate(METHODS):
+        write_results(root, key, CLASSES, seed)
+    return root
 
 
 @pytest.fixture
@@ -99,6 +109,18 @@ def test_score_distribution(root, store, figures, tmp_path):
         assert tops == [counts[0], counts[0], counts[1], counts[1]]
 
 
+def test_score_distribution_of_a_method_with_image_scores_of_its_own(methods, figures, tmp_path):
+    run("score_distribution", "--result", methods, "--out", tmp_path, "--arch", *METHODS[2:])
+    for figure, key in zip(figures, METHODS[2:], strict=True):
+        for axes in figure.axes:
+            arrays = Store(methods, key).read_arrays(axes.get_title())
+            raw = script("_results").raw_scores(arrays)
+            ends = arrays["image_score_min"], arrays["image_score_max"]
+            assert (raw.min(), raw.max()) == pytest.approx(ends) and ends[0] > 30
+            (threshold,) = (line.get_xdata()[0] for line in axes.lines)
+            assert threshold == pytest.approx(normalise(arrays["image_threshold_raw"], *ends))
+
+
 def test_localization_shows_the_median_of_every_kind(root, store, figures, tmp_path):
     run("localization", "--result", root, "--out", tmp_path, "--class", "bottle")
     arrays, figure = store.read_arrays("bottle"), figures[0]
@@ -120,6 +142,43 @@ def test_localization_of_chosen_images(root, store, figures, tmp_path):
     images = np.load(store.images("tile"))
     for row, i in enumerate((5, 2)):
         np.testing.assert_array_equal(figures[0].axes[5 * row].images[0].get_array(), images[i])
+
+
+def test_localization_is_padims_unless_a_model_is_named(methods, figures, tmp_path):
+    better = max(METHODS[:2], key=lambda key: Store(methods, key).read_results()["averages"]["all"]["pixel_rocauc"])
+    for options, key in (((), better), (("--arch", METHODS[2]), METHODS[2])):
+        run("localization", "--result", methods, "--out", tmp_path, "--class", "tile", "--index", 3, *options)
+        store = Store(methods, key)
+        arrays, maps, images = store.read_arrays("tile"), np.load(store.maps("tile")), np.load(store.images("tile"))
+        scores = normalise(maps[3], arrays["score_min"], arrays["score_max"])
+        np.testing.assert_array_equal(figures[-1].axes[2].images[0].get_array(), heat_over(images[3], scores))
+
+
+def test_comparison(methods, figures, tmp_path):
+    """Image, ground truth, and for each model with maps its own on its own scale."""
+    run("localization", "--result", methods, "--out", tmp_path, "--compare", "--class", "tile", "--index", 5, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["comparison_tile.png"]
+    panels = iter(figures[0].axes)
+    for i in (5, 2):
+        image, truth, *heats = (next(panels).images[0].get_array() for _ in range(5))
+        for heat, key in zip(heats, METHODS[:3], strict=True):
+            store = Store(methods, key)
+            arrays, picture = store.read_arrays("tile"), np.load(store.images("tile"))[i]
+            scores = normalise(np.load(store.maps("tile"))[i], arrays["score_min"], arrays["score_max"])
+            np.testing.assert_array_equal(heat, heat_over(picture, scores))
+            np.testing.assert_array_equal(image, picture)
+            np.testing.assert_array_equal(truth[..., 0] > 0, arrays["masks"][i] > 0)
+    titles = [axes.get_title() for axes in figures[0].axes[2:5]]
+    assert titles == ["PaDiM\n(ResNet18)", "PaDiM\n(WideResNet50)", "SPADE\n(WideResNet50)"]
+
+
+def test_comparison_of_what_two_models_have_scored(methods, figures, tmp_path):
+    root = shutil.copytree(methods, tmp_path / "copy")
+    Store(root, METHODS[0]).arrays("tile").unlink()
+    options = ["--result", root, "--out", tmp_path, "--compare"]
+    run("localization", *options, "--arch", *METHODS[:2])
+    run("localization", *options, "--all")
+    assert [len(figure.axes) for figure in figures] == [4 * 4 + 1, 4 * 4 + 1, 4 * 5 + 1]
 
 
 def test_without_masks(figures, tmp_path, capsys):
@@ -255,8 +314,61 @@ def test_auroc_table(root, store, tmp_path, figures):
     heights = [patch.get_height() for patch in figures[0].axes[0].patches]
     assert heights == [rows[name]["image_rocauc"] for name in lines]
     text = (tmp_path / "auroc_table.md").read_text(encoding="utf-8")
-    assert f"| tile | {rows['tile']['image_rocauc']:.3f} | 0.900 |" in text
-    assert len({line.count("|") for line in text.splitlines()}) == 1
+    assert "**" not in text  # 只有一个模型，说不上谁最好
+    ours, theirs = text.split("\n\n")
+    assert f"\n| tile | {rows['tile']['image_rocauc']:.3f} | {rows['tile']['pixel_rocauc']:.3f} |\n" in ours
+    assert theirs.startswith("| published |") and "\n| tile | 0.959 | 0.917 |\n" in theirs
+    assert len({line.count("|") for line in text.splitlines() if line}) == 1
+
+
+def cells(block: str) -> dict[str, list[str]]:
+    """The cells of a Markdown table, by a row's first one."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+    return {line[0]: line[1:] for line in lines if not line[0].startswith("-")}
+
+
+def test_methods_side_by_side(methods, tmp_path, figures):
+    """The best of a level in bold; what a method has not is no column."""
+    run("auroc_table", "--result", methods, "--out", tmp_path)
+    rows = {key: Store(methods, key).read_results()["classes"] for key in METHODS}
+    ours, theirs = map(cells, (tmp_path / "auroc_table.md").read_text(encoding="utf-8").split("\n\n"))
+    names = ("PaDiM (ResNet18)", "PaDiM (WideResNet50)", "SPADE (WideResNet50)", "MahalanobisAD (EfficientNet-B4)")
+    assert ours["class"] == [f"{name} image" for name in names] + [f"{name} pixel" for name in names[:3]]
+    for name in CLASSES:
+        for level, part in (("image", ours[name][:4]), ("pixel", ours[name][4:])):
+            values = [f"{rows[key][name][f'{level}_rocauc']:.3f}" for key in METHODS[: len(part)]]
+            assert part == [f"**{value}**" if value == max(values) else value for value in values]
+    assert list(theirs) == ["published (MahalanobisAD: with other weights)", "tile", "bottle"]
+    assert theirs["tile"] == ["0.959", "0.974", "0.965", "**0.986**", "0.917", "**0.939**", "0.928"]
+    assert theirs["bottle"] == ["0.996", "0.998", "0.972", "**1.000**", "0.981", "**0.982**", "0.970"]
+    with open(tmp_path / "auroc_table.csv", encoding="utf-8") as file:
+        line = next(csv.DictReader(file))
+    assert line["mahalanobis_ad_efficientnet_b4_image_published"] == "0.986"
+    assert "mahalanobis_ad_efficientnet_b4_pixel" not in line
+    image, pixel = figures[0].axes
+    assert (len(image.patches), len(pixel.patches)) == (4 * (len(ours) - 1), 3 * (len(ours) - 1))
+
+
+def test_chosen_models_in_the_order_given(methods, tmp_path, figures):
+    run("auroc_table", "--result", methods, "--out", tmp_path, "--arch", METHODS[2], METHODS[0])
+    with open(tmp_path / "auroc_table.csv", encoding="utf-8") as file:
+        titles = [title for title in next(csv.reader(file)) if title.endswith("_published")]
+    wanted = [f"{key}_{level}_published" for level in ("image", "pixel") for key in (METHODS[2], METHODS[0])]
+    assert titles == wanted
+
+
+def test_a_level_without_figures(figures, tmp_path, capsys):
+    """It is left out; a table without any is an error."""
+    store = Store(tmp_path / "result", METHODS[3])
+    write_results(store.root, store.key, CLASSES)
+    run("auroc_table", "--result", store.root, "--out", tmp_path)
+    assert len(figures[0].axes) == 1 and "pixel" not in (tmp_path / "auroc_table.tex").read_text(encoding="utf-8")
+    content = store.read_results()
+    for row in (*content["classes"].values(), *content["averages"].values()):
+        row["image_rocauc"] = None
+    store.write_results(content)
+    assert script("auroc_table").main(["--result", str(store.root), "--out", str(tmp_path)]) == 2
+    assert "error: no class in" in capsys.readouterr().err
 
 
 def test_several_seeds(tmp_path, figures, capsys):
@@ -281,12 +393,16 @@ def test_several_seeds(tmp_path, figures, capsys):
 
 
 def test_the_latex_table_compiles(tmp_path, figures):
-    write_results(tmp_path / "result", "resnet18", ("metal_nut", "tile"))
+    for key in METHODS:
+        write_results(tmp_path / "result", key, ("metal_nut", "tile"))
     run("auroc_table", "--result", tmp_path / "result", "--out", tmp_path)
     text = (tmp_path / "auroc_table.tex").read_text(encoding="utf-8")
     columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert all(line.count("&") == len(columns) - 1 for line in body[1:])
+    spans = [sum(map(int, re.findall(r"multicolumn\{(\d)\}", line))) for line in body]
+    assert len(columns) == 8 and spans[:2] == [7, 7]
+    assert all(line.count("&") == 7 or span == 8 for line, span in zip(body[2:], spans[2:], strict=True))
+    assert r"\textbf{0.986}" in text and "with other weights" in text
     assert r"metal\_nut" in text and not re.search(r"(?<!\\)_", text.split("\n", 1)[1])
     for rule in ("toprule", "bottomrule"):
         assert text.count(rf"\{rule}") == 1
@@ -307,6 +423,20 @@ def benchmark(path: Path) -> Path:
     content = {"machine": "", "date": "", "architectures": {"resnet18": record | {"ratios": {}}}}
     path.write_text(json.dumps(content), encoding="utf-8")
     return path
+
+
+def test_complexity_of_methods(methods, figures, tmp_path):
+    store = Store(shutil.copytree(methods, tmp_path / "copy"), METHODS[3])
+    content = store.read_results()
+    for row in content["classes"].values():
+        row["seconds"] = {"fit": 11.0, "score": 4.0, "total": 15.0}
+    store.write_results(content | {"run": content["run"] | {"peak_memory_bytes": 900_000_000}})
+    run("complexity", "--result", store.root, "--out", tmp_path)
+    times, memories = figures[0].axes
+    labels = [label.get_text().split("\n")[0] for label in times.get_yticklabels()]
+    assert labels[2:] == ["SPADE (WideResNet50)", "MahalanobisAD (EfficientNet-B4)"]
+    assert [bar.get_width() for bar in times.patches][-2:] == [11, 4]
+    assert [bar.get_width() for bar in memories.patches] == [1.5, 1.5, 1.5, 0.9]
 
 
 @pytest.mark.parametrize("given", [True, False])

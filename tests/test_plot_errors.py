@@ -91,6 +91,54 @@ def test_foreign_results(name, content, refused, root):
     assert "results_resnet18.json" in refused(name, "--result", root)
 
 
+@pytest.fixture(scope="module")
+def predecessors(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("predecessors")
+    for key in ("spade_wide_resnet50_2", "mahalanobis_ad_efficientnet_b4"):
+        write_results(root, key, ("bottle", "tile"))
+    return root
+
+
+ONLY_PADIM = ("gaussian_parameters", "patch_gaussian", "model_parameters", "training_pictures")
+
+
+@pytest.mark.parametrize("name", ONLY_PADIM)
+def test_what_predecessors_do_not_have(name, refused, predecessors):
+    words = "stores neither Gaussians nor left-out scores; make PaDiM's results with: python main.py --arch wide_resnet"
+    assert words in refused(name, "--result", predecessors)
+    assert words in refused(name, "--result", predecessors, "--arch", "mahalanobis_ad_efficientnet_b4")
+
+
+@pytest.mark.parametrize("name", ["localization", "precision_recall", "pro_curve"])
+def test_what_needs_maps(name, refused, predecessors, tmp_path):
+    """A model without them is left out, and an error where it is named."""
+    line = refused(name, "--result", predecessors, "--arch", "mahalanobis_ad_efficientnet_b4")
+    assert "MahalanobisAD (EfficientNet-B4) scores whole pictures" in line and "--arch spade_wide_resnet50_2" in line
+    options = ["--result", str(predecessors), "--out", str(tmp_path / "out"), "--format", "png", "--dpi", "50"]
+    assert script(name).main(options) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_comparisons_that_are_none(refused, made, predecessors, tmp_path):
+    line = refused("localization", "--result", made, "--compare")
+    assert "no two models" in line and repr(str(made)) in line and "--method" in line
+    root = shutil.copytree(made, tmp_path / "both")
+    shutil.copytree(predecessors, root, dirs_exist_ok=True)
+    assert "have scored nut" in refused("localization", "--result", root, "--compare", "--class", "nut")
+    store = Store(root, "spade_wide_resnet50_2")
+    content = store.read_results()
+    content["classes"]["tile"]["test_files"] = "1"
+    store.write_results(content)
+    line = refused("localization", "--result", root, "--compare")
+    assert "results_resnet18" in line and "results_spade" in line and "different test pictures of tile" in line
+
+
+def test_a_predecessor_has_no_results_yet(refused, made):
+    line = refused("roc_curve", "--result", made, "--arch", "resnet18", "spade_wide_resnet50_2")
+    assert "no results of spade_wide_resnet50_2" in line and "main.py --method spade --arch wide_resnet50_2" in line
+    assert "no studies" in refused("ablation", "--result", made, "--arch", "spade_wide_resnet50_2")
+
+
 def scores(store):
     return store.arrays("tile")
 

@@ -39,6 +39,16 @@ def test_the_look_is_undone():
     assert dict(matplotlib.rcParams) == before
 
 
+def test_models_by_name():
+    assert style.arch_labels(["resnet18", "vgg16"]) == {"resnet18": "ResNet18", "vgg16": "vgg16"}
+    beside = style.arch_labels(["resnet18", "spade_wide_resnet50_2", "mahalanobis_ad_efficientnet_b4"])
+    assert list(beside.values()) == [
+        "PaDiM (ResNet18)", "SPADE (WideResNet50)", "MahalanobisAD (EfficientNet-B4)"
+    ]  # fmt: skip
+    assert [style.arch_short(key) for key in beside] == ["r18", "spade_wr50", "mahalanobis_ad_enb4"]
+    assert style.split_key("spade_resnet18") == ("spade", "resnet18")
+
+
 def test_sizes_are_printable():
     assert min(style.TEXT_SIZE, style.SMALL_SIZE, 0.7 * style.FORMULA_SIZE) >= 7
 

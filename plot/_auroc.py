@@ -1,0 +1,150 @@
+"""ROC AUC of every class and model, from one result folder or from several that differ in the seed alone.
+
+各类、各模型的 ROC AUC；结果文件夹可以有多个，只是种子不同。
+"""
+
+import _root  # noqa: F401, I001
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from _results import Results, open_results, place
+
+from experiment import style
+from experiment.published import LEVELS
+from system.errors import UserError
+
+GROUPS = ("textures", "objects", "all")
+Column = tuple[str, str]  # (level, key)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of the table: our values, one a result folder, and the published one."""
+
+    values: list[float]
+    published: float | None
+
+    @property
+    def mean(self) -> float | None:
+        return float(np.mean(self.values)) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation; None for a single value."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+
+    def __str__(self) -> str:
+        return _three_digits(self.mean) + ("" if self.deviation is None else f" ± {self.deviation:.3f}")
+
+
+def _three_digits(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """``cells[row][level, key]``; rows are classes, then the averages that exist.
+
+    Attributes
+    ----------
+    counts : dict
+        Result folders of each model, by its key.
+    classes, groups : list of str
+        Rows.
+    cells : dict
+    """
+
+    counts: dict[str, int]
+    classes: list[str]
+    groups: list[str]
+    cells: dict[str, dict[Column, Cell]]
+
+    @property
+    def several(self) -> bool:
+        return max(self.counts.values()) > 1
+
+    @property
+    def columns(self) -> list[Column]:
+        """Image level, then pixel level; a model that has no figure at a level has no column there."""
+        every = [(level, key) for level in LEVELS for key in self.counts]
+        return [column for column in every if any(row[column].values for row in self.cells.values())]
+
+    def at(self, level: str) -> list[str]:
+        """The models that have figures at a level."""
+        return [key for each, key in self.columns if each == level]
+
+    @property
+    def published(self) -> list[str]:
+        """The rows that have a published figure."""
+        return [name for name, row in self.cells.items() if any(cell.published is not None for cell in row.values())]
+
+    def printed(self, name: str, published: bool = False) -> list[tuple[str, bool]]:
+        """A row's figures, ours or the published ones, and which of them are the best at their level."""
+        cells = [self.cells[name][column] for column in self.columns]
+        values = [cell.published if published else cell.mean for cell in cells]
+        rounded = [None if value is None else round(value, 3) for value in values]  # 印出的位数上并列的，都是最好
+        found = []
+        for (level, _), cell, value in zip(self.columns, cells, rounded, strict=True):
+            beside = [v for (each, _), v in zip(self.columns, rounded, strict=True) if each == level and v is not None]
+            words = _three_digits(cell.published) if published else str(cell)
+            found.append((words, len(beside) > 1 and value == max(beside)))
+        return found
+
+
+def collect(folders: list[Path], archs: list[str] | None) -> Table:
+    """Read the result folders.
+
+    Raises
+    ------
+    UserError
+        If a folder has no results, the folders cannot be averaged because their classes or anything
+        but the seed differ, or there are no figures at all.
+    """
+    opened: dict[str, list[Results]] = {}
+    for folder in folders:
+        for results in open_results(folder, archs):
+            opened.setdefault(results.store.key, []).append(results)
+    for each in opened.values():
+        _check_alike(each)  # 只有种子不同的，才能取平均
+    keys = list(opened) if archs else sorted(opened, key=place)
+    everything = [results for each in opened.values() for results in each]
+    classes = style.class_order(name for results in everything for name in results.classes)
+    groups = [g for g in GROUPS if any(results.content["averages"].get(g) for results in everything)]
+    cells: dict[str, dict[Column, Cell]] = {}
+    for name in classes + groups:
+        part = "averages" if name in groups else "classes"
+        rows = {key: [row for r in opened[key] if (row := r.content[part].get(name))] for key in keys}
+        cells[name] = {(level, key): _cell(rows[key], level) for level in LEVELS for key in keys}
+    table = Table({key: len(opened[key]) for key in keys}, classes, groups, cells)
+    if not table.columns:
+        names = ", ".join(repr(str(results.store.results)) for results in everything)
+        raise UserError(f"no class in {names} has good and defective test pictures: no ROC AUC; see --result")
+    return table
+
+
+def _cell(rows: list[dict], level: str) -> Cell:
+    values = [row[f"{level}_rocauc"] for row in rows if row[f"{level}_rocauc"] is not None]
+    return Cell(values, ((rows[0]["published"] if rows else None) or {}).get(level))
+
+
+def _check_alike(each: list[Results]) -> None:
+    first, words = each[0], {"weights_sha256": "weights", "dimensions": "numbers of dimensions"}
+    for other in each[1:]:
+        here, there = map(_but_for_the_seed, (first, other))
+        word = next((words.get(key, key) for key in here if here[key] != there.get(key)), None)
+        if word is None:
+            continue
+        raise UserError(
+            f"{str(first.store.results)!r} and {str(other.store.results)!r} have different {word}; "
+            "give --result folders that differ in the seed alone"
+        )
+
+
+def _but_for_the_seed(results: Results) -> dict[str, object]:
+    """What results must have in common to be averaged; of the dimensions, which the seed draws, how many."""
+    made_with = results.content["run"]["configuration"]
+    same = {key: value for key, value in made_with.items() if key != "seed"}
+    dimensions = len(made_with.get("dimensions") or ())  # 先行方法没有这一项
+    return same | {"dimensions": dimensions, "classes": set(results.content["classes"])}
