@@ -16,6 +16,8 @@ from experiment.score_files import ScoreFiles
 from experiment.store import Store
 from padim.apart import evaluate_apart
 from padim.metrics import evaluate_maps
+from system.command import wait_for
+from system.errors import UserError
 
 
 class Evaluator:
@@ -56,8 +58,10 @@ class Evaluator:
         known : dict
             What else its row holds.
         """
-        self.finish()
-        self._evaluation = self._thread.submit(self._evaluate, name, test, files, watch, known)
+        try:
+            self.finish()
+        finally:  # 上一类出了错，这一类也不白算
+            self._evaluation = self._thread.submit(self._evaluate, name, test, files, watch, known)
 
     def _evaluate(
         self, name: str, test: FolderDataset, files: ScoreFiles, watch: Stopwatch, known: dict[str, Any]
@@ -67,7 +71,10 @@ class Evaluator:
             with watch.stage("evaluate"):
                 maps = np.load(self._store.maps(name), mmap_mode="r") if files.has_maps else None
                 masks = files.masks if files.has_maps and test.has_masks else None
-                arrays, row = evaluate_maps(maps, test.labels, masks, files.own_scores)
+                try:
+                    arrays, row = evaluate_maps(maps, test.labels, masks, files.own_scores)
+                except UserError as problem:  # 说出来时，可能已在算下一类
+                    raise UserError(f"class {name!r}: {problem}") from problem
                 apart = evaluate_apart(maps, test.labels, masks, test.kinds, test.APART, files.own_scores)
                 self._store.clear_pictures(name)
                 small = {"files": np.array(test.names()), "kinds": np.array(test.kinds), "patches": files.centres}
@@ -79,6 +86,7 @@ class Evaluator:
         """Wait for the row of the class that was taken last."""
         evaluation, self._evaluation, start = self._evaluation, None, time.perf_counter()
         if evaluation is not None:
+            wait_for(evaluation)
             self._drawings = evaluation.result()
             self.waited += time.perf_counter() - start
 

@@ -67,7 +67,7 @@ class GoodScores:
         del self._waiting[: len(scores.maps)]
         for score, one, picture in zip(scores.image_scores.tolist(), scores.maps, pictures, strict=True):
             if len(self._unusual) < SHOWN or score > self._unusual[-1].score:
-                self._unusual = _most([*self._unusual, Unusual(self._next, score, one.copy(), picture)])
+                self._unusual = _most([*self._unusual, Unusual(self._next, score, one.copy(), picture.copy())])
             self._scores.append(score)
             self._next += 1
 

@@ -235,7 +235,7 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
     score = between(-sys.float_info.max, sys.float_info.max, "number")
     add("--threshold", type=score, help="scores from here on are defects (default: the stored one)")
     percentile = between(0, 100, "percentile (0 to 100)")
-    add("--percentile", type=percentile, help="of the left-out training scores, as threshold (default 99)")
+    add("--percentile", type=percentile, help="of the left-out (or validation) scores, as threshold (default 99)")
     add("--figures", choices=["all", "none"], help="localization figures (default all with --out, else none)")
     add("--weights", help="as given to main.py (default: as recorded)")
     _add(parser, "batch_size", "num_workers", "device")

@@ -82,6 +82,7 @@ class Run:
         self.args, self._start, self._ranks, self._stack = args, time.perf_counter(), SOLO, ExitStack()
         self._saving: Saving | None = None
         self._scores: dict[str, list[float]] = {}  # 好图的得分：与 pickle 相配的记录写好之后补入
+        self._unusual: dict[str, Any] = {}  # 留一得分最高的几张，也在那时写
 
     def __enter__(self) -> "Run":
         with ExitStack() as stack:
@@ -165,8 +166,10 @@ class Run:
             print(f"warning: {path} is damaged; fitting {now.name} again", file=sys.stderr)
         elif state == "other data":
             self._say(f"{now.name}: the training pictures have changed since {path} was made; fitting again")
-        if self.leads and not self.args.no_features:
-            self._store.check_room(now.name, self.padim.positions, len(self.model.dimensions))
+        if self.leads:
+            if not self.args.no_features:
+                self._store.check_room(self._store.fitted(now.name), self.model.state_bytes, ", or --no_features")
+            self._store.check_room(self._store.root, self.model.scratch_bytes(now.n_train) * self._ranks.local_size)
         return False
 
     def _made_from(self) -> dict[str, Any]:
@@ -182,7 +185,8 @@ class Run:
     def save_fitted(self) -> None:
         """Store the fitted model; the writing goes on in the background."""
         if self.leads and not self.args.no_features:
-            self._store.left_out(self._class.name).unlink(missing_ok=True)  # 是旧的高斯的
+            self._store.clear_scores(self._class.name)  # 旧的高斯的得分、阈值，不与新的 pickle 并存
+            self._store.left_out(self._class.name).unlink(missing_ok=True)
             self._saving = Saving(self.padim, self._store.fitted(self._class.name), **self._made_from())
 
     def validation(self) -> FolderDataset | None:
@@ -211,7 +215,7 @@ class Run:
         if self.leads:
             self._scores = {f"{kind}_scores": scores}
             if kind == "leave_one_out":
-                self._store.write_left_out(now.name, as_arrays(unusual, pictures.names()))
+                self._unusual = as_arrays(unusual, pictures.names())
                 if words := those_that_stand_out(scores, pictures.names()):
                     self._say(f"{now.name}: {words}")
 
@@ -252,12 +256,8 @@ class Run:
         if not self.leads:
             return
         defaults = {name: option.default for name, option in options().items()}
-        seconds = round(time.perf_counter() - self._start, 1)
-        run = {
-            "seconds": seconds,
-            "evaluation_wait_seconds": round(self._evaluator.waited, 3),
-            "peak_memory_bytes": peak,
-        }
+        run = {"seconds": round(time.perf_counter() - self._start, 1), "peak_memory_bytes": peak}
+        run["evaluation_wait_seconds"] = round(self._evaluator.waited, 3)
         self._results.complete(vars(self.args), defaults, **run)
         print(report.ending(self._results.content, self._store, self.args.weights == "random"))
 
@@ -276,6 +276,8 @@ class Run:
                 raise
             self._saving = None
         if self._scores:
+            if "leave_one_out_scores" in self._scores:
+                self._store.write_left_out(self._class.name, self._unusual)
             add_scores(self._store.fitted(self._class.name), self._scores)
             self._scores = {}
 

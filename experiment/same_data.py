@@ -38,10 +38,16 @@ class DataFolder:
         """A class's training and test pictures."""
         return self.split(name, "train"), self.split(name, "test")
 
+    def _validation(self, name: str) -> list[FolderDataset]:
+        """The validation pictures, in the data sets that have them; scored as the test pictures are."""
+        pictures = self.split(name, "validation")
+        return [pictures] if len(pictures) else []
+
     def file_names(self, name: str) -> str | None:
         """SHA-256 over the names of a class's pictures and masks; None where the class is not in order."""
         try:
-            return hashlib.sha256("".join(split.summary() for split in self.train_and_test(name)).encode()).hexdigest()
+            splits = [*self.train_and_test(name), *self._validation(name)]
+            return hashlib.sha256("".join(split.summary() for split in splits).encode()).hexdigest()
         except DataError:
             return None
 
@@ -49,7 +55,8 @@ class DataFolder:
         """Fingerprints of a class's ``training_files`` and ``test_files``, contents included."""
         if name not in self._contents:
             train, test = self.train_and_test(name)
-            self._contents[name] = {"training_files": train.fingerprint(), "test_files": test.fingerprint()}
+            tested = "".join(split.fingerprint() for split in (test, *self._validation(name)))
+            self._contents[name] = {"training_files": train.fingerprint(), "test_files": tested}
         return self._contents[name]
 
     def record(self, name: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@
 """
 
 import platform
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from experiment.ranks import Ranks
 from experiment.records import read_fitted_record
 from padim.model import PaDiM
 from padim.pretrained import Pretrained
+from system.command import wait_for
 from system.errors import UserError
 from system.files import write_json
 
@@ -172,8 +173,7 @@ class Saving:
 
     def finish(self) -> None:
         """Wait until the files are there, and raise what went wrong."""
-        while not self._writing.done():
-            wait([self._writing], 0.2)
+        wait_for(self._writing)
         self._writing.result()
 
     def abort(self) -> None:

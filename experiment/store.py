@@ -126,13 +126,12 @@ class Store:
         if not self._lock.exists():
             raise UserError(f"{str(self.root)!r} was deleted or replaced during the run; see --save_path")
 
-    def check_room(self, name: str, positions: int, dimensions: int) -> None:
-        """Raise UserError unless the disk has room for a class's pickle, beside the one that it may replace."""
-        needed = 4 * positions * dimensions * (dimensions + 1)
-        if (room := free_room(path := self.fitted(name))) < needed:
+    def check_room(self, path: Path, needed: int, remedy: str = "") -> None:
+        """Raise UserError unless the disk has room for so many bytes, beside what they may replace."""
+        if (room := free_room(path)) < needed:
             raise UserError(
                 f"{str(path)!r} needs {size(needed)}, and {size(room)} are free there; "
-                "make room, give another --save_path, or --no_features"
+                f"make room, give another --save_path{remedy}"
             )
 
     def clear_pictures(self, name: str) -> None:

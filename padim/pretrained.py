@@ -144,6 +144,10 @@ class Pretrained(ABC):
         """Bytes of what is fitted, where that can be stored."""
         return 0
 
+    def scratch_bytes(self, n_train: int) -> int:
+        """Bytes of the files that fitting so many images fills, if it fills any."""
+        return 0
+
     @abstractmethod
     def fit(self, batches: Iterable[Batch]) -> "Pretrained":
         """Take in training images, batches (B, 3, H, W) float32; what was fitted before is forgotten."""

@@ -12,6 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -96,3 +97,9 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def wait_for(future: Future) -> None:
+    """Wait until a future is done; a wait without a time limit could not be interrupted on Windows."""
+    while not future.done():
+        wait([future], 0.2)

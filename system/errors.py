@@ -45,9 +45,7 @@ def explain(problem: BaseException) -> str | None:
     if isinstance(problem, OSError):
         where = f"{problem.filename!r}: " if problem.filename else ""
         if problem.errno in FULL:
-            hint = (
-                "make room, or choose another folder (--save_path, --out); --no_features leaves out the largest files"
-            )
+            hint = "make room, or choose another folder (--save_path, --out); --no_features leaves out PaDiM's pickles"
             return f"{where}{problem.strerror}; {hint}"
         return (
             f"{where}{problem.strerror or problem}; see the options that name folders (--data_path, --save_path, --out)"

@@ -16,7 +16,6 @@ import torch
 from conftest import ROOT
 
 import main
-from experiment.run import Run
 from experiment.saving import Saving
 from experiment.store import Store
 from padim.model import PaDiM
@@ -143,14 +142,14 @@ def test_the_pickle_holds_what_was_fitted_however_late_it_is_written(data, tmp_p
         order.append("written")
         return real(writer, content)
 
-    factors = Run.before_factors
+    read = Saving.wait_read
 
-    def before_factors(run):
-        factors(run)
+    def wait_read(saving):
+        read(saving)
         order.append("factors")
 
     monkeypatch.setattr(direct.Writer, "write", write)
-    monkeypatch.setattr(Run, "before_factors", before_factors)
+    monkeypatch.setattr(Saving, "wait_read", wait_read)
     assert main.main([*faults.command(data, tmp_path / "late")[2:], "--classes", "flange"]) == 0
     assert order[-1] == "factors" and order.count("written") > 2
     monkeypatch.undo()

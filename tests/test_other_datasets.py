@@ -17,6 +17,7 @@ import main
 import predict
 from datasets.catalogue import DATASETS
 from experiment.results import ending
+from experiment.store import Store
 
 OTHERS = [name for name in DATASETS if name != "mvtec"]
 FAST = ["--arch", "resnet18", "--weights", "random", "--num_workers", "0"]
@@ -55,7 +56,9 @@ def test_a_run(runs, name):
     assert list(content["averages"]) == ["all"] and content["averages"]["all"]["classes"] == len(CLASSES[name])
     assert content["verdict"]["reproduced"] is None
     assert content["verdict"]["reason"] == f"nothing is published for {name}"
-    assert ending(content, [], True).endswith(f"--arch wide_resnet50_2 --dataset {name} --data_path FOLDER")
+    assert ending(content, Store(out, "resnet18"), True).endswith(
+        f"--arch wide_resnet50_2 --dataset {name} --data_path FOLDER"
+    )
     for each, row in content["classes"].items():
         arrays = np.load(out / "scores_resnet18" / f"{each}.npz")
         assert row["published"] is row["difference"] is None and row["n_train"] == 4

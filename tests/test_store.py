@@ -121,7 +121,15 @@ def test_scores_and_arrays(tmp_path):
         "labels": np.zeros(1, np.uint8),
         "image_scores": np.ones(1),
     }
-    written |= {"patches": np.ones((1, 3)), "score_min": 0.0, "score_max": 1.0, "image_roc": None, "threshold": 0.5}
+    written |= {
+        "patches": np.ones((1, 3)),
+        "score_min": 0.0,
+        "score_max": 1.0,
+        "image_score_min": 0.0,
+        "image_score_max": 1.0,
+        "image_roc": None,
+        "threshold": 0.5,
+    }
     store.write_arrays("x", written)
     arrays = store.read_arrays("x")
     for key in written:

@@ -20,6 +20,7 @@ NO_LABELS |= {
     "image_scores": np.zeros(1),
 }
 NO_LABELS |= {"patches": np.zeros((1, 100), np.float32), "score_min": 2.0, "score_max": 40.0}
+NO_LABELS |= {"image_score_min": 2.0, "image_score_max": 40.0}
 TEST_SET = NO_LABELS | {"image_threshold_raw": 15.5, "threshold_raw": 12.25}
 
 

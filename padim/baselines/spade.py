@@ -137,6 +137,9 @@ class SPADE(Pretrained):
         self._gallery: list[np.ndarray] = []  # 每个 (CHUNK, row)
         self._pooled: Tensor | None = None  # (N, 2048)
 
+    def scratch_bytes(self, n_train: int) -> int:
+        return 0 if self._allocate is aligned else 4 * self.row * CHUNK * -(-n_train // CHUNK)
+
     def bytes_needed(self, batch_size: int, n_train: int, n_test: int) -> Bytes:
         """An estimate of the memory for fitting and scoring a class.
 
