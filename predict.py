@@ -1,38 +1,34 @@
-"""Score new pictures with the features that main.py stored: a CSV row, and on request a figure, for each.
+"""Score new pictures with what main.py stored or export.py wrote: a row or JSON for each, on request a figure.
 
-用 main.py 存下的特征给新图片打分：每张一行 CSV，可附定位图。
+用 main.py 存下的特征或 export.py 导出的模型给新图片打分：每张一行 CSV 或 JSON，可附定位图。
 
 Rows ``file,score,decision,p_value`` go to standard output, with --out DIR to DIR/predictions.csv, and with what they
 were made from to DIR/predictions.json; progress and messages go to standard error. A picture that cannot be read is
-named there, the others go on, and the exit status is 2.
+named there, the others go on, and the exit status is 2. An exported model (….onnx) needs no PyTorch.
 """
 
-import csv
 import os
 import shlex
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from experiment import options
 from system import command
 from system.errors import FULL, UserError
-from system.files import without_leftovers
-from system.lock import lock
-from system.resources import cores
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     import numpy as np
-    import torch
 
     from datasets.pictures import NewPictures
-    from experiment.threshold import Thresholds
+    from experiment.exported import Exported
+    from experiment.stored import Stored
 
 
 def predict(args: "Namespace", unreadable: list[int]) -> None:
@@ -53,159 +49,120 @@ def predict(args: "Namespace", unreadable: list[int]) -> None:
     import numpy as np
 
     from datasets.pictures import NewPictures, find_pictures
-    from datasets.preprocessing import Preprocessing, to_pictures
-    from experiment import memory
-    from experiment.fitted import DamagedError
+    from datasets.preprocessing import Preprocessing
+    from experiment.answers import Answer, alone_in, answers
     from experiment.predictions import Predicted, predictions_of, write_predictions
-    from experiment.records import read_fitted_record
-    from experiment.saving import load, model_of
     from experiment.store import Store
     from experiment.threshold import find_thresholds
-    from padim.device import pick_device
-    from padim.extraction import BLOCK
 
     # 先查后做：能预先发现的错误都在写任何东西之前报出
-    device = pick_device(args.device)
-    record = read_fitted_record(args.model)
-    name = args.model.stem.removeprefix("train_")
+    model = opened(args.model, args.device)
+    record, (height, width) = model.record, model.record["size"]
     preprocessing = Preprocessing.from_record(record["preprocessing"])
     thresholds = find_thresholds(args.model, record, args.threshold, args.percentile)
     found = find_pictures(args.pictures, args.out / "pictures" if args.out else None)
     if args.out:
         Store(args.out, record["arch"]).check_writable()
-    if record["precision"] == "tf32" and device.type != "cuda":
-        raise UserError(f"{str(args.model)!r} was made with --precision tf32, which needs a GPU; see --device")
-    model = model_of(record, args.weights or record["weights"], device)
-    count = min(len(found), BLOCK)
-    memory.check(model, name, args.batch_size, 0, count, evaluated=False, remedy="a smaller --batch_size")
-    try:
-        load(model, args.model)
-    except DamagedError as problem:
-        raise UserError(f"{problem}; fit again with --refit") from problem
-    tell(f"{name}: threshold {_number(thresholds.decision)} ({thresholds.origin})")
+    model.load(args.weights, args.batch_size, len(found))
+    tell(f"{model.name}: threshold {_number(thresholds.decision)} ({thresholds.origin})")
+    if drawing := args.figures == "all":
+        from experiment.figures import drawn_below
+    if args.json:
+        from experiment.regions import find_regions
 
-    drawing, threads = args.figures == "all", options.decoding_threads(args.num_workers, device.type)
-    pictures = NewPictures([picture.file for picture in found], preprocessing, model.size)
-    waiting: deque = deque()  # (下标, 供作图的 uint8 图片或 None)，按序，等各自的异常图
+    threads = options.decoding_threads(args.num_workers, model.device_type)
+    pictures = NewPictures([picture.file for picture in found], preprocessing, (height, width))
+    waiting: deque = deque()  # (下标, 供作图的图片或 None, 原图的宽高)，按序，等各自的异常图
+    reading = 0.0
 
-    def images() -> "Iterator[torch.Tensor]":
-        for batch, indices in readable(pictures, name, args, threads, unreadable):
-            shown = to_pictures(batch.numpy()) if drawing else [None] * len(batch)
-            waiting.extend(zip(indices, shown, strict=True))
+    def batches() -> "Iterator[np.ndarray]":
+        nonlocal reading
+        start = perf_counter()
+        for items in readable(pictures, model.name, args, threads, unreadable):
+            waiting.extend(
+                (index, picture if drawing else None, tuple(size.tolist())) for picture, index, _, size in items
+            )
+            batch = np.stack([picture for picture, *_ in items])  # (B, H, W, 3)
+            reading += perf_counter() - start
             yield batch
+            start = perf_counter()
+        reading += perf_counter() - start
 
     predicted: list[Predicted] = []
     with ExitStack() as stack:
         if args.out:
             stack.enter_context(alone_in(args.out))
             predictions_of(args.out).unlink(missing_ok=True)  # 是从前的图片的
-        write = stack.enter_context(table(args.out))
-        draw = stack.enter_context(figures(args.out, model.size, thresholds)) if drawing else None
-        for scores in model.score(images()):
+        write = stack.enter_context(answers(args.out, args.json))
+        draw = stack.enter_context(drawn_below(args.out / "pictures", (height, width), thresholds)) if drawing else None
+        start = perf_counter()
+        for scores in model.score(batches()):
+            seconds = (perf_counter() - start - reading) / len(scores.maps)  # 读图的时间不算
             block = [waiting.popleft() for _ in scores.maps]
             if not np.isfinite(scores.maps).all():
                 raise UserError(
                     f"an anomaly map near {str(found[block[0][0]].file)!r} is not finite: the weights hold NaN or are "
                     "far out of scale; fit with other --weights"
                 )
-            for (index, _), score in zip(block, scores.image_scores, strict=True):
-                decision, rarity = thresholds.decide(score), thresholds.p_value(float(score))
-                write(found[index].file, score, decision, "" if rarity is None else f"{rarity:.4g}")
+            answered = []
+            for (index, _, size), score, raw in zip(block, scores.image_scores, scores.maps, strict=True):
+                file, decision = str(found[index].file), thresholds.decide(score)
+                rarity = thresholds.p_value(float(score))
+                regions = find_regions(raw, thresholds, preprocessing, size) if args.json else None
+                answered.append(Answer(file, score, thresholds.decision, decision, rarity, seconds, regions))
                 figure = (Path("pictures") / found[index].figure).as_posix() if drawing else None
-                predicted.append(Predicted(str(found[index].file), float(score), decision, rarity, figure))
-            write()
+                predicted.append(Predicted(file, float(score), decision, rarity, figure))
+            write(answered)
             if draw:
-                draw([(found[i].figure, shown, m) for (i, shown), m in zip(block, scores.maps, strict=True)])
+                draw([(found[i].figure, shown, raw) for (i, shown, _), raw in zip(block, scores.maps, strict=True)])
+            start, reading = perf_counter(), 0.0
         if args.out and predicted:
-            write_predictions(args.out, args.model, record, thresholds, predicted)
+            write_predictions(args.out, args.model, model.name, record, thresholds, predicted)
     counts = Counter(each.decision for each in predicted)
     decided = "no decision without a threshold" if counts[""] else f"{counts['defect']} defect, {counts['good']} good"
     tell(f"{len(predicted)} pictures scored: {decided}" if predicted else "no picture could be scored")
     if args.out:
         tell(f"wrote predictions: {args.out / 'predictions.csv'}")
+        if args.json:
+            tell(f"wrote predictions with regions: {args.out / 'predictions.jsonl'}")
     if args.out and predicted:
         if drawing:
             tell(f"wrote localization figures: {args.out / 'pictures'}")
         tell(f"to look at them: python plot/results_page.py --result {shlex.quote(str(args.out))}")
 
 
+def opened(path: Path, device: str) -> "Exported | Stored":
+    """What is to score: only the stored features import torch."""
+    if path.suffix == ".onnx":
+        from experiment.exported import Exported
+
+        return Exported(path, device)
+    from experiment.stored import Stored
+
+    return Stored(path, device)
+
+
 def readable(
     pictures: "NewPictures", name: str, args: "Namespace", threads: int, unreadable: list[int]
-) -> "Iterator[tuple[torch.Tensor, list[int]]]":
-    """Batches of the pictures that can be read, with their indices; the others are named. A progress bar."""
+) -> Iterator[list]:
+    """Batches of the pictures' items that can be read; the others are named. A progress bar."""
     from tqdm import tqdm
 
-    from datasets.loader import batches
+    from datasets.read_ahead import read_ahead
 
     on_screen = args.out is None and sys.stdout.isatty()  # 屏幕上逐行出现的结果本身就是进度
-    with tqdm(total=len(pictures), desc=f"scoring | {name}", unit="image", disable=on_screen) as bar:
-        for batch, indices, good in batches(pictures, args.batch_size, threads):
-            for index in indices[~good].tolist():
-                unreadable.append(index)
-                tqdm.write(f"error: {pictures.problems.pop(index)}", file=sys.stderr)
-            yield batch[good], indices[good].tolist()
-            bar.update(len(batch))
-
-
-@contextmanager
-def table(out: Path | None) -> Iterator[Callable[..., None]]:
-    """A function that writes a row, or without arguments hands on what is written."""
-    path = out / "predictions.csv" if out else None
-    file = open(path, "w", encoding="utf-8", errors="surrogateescape", newline="") if path else sys.stdout  # noqa: SIM115
-    writer = csv.writer(file, lineterminator="\n")
-
-    @contextmanager
-    def named() -> Iterator[None]:  # 写入的错误不带文件名
-        try:
-            yield
-        except OSError as problem:
-            problem.filename = path and str(path)
-            raise
-
-    def write(*row: object) -> None:
-        with named():
-            writer.writerow(row) if row else file.flush()
-
-    try:
-        write("file", "score", "decision", "p_value")
-        yield write
-        write()
-        with named():
-            file.close() if path else None
-    finally:
-        with suppress(OSError):  # 写不下的，已经说了
-            file.close() if path else None
-
-
-@contextmanager
-def alone_in(out: Path) -> Iterator[None]:
-    """Be the only one that writes to ``out``; what killed predictions left below ``pictures`` is deleted."""
-    with lock(out / ".lock_predict", "give another --out"):
-        places = [(out, "predictions."), *((Path(place), "") for place, _, _ in os.walk(out / "pictures"))]
-        with without_leftovers(places):
-            yield
-
-
-@contextmanager
-def figures(
-    out: Path, size: tuple[int, int], thresholds: "Thresholds"
-) -> "Iterator[Callable[[list[tuple[Path, np.ndarray, np.ndarray]]], object]]":
-    """A function that draws a block of (name, picture (H, W, 3) uint8, raw map (H, W)) below ``out/pictures``."""
-    import numpy as np
-
-    from experiment.figures import canvas_for, save_picture
-    from padim.metrics import normalise
-
-    canvas, scale = canvas_for(*size), (thresholds.low, thresholds.high)
-    pixel = None if thresholds.pixel is None else float(normalise(np.float64(thresholds.pixel), *scale))
-
-    def one(job: "tuple[Path, np.ndarray, np.ndarray]") -> None:
-        name, picture, raw = job
-        save_picture(canvas.draw(picture, None, normalise(raw, *scale), pixel), out / "pictures" / name)
-
-    # 画布只画一次，此后只是数组运算与压缩：线程就够
-    with ThreadPoolExecutor(cores()) as pool:
-        yield lambda block: list(pool.map(one, block))
+    with (
+        tqdm(total=len(pictures), desc=f"scoring | {name}", unit="image", disable=on_screen) as bar,
+        closing(read_ahead(pictures, args.batch_size, threads)) as ahead,
+    ):
+        for items in ahead:
+            for _, index, is_readable, _ in items:
+                if not is_readable:
+                    unreadable.append(int(index))
+                    tqdm.write(f"error: {pictures.problems.pop(int(index))}", file=sys.stderr)
+            if usable := [item for item in items if item[2]]:
+                yield usable
+            bar.update(len(items))
 
 
 def tell(message: str) -> None:

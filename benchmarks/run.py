@@ -3,7 +3,8 @@
 main.py 的速度与内存，与教科书实现在同一次运行中对照。
 
 python benchmarks/run.py                    both architectures, a class of 209 + 83 pictures of 900×900
-python benchmarks/run.py --latency          one image at a time
+python benchmarks/run.py --latency          one image at a time, also as exported
+python benchmarks/run.py --half             what export.py --half does to size, maps and ROC AUC
 python benchmarks/run.py --precision        what tf32 and bf16 do to speed, maps and ROC AUC
 python benchmarks/run.py --scaling          fit time and peak memory for 100, 400 and 1600 images
 python benchmarks/run.py --scaling --test 100 500 2000    the same of evaluating test sets
@@ -34,9 +35,9 @@ METHODS = {"spade": "wide_resnet50_2", "mahalanobis_ad": "efficientnet_b4"}
 WALKED = 3  # 教科书 SPADE 所算的测试图片数：一张要近一分钟
 
 
-def core(what: str, arch: str, *options: object) -> dict:
-    """One measurement of benchmarks/core.py, in a process of its own."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "core.py"), what, "--arch", arch, *map(str, options)]
+def core(what: str, arch: str, *options: object, script: str = "core.py") -> dict:
+    """One measurement of benchmarks/core.py, or another script there, in a process of its own."""
+    command = [sys.executable, str(ROOT / "benchmarks" / script), what, "--arch", arch, *map(str, options)]
     measured = measure(command, ROOT)
     return json.loads(measured.stdout) | {"tree_peak_memory_bytes": measured.peak_memory_bytes}
 
@@ -130,7 +131,8 @@ def main() -> int:
     description = f"{title}\n\n{examples}"
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", choices=["resnet18", "wide_resnet50_2"])
-    parser.add_argument("--latency", action="store_true", help="one image at a time")
+    parser.add_argument("--latency", action="store_true", help="one image at a time, also as exported")
+    parser.add_argument("--half", action="store_true", help="what export.py --half does to size, maps and ROC AUC")
     parser.add_argument("--precision", action="store_true", help="what tf32 and bf16 do to speed, maps and ROC AUC")
     parser.add_argument("--scaling", action="store_true", help="fit time and peak memory for more and more images")
     parser.add_argument("--images", type=int, nargs="+", default=[100, 400, 1600], help="numbers for --scaling")
@@ -162,6 +164,10 @@ def main() -> int:
             entry = predecessor(args.method, arch, data, args.work, args.device, args.rounds)
         elif args.latency:
             entry = core("latency", arch, *device, "--rounds", 50)
+            entry["exported"] = core("latency", arch, "--work", args.work, script="exported.py")
+        elif args.half:
+            where = "--data", data, "--name", NAME, "--work", args.work
+            entry = core("half", arch, *where, script="exported.py")
         elif args.precision:
             entry = core("precisions", arch, *device, "--data", data, "--name", NAME, "--rounds", args.rounds)
         elif args.scaling:

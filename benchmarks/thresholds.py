@@ -15,6 +15,7 @@ import numpy as np
 
 from experiment.records import read_fitted_record
 from experiment.store import Store
+from experiment.threshold import ROUNDING
 
 HEAD = (
     "| {} | training pictures | good test pictures | false alarms: 95th, 99th, best F1 | defective | found: the same |"
@@ -31,7 +32,7 @@ def rows(store: Store) -> list[str]:
             continue
         low, high = arrays["score_min"], arrays["score_max"]
         raw, defective = arrays["image_scores"] * (high - low) + low, arrays["labels"] > 0
-        thresholds = [*np.percentile(left_out, [95, 99]), arrays["image_threshold_raw"] * (1 - 1e-5)]
+        thresholds = [*np.percentile(left_out, [95, 99]), arrays["image_threshold_raw"] * (1 - ROUNDING)]
         false, found = ([int((raw[group] >= t).sum()) for t in thresholds] for group in (~defective, defective))
         counts = (", ".join(map(str, each)) for each in (false, found))
         alarms, detections = counts

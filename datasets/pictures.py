@@ -94,8 +94,9 @@ def _below(folder: Path, own: Path | None) -> list[Path]:
 class NewPictures:
     """Pictures to score, prepared as the training pictures were.
 
-    An item is ``(image, index, readable)``: float32 (3, H, W), normalised; ``numpy.int64``;
-    ``numpy.bool_``. Of a picture that cannot be used the image is zero, and ``problems[index]`` says why.
+    An item is ``(picture, index, readable, size)``: uint8 (H, W, 3), resized and cropped; ``numpy.int64``;
+    ``numpy.bool_``; width and height of the file's picture, int64 (2,). Of a picture that cannot be used the first
+    and the last are zero, and ``problems[index]`` says why.
 
     Parameters
     ----------
@@ -117,19 +118,19 @@ class NewPictures:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.int64, np.bool_]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.int64, np.bool_, np.ndarray]:
         file = self.files[index]
         try:
             picture = read_image(file)
             self._check(file, picture)
-            image, readable = self.preprocessing.image(picture), True  # (3, H, W)
+            framed, size, readable = self.preprocessing.framed(picture), picture.size, True  # (H, W, 3)
         except DataError as problem:
             self.problems[index] = str(problem)
         except MemoryError:
             self.problems[index] = f"no memory to prepare {str(file)!r}; cut it down, or give a smaller --num_workers"
         if index in self.problems:
-            image, readable = np.zeros((3, *self.size), np.float32), False
-        return image, np.int64(index), np.bool_(readable)
+            framed, size, readable = np.zeros((*self.size, 3), np.uint8), (0, 0), False
+        return framed, np.int64(index), np.bool_(readable), np.array(size, np.int64)
 
     def _check(self, file: Path, picture: Image.Image) -> None:
         size = self.preprocessing.output_size(picture.size, file)

@@ -141,13 +141,30 @@ class Preprocessing:
         ndarray of float32, (3, H, W)
             Normalised, contiguous; H and W are those of `output_size`.
         """
-        framed = self._frame(picture, Resampling.LANCZOS, Resampling.BILINEAR, key)  # 缩放同原代码
-        image = np.asarray(framed).transpose(2, 0, 1).astype(np.float32, order="C")  # (3, H, W)
-        # 逐步照 torchvision 的 to_tensor 与 normalize，全程 float32：逐位相同
-        image /= 255
-        image -= _MEAN
-        image /= _STD
-        return image
+        return to_images(self.framed(picture, key))
+
+    def framed(self, picture: Image.Image, key: str | None = None) -> np.ndarray:
+        """An RGB picture resized and cropped, (H, W, 3) uint8; as `image`, but not normalised."""
+        return np.array(self._frame(picture, Resampling.LANCZOS, Resampling.BILINEAR, key))  # 缩放同原代码
+
+    def placement(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Where a picture without a ``key`` is in what becomes of it.
+
+        Parameters
+        ----------
+        size : (int, int)
+            Width and height of the picture.
+
+        Returns
+        -------
+        (int, int)
+            Width and height of the resized picture.
+        (int, int)
+            How many of its pixels are cut off at the left and at the top.
+        """
+        height, width = self._resized(size)
+        h, w = _pair(self.crop) if self.crop else (height, width)
+        return (width, height), (_start(width, w), _start(height, h))
 
     def mask(self, mask: Image.Image, key: str | None = None) -> np.ndarray:
         """A mask, framed as its picture with the same ``key`` is.
@@ -231,9 +248,19 @@ def words(*extent: Any) -> str:
     return str(extent) if isinstance(extent, int) else "x".join(map(str, extent))
 
 
+def to_images(pictures: np.ndarray) -> np.ndarray:
+    """Normalise: uint8 (..., H, W, 3) → float32 (..., 3, H, W), contiguous, as the network takes them."""
+    images = np.moveaxis(pictures, -1, -3).astype(np.float32, order="C")  # (..., 3, H, W)
+    # 逐步照 torchvision 的 to_tensor 与 normalize，全程 float32：逐位相同
+    images /= 255
+    images -= _MEAN
+    images /= _STD
+    return images
+
+
 def to_pictures(images: np.ndarray) -> np.ndarray:
     """Undo the normalisation, exactly: float32 (B, 3, H, W) → uint8 (B, H, W, 3)."""
-    # image 的三步，逆着做一遍
+    # to_images 的三步，逆着做一遍
     pictures = images * _STD
     pictures += _MEAN
     pictures *= 255

@@ -3,8 +3,9 @@
 运行时自己画的图：逐张定位图与 ROC 曲线。
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from experiment import style
 from experiment.published import LEVELS
 from experiment.store import Store
+from experiment.threshold import Thresholds
 from padim.metrics import normalise
 from system.files import replacing
 from system.resources import cores
@@ -205,6 +207,22 @@ class Drawer:
     def stop(self) -> None:
         """Draw nothing more; what is being drawn is finished."""
         self._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def drawn_below(
+    folder: Path, size: tuple[int, int], thresholds: Thresholds
+) -> Iterator[Callable[[list[tuple[Path, np.ndarray, np.ndarray]]], object]]:
+    """A function that draws a block of (name, picture (H, W, 3) uint8, raw map (H, W)) below ``folder``."""
+    canvas, pixel = canvas_for(*size), thresholds.scaled_pixel
+
+    def one(job: tuple[Path, np.ndarray, np.ndarray]) -> None:
+        name, picture, raw = job
+        save_picture(canvas.draw(picture, None, thresholds.scaled(raw), pixel), folder / name)
+
+    # 画布只画一次，此后只是数组运算与压缩：线程就够
+    with ThreadPoolExecutor(cores()) as pool:
+        yield lambda block: list(pool.map(one, block))
 
 
 Curves = dict[str, dict[str, tuple[np.ndarray, float] | None]]

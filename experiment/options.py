@@ -230,8 +230,10 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
     parser = Parser(prog="predict.py", description=description)
     add = parser.add_argument
     add("pictures", nargs="+", type=Path, metavar="PICTURE_OR_FOLDER", help="folders with all folders below them")
-    add("--model", type=Path, required=True, metavar="PKL", help="mvtec_result/temp_ARCH/train_CLASS.pkl")
+    model = "mvtec_result/temp_ARCH/train_CLASS.pkl, or what export.py made of it"
+    add("--model", type=Path, required=True, metavar="PKL_OR_ONNX", help=model)
     add("--out", type=Path, metavar="DIR", help="predictions.csv and pictures/ go there (default: rows on stdout)")
+    add("--json", action="store_true", help="JSON lines in place of the rows; with --out in predictions.jsonl, too")
     score = between(-sys.float_info.max, sys.float_info.max, "number")
     add("--threshold", type=score, help="scores from here on are defects (default: the stored one)")
     percentile = between(0, 100, "percentile (0 to 100)")
@@ -246,3 +248,23 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
         parser.error("--threshold and --percentile exclude each other; leave out one of them")
     args.figures = args.figures or ("all" if args.out else "none")
     return args
+
+
+def _onnx(text: str) -> Path:
+    if not text.endswith(".onnx"):
+        raise ValueError
+    return Path(text)
+
+
+_onnx.__name__ = "file name that ends in .onnx"
+
+
+def exporting(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
+    """The command line of export.py."""
+    parser = Parser(prog="export.py", description=description.partition("\n")[0])
+    add = parser.add_argument
+    add("--model", type=Path, required=True, metavar="PKL", help="mvtec_result/temp_ARCH/train_CLASS.pkl")
+    add("--out", type=_onnx, required=True, metavar="ONNX", help="the file to write; above 2 GB FILE.onnx.data, too")
+    add("--half", action="store_true", help="store the whitening matrices as float16: half the size")
+    add("--weights", help="as given to main.py (default: as recorded)")
+    return parser.parse_args(argv)

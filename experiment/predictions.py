@@ -44,7 +44,7 @@ def predictions_of(folder: Path) -> Path:
 
 
 def write_predictions(
-    folder: Path, model: Path, record: dict[str, Any], thresholds: Thresholds, pictures: list[Predicted]
+    folder: Path, model: Path, name: str, record: dict[str, Any], thresholds: Thresholds, pictures: list[Predicted]
 ) -> None:
     """Write the record.
 
@@ -53,15 +53,17 @@ def write_predictions(
     folder : Path
         ``--out``.
     model : Path
-        The pickle.
+        The pickle, or what was exported from it.
+    name : str
+        Of the class.
     record : dict
-        The JSON beside it.
+        The JSON beside the pickle, or the metadata.
     thresholds : Thresholds
     pictures : list of Predicted
         In order.
     """
     content = {
-        "class": model.stem.removeprefix("train_"),
+        "class": name,
         "model": str(model),
         "arch": record["arch"],
         "weights": record["weights"],

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from experiment.store import Store
+from padim.metrics import normalise
 from system.errors import UserError
 
 PERCENTILE = 99.0
+TEST_SET = ("image_threshold_raw", "threshold_raw", "score_min", "score_max")  # 测试集的数组里，阈值与色标要的
 DEVIATIONS = 5  # 高出中位数这么多个稳健标准差的训练图像，算不合群
 _ROBUST = 1.4826  # 正态分布的标准差与中位数绝对偏差之比
-ROUNDING = 1e-5  # 相对；同一张图的得分因批大小、线程数而有的舍入差
+ROUNDING = 1e-4  # 相对；同一张图的得分因批大小、线程数、PyTorch 或 ONNX 而有的舍入差，至多如此
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,15 @@ class Thresholds:
         # 阈值往往就是某张图自己的得分：再算一遍，不因舍入而改判
         return "defect" if score >= self.decision * (1 - ROUNDING) else "good"
 
+    def scaled(self, scores: np.ndarray) -> np.ndarray:
+        """Raw scores on the colour scale: 0 to 1."""
+        return normalise(scores, self.low, self.high)
+
+    @property
+    def scaled_pixel(self) -> float | None:
+        """The pixel threshold on the colour scale."""
+        return None if self.pixel is None else float(self.scaled(np.float64(self.pixel)))
+
     def p_value(self, score: float) -> float | None:
         """How rare such a score is among good pictures: (1 + scores ≥ it) / (n + 1); None without them."""
         if self.good is None:
@@ -83,9 +94,9 @@ def find_thresholds(
     Parameters
     ----------
     features : Path
-        The pickle, within the result folder that main.py wrote.
+        The pickle, within the result folder that main.py wrote; or what was exported from it.
     record : dict
-        The JSON beside it.
+        The JSON beside it; of an exported model its metadata, with ``test_set`` as of `read_test_set`.
     given : float, optional
         The decision threshold that the user wants.
     percentile : float, optional
@@ -104,7 +115,7 @@ def find_thresholds(
     colours span the test set's scores; else 0 to twice the decision threshold; else 0 to 2√d, since a
     normal patch's squared distance is d on average.
     """
-    arrays = _test_set(features, record)
+    known = record["test_set"] if "test_set" in record else read_test_set(features, record)
     kind = "left-out training" if record["validation_scores"] is None else "validation"
     good = record["leave_one_out_scores"] if record["validation_scores"] is None else record["validation_scores"]
     if percentile is not None and good is None:
@@ -112,27 +123,28 @@ def find_thresholds(
             f"{str(features)!r} has no left-out scores for --percentile: main.py makes them where there is no labelled "
             "test set, and with --leave_one_out; run it so, or give --threshold instead"
         )
-    best = arrays.get("image_threshold_raw")
+    best, pixel, low, high = (known[key] for key in TEST_SET)
     if given is not None:
         decision, origin = given, "given"
     elif percentile is None and best is not None:
-        decision, origin = float(best), "best F1 on the labelled test set"
+        decision, origin = best, "best F1 on the labelled test set"
     elif good is not None:
         percentile = PERCENTILE if percentile is None else percentile
         decision = float(np.percentile(good, percentile))
         origin = f"{percentile:g}th percentile of {len(good)} {kind} scores"
     else:
         decision, origin = None, "none: give --threshold"
-    pixel = arrays.get("threshold_raw")
-    low, high = (arrays.get(key) for key in ("score_min", "score_max"))
     if low is None or high is None or not high > low:
         low, high = 0.0, 2 * (decision if decision and decision > 0 else sqrt(len(record["dimensions"])))
-    pixel = decision if pixel is None else float(pixel)
-    return Thresholds(decision, pixel, origin, float(low), float(high), good)
+    return Thresholds(decision, decision if pixel is None else pixel, origin, low, high, good)
 
 
-def _test_set(features: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """What the result folder knows of the class's test set; empty where the pickle lies elsewhere."""
+def read_test_set(features: Path, record: dict[str, Any]) -> dict[str, float | None]:
+    """What the result folder knows of the class's test set: `TEST_SET`, None where it knows nothing.
+
+    Parameters are those of `find_thresholds`; where the pickle lies elsewhere, nothing is known.
+    """
     features = features.absolute()  # 在其文件夹之内给出文件名也行
     store, name = Store(features.parent.parent, record["arch"]), features.stem.removeprefix("train_")
-    return (store.read_arrays(name) if store.fitted(name) == features else None) or {}
+    arrays = (store.read_arrays(name) if store.fitted(name) == features else None) or {}
+    return {key: None if arrays.get(key) is None else float(arrays[key]) for key in TEST_SET}

@@ -168,16 +168,47 @@ def factorise(covariance: Tensor, scale: float = 1.0) -> None:
 
     def one(here: slice) -> None:
         chunk = covariance[here]
-        factor, info = torch.linalg.cholesky_ex(chunk if scale == 1 else _rescale(chunk, scale))  # Σ = LLᵀ
-        if info.any():
-            position = here.start + int(info.ne(0).nonzero()[0])
-            raise UserError(
-                f"the covariance at position {position} is not positive definite: its features are far out of scale "
-                "for float32; try other --weights, or a smaller --rd"
-            )
+        factor = _cholesky(chunk if scale == 1 else _rescale(chunk, scale), here.start)  # Σ = LLᵀ
         torch.where(lower, factor, chunk, out=chunk)  # 只此一步改变内存，之后不会再失败
 
     by_chunks(one, len(covariance), len(lower), covariance.device)
+
+
+@torch.inference_mode()
+def invert_factors(covariance: Tensor, order: Tensor) -> None:
+    """Replace covariances (P, d, d) by the inverses of their Cholesky factors, chunk by chunk, by way of float64.
+
+    Parameters
+    ----------
+    covariance : Tensor, (P, d, d) float32
+        Σ = LLᵀ; L⁻¹ when this returns, zero above the diagonal.
+    order : Tensor, (d,) int64
+        The order of the channels in which the factors are taken.
+
+    Raises
+    ------
+    UserError
+        If a matrix is not positive definite; the message names the first such position.
+    """
+    identity = torch.eye(len(order), dtype=torch.float64, device=covariance.device)
+
+    def one(here: slice) -> None:
+        factor = _cholesky(covariance[here].double()[:, order[:, None], order], here.start)  # (c, d, d)
+        covariance[here] = torch.linalg.solve_triangular(factor, identity, upper=False)
+
+    by_chunks(one, len(covariance), len(order), covariance.device)
+
+
+def _cholesky(matrices: Tensor, start: int) -> Tensor:
+    """Factors (c, d, d) of the matrices of the positions from ``start`` on."""
+    factor, info = torch.linalg.cholesky_ex(matrices)
+    if info.any():
+        position = start + int(info.ne(0).nonzero()[0])
+        raise UserError(
+            f"the covariance at position {position} is not positive definite: its features are far out of scale "
+            "for float32; try other --weights, or a smaller --rd"
+        )
+    return factor
 
 
 def mahalanobis(block: Tensor, mean: Tensor, factor: Tensor) -> Tensor:

@@ -74,3 +74,21 @@ def test_spade_agrees_with_its_textbook(tmp_path):
     entry = json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))["architectures"]["resnet18"]
     assert entry["agreement"]["maps, largest relative deviation"] < 1e-4
     assert entry["agreement"]["image_scores, largest relative deviation"] < 1e-4
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_exported_models(tmp_path):
+    pytest.importorskip("onnxscript")
+    command = [sys.executable, str(ROOT / "benchmarks" / "run.py"), "--arch", "resnet18", "--work", str(tmp_path)]
+    small = ["--half", "--train", "12", "--test", "9", "--size", "96"]
+    for more in (small, ["--latency"]):
+        subprocess.run([*command, *more, "--json", str(tmp_path / "b.json")], check=True, stdout=subprocess.DEVNULL)
+        entry = json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))["architectures"]["resnet18"]
+        if more is small:
+            whole, half = entry["exported"], entry["exported, --half"]
+            assert whole["maps, largest relative deviation"] < 1e-4 < half["maps, largest relative deviation"] < 1e-2
+            assert whole["file bytes"] > 1.8 * half["file bytes"]
+        else:
+            assert entry["exported"]["matrices, bytes"] == 4 * 3136 * 100 * 100
+            assert entry["exported"]["quickest"]["onnxruntime"] > entry["exported"]["quickest"]["onnxruntime, network"]
+    assert not list(tmp_path.rglob("*.onnx"))

@@ -27,8 +27,9 @@ PARSERS = {
     "main.py": options.experiment,
     "ablation.py": lambda words: options.study(words, ablation.STUDIES),
     "predict.py": lambda words: options.prediction(words, ""),
+    "export.py": lambda words: options.exporting(words, ""),
 }
-DEPENDENT = {"data_path", "study", "figures", "model"}  # 默认值取决于环境或别的选项，或另有说法
+DEPENDENT = {"data_path", "study", "figures", "model", "out"}  # 默认值取决于环境或别的选项，或另有说法
 
 
 def title(path: Path) -> str:
@@ -132,6 +133,7 @@ def test_commands_are_taken():
         ("Options of main.py", [], PARSERS["main.py"]),
         ("The paper's studies", [], PARSERS["ablation.py"]),
         ("Scoring new pictures", ["--model", "x.pkl", "y.png"], PARSERS["predict.py"]),
+        ("Export", ["--model", "x.pkl", "--out", "x.onnx"], PARSERS["export.py"]),
     ],
 )
 def test_every_option_is_described_with_its_default(heading, words, parse):

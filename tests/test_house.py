@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-COMMANDS = {"main.py", "predict.py", "ablation.py"}
+COMMANDS = {"main.py", "predict.py", "ablation.py", "export.py"}
 BELOW = {
     "system": set(),
     "datasets": {"system"},

@@ -89,7 +89,7 @@ def test_a_data_loader_takes_the_data_sets_as_they_are(sample, processes):
     new = NewPictures([*dataset.files[:2], sample / "absent.png"], Preprocessing(), (224, 224))
     for data, dtypes in (
         (dataset, (torch.float32, torch.int64, torch.uint8)),
-        (new, (torch.float32, torch.int64, torch.bool)),
+        (new, (torch.uint8, torch.int64, torch.bool, torch.int64)),
     ):
         theirs = DataLoader(data, 4, num_workers=processes)
         for batch, wanted in zip(batches(data, 4, 1), theirs, strict=True):

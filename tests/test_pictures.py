@@ -87,8 +87,8 @@ def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
 def test_a_thin_picture_is_that_pictures_problem(tmp_path):
     files = [picture(tmp_path / "thin.png", (60_000, 1)), picture(tmp_path / "x.png")]
     pictures = NewPictures(files, Preprocessing(), (224, 224))
-    image, index, readable = pictures[0]
-    assert (image.shape, image.dtype, image.any()) == ((3, 224, 224), np.float32, False)
+    framed, index, readable, size = pictures[0]
+    assert (framed.shape, framed.dtype, framed.any(), size.tolist()) == ((224, 224, 3), np.uint8, False, [0, 0])
     assert (type(index), index, type(readable), readable) == (np.int64, 0, np.bool_, False)
     assert "thin.png" in pictures.problems[0] and pictures[1][2] and 1 not in pictures.problems
 
@@ -110,7 +110,7 @@ pictures = NewPictures(files, Preprocessing(), (224, 224))
 used = next(int(s.split()[1]) * 1024 for s in open("/proc/self/status") if s.startswith("VmSize"))
 resource.setrlimit(resource.RLIMIT_AS, (used + 150_000_000,) * 2)
 for workers in (0, 1):
-    ((_, _, readable),) = batches(pictures, 3, workers)
+    ((_, _, readable, _),) = batches(pictures, 3, workers)
     assert readable.tolist() == [True, False, True], readable
     print(pictures.problems.pop(1))
 """

@@ -122,6 +122,37 @@ def test_left_out_scores_decide_without_a_test_set(fitted, data, capsys):
     assert "no left-out scores for --percentile" in errors(capsys.readouterr().err)[0]
 
 
+def test_answers_as_json(fitted, data, tmp_path, capsys):
+    """The rows' digits, and regions within the picture; without a threshold no regions are known."""
+    model, pictures, out = fitted / "train_linen.pkl", data / "linen/test", tmp_path / "out"
+    assert run(model, pictures, "--json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert run(model, pictures, "--json", "--out", out, "--figures", "none") == 0
+    found = rows((out / "predictions.csv").read_text(encoding="utf-8"))
+    stored = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    keys = ["file", "score", "threshold", "decision", "p_value", "seconds", "regions"]
+    assert len(lines) == len(stored) == len(found) == 9
+    for one, other, row in zip(lines, stored, found, strict=True):
+        assert list(one) == keys and 0 < one.pop("seconds") < 60 and other.pop("seconds") > 0
+        assert one == other and [str(one[key]) for key in ("file", "score", "decision")] == list(row.values())[:3]
+        assert one["decision"] == ("defect" if one["score"] >= one["threshold"] * (1 - 1e-4) else "good")
+        for region in one["regions"]:
+            left, top, right, bottom = region["box"]
+            peak = region["peak"]
+            assert 0 <= left <= peak["x"] < right <= 64 and 0 <= top <= peak["y"] < bottom <= 64
+            assert peak["score"] <= one["score"] and region["area"] <= (right - left) * (bottom - top)
+    assert any(line["regions"] for line in lines)
+    assert run(model, pictures, "--out", out, "--figures", "none") == 0
+    assert not (out / "predictions.jsonl").exists()  # 它是上一次的
+    record = json.loads((fitted / "train_flange.json").read_text(encoding="utf-8"))
+    shutil.copy(fitted / "train_flange.pkl", tmp_path)
+    (tmp_path / "train_flange.json").write_text(json.dumps(record | {"leave_one_out_scores": None}), encoding="utf-8")
+    capsys.readouterr()
+    assert run(tmp_path / "train_flange.pkl", data / "flange/train/good/000.png", "--json") == 0
+    line = json.loads(capsys.readouterr().out)
+    assert (line["threshold"], line["decision"], line["p_value"], line["regions"]) == (None, "", None, None)
+
+
 def test_a_class_that_loses_its_labels_gets_left_out_scores_then(data, tmp_path, capsys):
     own, out = shutil.copytree(data / "linen", tmp_path / "linen"), tmp_path / "out"
     command = [*FAST, "--data_path", str(own), "--save_path", str(out), "--resize", "64", "--crop", "0"]

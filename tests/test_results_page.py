@@ -28,7 +28,7 @@ page = script("results_page")
 ODD = "螺 丝 &'" if sys.platform == "win32" else "螺 丝 <script>alert(1)<script> \"&'"
 HOSTILE = "</script><script>alert(2)</script><img src=x onerror=alert(3)>"
 OUTCOMES = ("found", "missed", "alarm", "passed")
-NETWORKS = ["PaDiM · ResNet18", "PaDiM · WideResNet50", "MahalanobisAD · efficientnet_b4"]
+NETWORKS = ["PaDiM · ResNet18", "PaDiM · WideResNet50", "MahalanobisAD · EfficientNet-B4"]
 
 
 @pytest.fixture(scope="module")
@@ -381,7 +381,9 @@ def predicted(tmp_path_factory) -> Path:
             blank_figure(root / figure)
         file = f"/数据/a {HOSTILE if i % 3 else ''}/{i}.png"
         rows.append(Predicted(file, score, thresholds.decide(score), 0.25 if i % 5 else None, figure))
-    write_predictions(root, Path("train_螺丝.pkl"), {"arch": "resnet18", "weights": "imagenet"}, thresholds, rows)
+    write_predictions(
+        root, Path("train_螺丝.pkl"), "螺丝", {"arch": "resnet18", "weights": "imagenet"}, thresholds, rows
+    )
     assert page.main(["--result", str(root)]) == 0
     return root
 
@@ -410,7 +412,7 @@ def test_predictions(seen, predicted):
 def test_without_a_threshold_nothing_is_decided(seen, tmp_path):
     rows = [Predicted(f"{i}.png", float(i), "", None, None) for i in range(3)]
     thresholds = Thresholds(None, None, "none: give --threshold", 0, 24)
-    write_predictions(tmp_path, Path("train_x.pkl"), {"arch": "resnet18", "weights": "random"}, thresholds, rows)
+    write_predictions(tmp_path, Path("train_x.pkl"), "x", {"arch": "resnet18", "weights": "random"}, thresholds, rows)
     assert page.main(["--result", str(tmp_path)]) == 0
     seen.show(tmp_path)
     assert set(shown(seen).values()) == {"undecided"} and not seen.one("#stored").is_displayed()
@@ -474,7 +476,9 @@ def test_results_and_predictions_in_one_folder(seen, tmp_path):
     write_results(tmp_path, "resnet18", ("bottle",))
     thresholds = Thresholds(1.5, None, "given", 0, 3)
     rows = [Predicted(f"{i}.png", float(i), thresholds.decide(i), None, "../x.png") for i in range(3)]
-    write_predictions(tmp_path, Path("train_bottle.pkl"), {"arch": "resnet18", "weights": "random"}, thresholds, rows)
+    write_predictions(
+        tmp_path, Path("train_bottle.pkl"), "bottle", {"arch": "resnet18", "weights": "random"}, thresholds, rows
+    )
     assert page.main(["--result", str(tmp_path)]) == 0
     seen.show(tmp_path)
     assert seen.texts("#runs a") == [NETWORKS[0], "New pictures: bottle"]
@@ -496,7 +500,7 @@ def test_mistakes(spoil, tmp_path, capsys):
         (tmp_path / "predictions.json").write_text('{"class": "x", "pictures": [1]}', encoding="utf-8")
     if spoil == "no pictures":
         thresholds = Thresholds(1.5, None, "given", 0, 3)
-        write_predictions(tmp_path, Path("train_x.pkl"), {"arch": "resnet18", "weights": "random"}, thresholds, [])
+        write_predictions(tmp_path, Path("train_x.pkl"), "x", {"arch": "resnet18", "weights": "random"}, thresholds, [])
     (tmp_path / "index.html").write_text("before", encoding="utf-8")
     assert page.main(["--result", str(tmp_path)]) == 2
     line = {"nothing": "no results in .* python main.py", "predictions": "predictions.json.* predict.py",

@@ -1,0 +1,138 @@
+"""What predict.py answers, a picture a line: CSV or JSON, on standard output or below a folder.
+
+predict.py 的回答，一张图片一行：CSV 或 JSON，写到标准输出或文件夹。
+"""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from system.files import without_leftovers
+from system.lock import lock
+
+if TYPE_CHECKING:
+    from experiment.regions import Region  # 要装入 skimage：只有 --json 才等它
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of a picture.
+
+    Attributes
+    ----------
+    file : str
+        As it was given.
+    score : numpy.float32
+        The maximum of its raw map.
+    threshold : float or None
+        Of the decision.
+    decision : str
+        ``defect``, ``good``, or empty without a threshold.
+    p_value : float or None
+    seconds : float
+        From the prepared picture to its map and score.
+    regions : list of Region, or None
+        None without a pixel threshold.
+    """
+
+    file: str
+    score: np.float32
+    threshold: float | None
+    decision: str
+    p_value: float | None
+    seconds: float
+    regions: "list[Region] | None"
+
+    def row(self) -> tuple[object, ...]:
+        """Its row of the CSV."""
+        return self.file, self.score, self.decision, "" if self.p_value is None else f"{self.p_value:.4g}"
+
+    def line(self) -> str:
+        """Its line of JSON, with the digits that the row has; ASCII, so that any reader has the file's name."""
+        rarity = None if self.p_value is None else float(f"{self.p_value:.4g}")
+        own = {"score": float(str(self.score)), "p_value": rarity, "seconds": round(self.seconds, 6)}
+        return json.dumps(asdict(self) | own, allow_nan=False) + "\n"
+
+
+class _Lines:
+    """A text file, or standard output, whose errors carry the file's name."""
+
+    def __init__(self, path: Path | None):
+        self._path, self._file = path, sys.stdout
+        if path:
+            self._file = open(path, "w", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as problem:
+            problem.filename = self._path and str(self._path)
+            raise
+
+    def write(self, text: str) -> None:
+        with self._named():
+            self._file.write(text)
+
+    def flush(self) -> None:
+        with self._named():
+            self._file.flush()
+
+    def __enter__(self) -> "_Lines":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            if self._path:
+                with suppress(OSError):  # 写不下的，已经说了
+                    self._file.close()
+
+
+@contextmanager
+def answers(out: Path | None, as_json: bool) -> Iterator[Callable[[list[Answer]], None]]:
+    """A function that writes some answers, and hands them on.
+
+    Parameters
+    ----------
+    out : Path or None
+        The folder for ``predictions.csv``, and with ``as_json`` for ``predictions.jsonl``; None for standard output.
+    as_json : bool
+        JSON lines; without a folder in place of the rows.
+    """
+    with ExitStack() as stack:
+        rows = stack.enter_context(_Lines(out and out / "predictions.csv")) if out or not as_json else None
+        lines = stack.enter_context(_Lines(out and out / "predictions.jsonl")) if as_json else None
+        if out and not as_json:
+            (out / "predictions.jsonl").unlink(missing_ok=True)  # 是从前的图片的
+        if rows:
+            csv.writer(rows, lineterminator="\n").writerow(("file", "score", "decision", "p_value"))
+
+        def write(block: list[Answer]) -> None:
+            if rows:
+                csv.writer(rows, lineterminator="\n").writerows(answer.row() for answer in block)
+                rows.flush()
+            if lines:
+                lines.write("".join(answer.line() for answer in block))
+                lines.flush()
+
+        yield write
+
+
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Be the only one that writes to ``out``; what killed predictions left below ``pictures`` is deleted."""
+    with lock(out / ".lock_predict", "give another --out"):
+        places = [(out, "predictions."), *((Path(place), "") for place, _, _ in os.walk(out / "pictures"))]
+        with without_leftovers(places):
+            yield

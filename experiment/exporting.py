@@ -1,0 +1,125 @@
+"""A fitted model to an ONNX file that needs nothing else: the graph, and in its metadata all that scoring takes.
+
+把拟合好的模型写成 ONNX 文件：计算图，以及元数据里打分所需的一切。
+"""
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datasets.preprocessing import MEAN, STD
+from experiment.exported import INPUT, OUTPUTS
+from experiment.threshold import Thresholds, read_test_set
+from padim.export import Deployed
+from padim.model import PaDiM
+from system.errors import UserError
+from system.files import free_room, replacing, size
+from system.lock import lock
+
+EXAMPLE = 2  # 导出时示例的张数：若只有一张，批的大小会成为常数
+LIMIT = 2_000_000_000  # 字节：protobuf 的消息不能到 2 GB，再大的权重放在旁边的文件里
+
+
+def metadata(features: Path, record: dict[str, Any], thresholds: Thresholds, half: bool) -> dict[str, Any]:
+    """What goes into the ONNX file beside the graph: `experiment.exported.EXPORTED`, after the record of the fit.
+
+    Parameters
+    ----------
+    features : Path
+        The pickle, within its result folder.
+    record : dict
+        The JSON beside it.
+    thresholds : Thresholds
+    half : bool
+    """
+    return record | {
+        "class": features.stem.removeprefix("train_"),
+        "threshold": thresholds.decision,
+        "pixel_threshold": thresholds.pixel,
+        "threshold_origin": thresholds.origin,
+        "colours": [thresholds.low, thresholds.high],
+        "test_set": read_test_set(features, record),
+        "half": half,
+    }
+
+
+def write_exported(path: Path, model: PaDiM, described: dict[str, Any]) -> list[Path]:
+    """Write a fitted model as ONNX; above `LIMIT` its weights lie in ``….onnx.data`` beside it.
+
+    Parameters
+    ----------
+    path : Path
+        ``….onnx``. What is there is replaced once the new file is complete.
+    model : PaDiM
+        On the CPU. It gives its Gaussians up.
+    described : dict
+        From `metadata`.
+
+    Returns
+    -------
+    list of Path
+        What was written, the ONNX file first.
+
+    Raises
+    ------
+    system.errors.UserError
+        If a covariance has no Cholesky factor, there is no room, or another process writes the same file.
+    OSError
+    """
+    module = Deployed(model, MEAN, STD, described["half"]).eval()
+    weights = sum(each.nbytes for each in (*module.parameters(), *module.buffers()))
+    if (room := free_room(path)) < weights:
+        raise UserError(
+            f"{str(path)!r} needs {size(weights)}, and {size(room)} are free there; make room, or give another --out"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 导出器说的是它自己的内部
+        program = torch.onnx.export(
+            module,
+            (torch.zeros((EXAMPLE, *model.size, 3), dtype=torch.uint8),),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            verbose=False,
+        )
+    assert program is not None  # dynamo=True 总有
+    graph = program.model.graph
+    values = [*graph.inputs, *graph.outputs, *graph.initializers.values()]
+    for each in (graph, *graph, *values, *(value for node in graph for value in node.outputs)):
+        each.metadata_props.clear()  # 导出器的记录，其中有这台机器上的路径
+    program.model.metadata_props.update({key: json.dumps(value) for key, value in described.items()})
+    beside = path.with_name(f"{path.name}.data")
+    with lock(path.with_name(f".lock_{path.name}"), "give another --out"), _staged(path) as staged:
+        program.save(staged, external_data=weights > LIMIT)
+        own = staged.with_name(beside.name)
+        path.unlink(missing_ok=True)  # 先删旧的，最后放新的：在场的两个文件总是一对
+        if is_large := own.exists():
+            _move(own, beside)
+        else:
+            beside.unlink(missing_ok=True)
+        _move(staged, path)
+    return [path, beside] if is_large else [path]
+
+
+@contextmanager
+def _staged(path: Path) -> Iterator[Path]:
+    """The same file name in a folder of its own beside it, which also takes away what a killed export left there."""
+    folder = path.with_name(f"{path.name}.tmp")
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        yield folder / path.name  # 大权重的文件名记在图里，所以不换名字，换文件夹
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move(source: Path, target: Path) -> None:
+    with replacing(target) as temporary:
+        source.replace(temporary)

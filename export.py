@@ -1,0 +1,61 @@
+"""Export what main.py fitted for a class as one ONNX file: prepared pictures in, anomaly maps and scores out.
+
+把 main.py 拟合的一类导出成一个 ONNX 文件：预处理过的图片进，异常图与得分出。
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from experiment import options
+from system import command
+from system.errors import UserError
+from system.files import size
+
+
+def export(args: Namespace) -> None:
+    """Write the file.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        From `experiment.options.exporting`.
+
+    Raises
+    ------
+    UserError
+        For what the user must change.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"export.py needs {' and '.join(missing)}; pip install -r requirements-export.txt")
+    from experiment.exporting import EXAMPLE, metadata, write_exported
+    from experiment.store import Store
+    from experiment.stored import Stored
+    from experiment.threshold import find_thresholds
+
+    # 先查后做：能预先发现的错误都在写任何东西之前报出
+    stored = Stored(args.model, "cpu")
+    if (precision := stored.record["precision"]) != "float32":
+        raise UserError(
+            f"{str(args.model)!r} was made with --precision {precision}, and only float32 is exported; "
+            "fit again without --precision"
+        )
+    thresholds = find_thresholds(args.model, stored.record, None, None)
+    Store(args.out.parent, stored.record["arch"]).check_writable()
+    stored.load(args.weights, EXAMPLE, EXAMPLE)
+    described = metadata(args.model, stored.record, thresholds, args.half)
+    for path in write_exported(args.out, stored.model, described):
+        print(f"wrote exported model: {path} ({size(path.stat().st_size)})")
+    print(f"to score pictures with it: python predict.py --model {args.out} PICTURES")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    args = options.exporting(argv, __doc__ or "")
+    return command.run(lambda: export(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
