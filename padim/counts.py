@@ -81,8 +81,8 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
 
     Notes
     -----
-    A region is an 8-connected component of a mask. One chunk is held, and about 40 bytes a defect pixel; four times that
-    while curves are made.
+    A region is an 8-connected component of a mask. One chunk is held, and about 40 bytes a defect pixel; four times
+    that while curves are made.
     """
     # 第一遍：只看缺陷像素
     found: list[np.ndarray] = []  # 每段里缺陷像素的得分
