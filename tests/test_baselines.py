@@ -57,6 +57,7 @@ def model(request):
     return request.getfixturevalue(request.param)
 
 
+@pytest.mark.slow
 def test_spades_golden_file(shared):
     golden = np.load(shared / "golden" / "hazelnut_spade.npz")
     model = SPADE(weights="random")

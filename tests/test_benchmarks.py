@@ -37,6 +37,7 @@ def test_a_table_has_a_column_for_each_network():
     assert table(report).splitlines() == [*wanted, "| part: bytes | 2.00 GB | – |"]
 
 
+@pytest.mark.slow
 def test_every_part_of_the_gpu_benchmark_on_the_cpu(tmp_path, capsys):
     """On few and small pictures: that it runs, and that the CPU agrees with itself."""
     trial = ["--device", "cpu", "--arch", "resnet18", "--divisor", "100", "--side", "48", "--classes", "grid"]

@@ -112,6 +112,7 @@ def test_the_images_of_a_class_are_divided(data, alone, tmp_path, ranks):
     assert said.count("wrote results:") == 1 and said.count("flange: image ROC AUC") == 1
 
 
+@pytest.mark.slow
 def test_more_ranks_than_images(tmp_path):
     write_sample(tmp_path / "data", 2, 2, 64)
     finish(1, tmp_path / "data", tmp_path / "alone", "--reduction", "pca")

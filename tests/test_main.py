@@ -99,6 +99,7 @@ def test_demo_as_a_process(tmp_path):
             assert marked.any() == truth.any() and (marked & truth).sum() >= 0.5 * truth.sum(), arrays["files"][i]
 
 
+@pytest.mark.slow
 def test_demo_draws_what_an_earlier_version_drew_again(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data, out = Path("data/sample"), Path("mvtec_result/demo")

@@ -96,6 +96,7 @@ def test_workers_and_repetition_change_no_bit(small, sample, reference):
         assert np.array_equal(scores(small, images(sample, "flange", False, 32, workers)), reference[0])
 
 
+@pytest.mark.slow
 def test_blocks_end_inside_batches(small, sample):
     """More images than a block, in batches that do not divide it."""
     train = torch.cat(list(images(sample, "flange", True))).repeat(BLOCK // 8 + 2, 1, 1, 1)

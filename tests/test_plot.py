@@ -243,6 +243,7 @@ def test_everything_of_nothing(tmp_path, capsys):
         assert re.search(rf"^skipped {name}: no results .* python main.py ", output, re.M)
 
 
+@pytest.mark.slow
 def test_as_processes_from_another_folder(small, tmp_path):
     def start(name):
         (tmp_path / name).mkdir()
