@@ -1,10 +1,12 @@
 """The predecessors from the command line: filed beside PaDiM, resumed, divided; what means nothing is refused."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT  # noqa: F401
+from conftest import ROOT
 from sklearn.metrics import roc_auc_score
 
 import main
@@ -152,3 +154,22 @@ def test_mahalanobis_ad_has_no_verdict():
     assert row["difference"] == {"image": -0.1}
     given = verdict({}, reference, key, [])
     assert given["reproduced"] is None and "other weights" in given["reason"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "key"), [(SPADE, "spade_resnet18"), (MAHALANOBIS, "mahalanobis_ad_efficientnet_b1")]
+)
+def test_two_processes_score_as_one(out, sample, tmp_path, method, key):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--"]
+    common = ["--data_path", str(sample), "--save_path", str(tmp_path / "out")]
+    done = subprocess.run(
+        [*launch, "main.py", *method, *NO_FIGURES, *common], cwd=ROOT, capture_output=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("flange", "linen"):
+        alone, divided = (Store(root, key).read_arrays(name) for root in (out, tmp_path / "out"))
+        for arrays in (alone, divided):
+            arrays["raw"] = arrays["image_scores"] * (arrays["image_score_max"] - arrays["image_score_min"])
+        assert alone["files"].tolist() == divided["files"].tolist()
+        np.testing.assert_allclose(divided["raw"], alone["raw"], rtol=1e-3, atol=1e-3)
