@@ -16,6 +16,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from system.command import yield_while_waiting
+
+yield_while_waiting()  # 与所比的 predict.py 相同；须在装入 torch 之前
+
 import numpy as np
 import onnxruntime
 import torch
@@ -53,6 +57,7 @@ def network_alone(model: PaDiM, folder: Path) -> Callable[[np.ndarray], Any]:
     torch.onnx.export(network, (torch.zeros(1, 3, *model.size),), path, dynamo=True, verbose=False)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # 轮流计时：不抢下一项的核
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(None, {session.get_inputs()[0].name: images})
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiment.records import NUMBER, is_fitted_record, matches
+from experiment.threshold import TEST_SET
 from system.errors import UserError
 from system.resources import cores
 
@@ -23,7 +24,7 @@ EXPORTED = {
     "pixel_threshold": (NUMBER, None),
     "threshold_origin": str,
     "colours": [NUMBER],
-    "test_set": dict.fromkeys(("image_threshold_raw", "threshold_raw", "score_min", "score_max"), (NUMBER, None)),
+    "test_set": dict.fromkeys(TEST_SET, (NUMBER, None)),
     "half": bool,
 }
 
@@ -76,6 +77,8 @@ class Exported:
             raise UserError(f"no exported model {str(path)!r}; export.py writes them, see --model")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = cores(), 4  # 出的错由异常说
+        # 等着的线程让出核，给解码线程用；同 system.command.yield_while_waiting
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as problem:  # 文件里什么都可能有，抛什么都有可能

@@ -60,6 +60,7 @@ def _is_library(name: str) -> bool:
     return name in {"torch", "torchvision", "numpy", "scipy", "sklearn", "skimage", "matplotlib", "tqdm", "PIL"} | {
         "filelock",
         "jinja2",
+        "onnxruntime",
         "psutil",
     }
 
@@ -93,7 +94,8 @@ def test_a_module_says_what_it_is_in_english_and_then_in_chinese(path):
 
 
 def test_every_package_stands_in_the_requirements():
-    listed = {line.split(">=")[0] for line in (ROOT / "requirements.txt").read_text().split()}
+    files = (ROOT / name for name in ("requirements.txt", "requirements-export.txt"))
+    listed = {line.split(">=")[0] for path in files for line in path.read_text().splitlines()}
     names = {"PIL": "pillow", "sklearn": "scikit-learn", "skimage": "scikit-image", "jinja2": "Jinja2"}
     used = {name.split(".")[0] for path in FILES for name in imports(path)}
     used = {names.get(name, name) for name in used if _is_library(name)}
