@@ -28,10 +28,11 @@ import numpy as np
 from benchmarks.report import show
 from benchmarks.tree import measure
 from datasets.sample import write_sample
+from experiment.options import METHODS
 from system.resources import cores
 
 NAME = "flange"
-METHODS = {"spade": "wide_resnet50_2", "mahalanobis_ad": "efficientnet_b4"}
+PREDECESSORS = {method: arch for method, arch in METHODS.items() if method != "padim"}
 WALKED = 3  # 教科书 SPADE 所算的测试图片数：一张要近一分钟
 
 
@@ -138,7 +139,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, nargs="+", default=[100, 400, 1600], help="numbers for --scaling")
     parser.add_argument("--side", type=int, default=224, help="side of the images of --scaling (default 224)")
     parser.add_argument("--ranks", help="numbers of processes, 1,2 for instance")
-    parser.add_argument("--method", choices=sorted(METHODS), help="a predecessor instead of PaDiM")
+    parser.add_argument("--method", choices=sorted(PREDECESSORS), help="a predecessor instead of PaDiM")
     parser.add_argument("--train", type=int, default=209, help="training pictures (default 209)")
     parser.add_argument("--test", type=int, nargs="+", help="test pictures (default 83); for --scaling several numbers")
     parser.add_argument("--size", type=int, default=900, help="side in pixels (default 900)")
@@ -159,7 +160,7 @@ def main() -> int:
     if not (args.latency or args.scaling or data.exists()):
         write_sample(data, args.train, n_test, args.size)
     device = "--device", args.device
-    for arch in args.arch or ([METHODS[args.method]] if args.method else ["resnet18", "wide_resnet50_2"]):
+    for arch in args.arch or ([PREDECESSORS[args.method]] if args.method else ["resnet18", "wide_resnet50_2"]):
         if args.method:
             entry = predecessor(args.method, arch, data, args.work, args.device, args.rounds)
         elif args.latency:

@@ -202,7 +202,6 @@ class Run:
         if len(train) < 3:
             self._say(f"{now.name}: leaving one out needs three training pictures; there are no scores for a threshold")
             return False
-
         return not self._ranks.agree(lambda: self._saving is None and has_left_out(self._store, now.name))
 
     @contextmanager

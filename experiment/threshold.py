@@ -19,6 +19,7 @@ from padim.metrics import normalise
 from system.errors import UserError
 
 PERCENTILE = 99.0
+BEST_F1 = "best F1 on the labelled test set"
 TEST_SET = ("image_threshold_raw", "threshold_raw", "score_min", "score_max")  # 测试集的数组里，阈值与色标要的
 DEVIATIONS = 5  # 高出中位数这么多个稳健标准差的训练图像，算不合群
 _ROBUST = 1.4826  # 正态分布的标准差与中位数绝对偏差之比
@@ -127,7 +128,7 @@ def find_thresholds(
     if given is not None:
         decision, origin = given, "given"
     elif percentile is None and best is not None:
-        decision, origin = best, "best F1 on the labelled test set"
+        decision, origin = best, BEST_F1
     elif good is not None:
         percentile = PERCENTILE if percentile is None else percentile
         decision = float(np.percentile(good, percentile))

@@ -21,7 +21,7 @@ from _results import Results, architectures, open_results, raw_scores
 from experiment import style
 from experiment.predictions import read_predictions
 from experiment.published import LEVELS, TOLERANCE
-from experiment.threshold import ROUNDING
+from experiment.threshold import BEST_F1, ROUNDING
 from padim.metrics import FIGURES
 from system import command
 from system.files import TEXT, replacing
@@ -29,8 +29,6 @@ from system.files import TEXT, replacing
 PARTS = Path(__file__).with_name("page")
 MAIN = ("image_rocauc", "published_image", "difference_image", "pixel_rocauc", "published_pixel", "difference_pixel")
 COLUMNS = (*MAIN, *(key for key in FIGURES if key not in MAIN), "n_train", "n_test", "seconds")
-BEST_F1 = "best F1 on the labelled test set"  # 与 predict.py 所说的相同
-METHODS = {"": "PaDiM", "spade": "SPADE", "mahalanobis_ad": "MahalanobisAD"}  # 键里在网络名之前的
 
 Entry = dict[str, Any]
 
@@ -84,9 +82,9 @@ def scored_class(results: Results, name: str, drawn: set[str]) -> Entry:
 def scored_run(results: Results, drawn: set[str]) -> Entry:
     """All that the page shows of one method and network."""
     content, key = results.content, results.store.key
-    run, rows, arch = content["run"], content["classes"], content["run"]["configuration"]["arch"]
-    prefix = key.removesuffix(arch).rstrip("_")
-    method, network = METHODS.get(prefix, prefix), style.arch_label(arch)
+    run, rows = content["run"], content["classes"]
+    named, arch = style.split_key(key)
+    method, network = style.METHODS[named], style.arch_label(arch)
     return {
         "key": key,
         "name": f"{method} · {network}",
