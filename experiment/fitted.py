@@ -224,7 +224,7 @@ def difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str | None:
     return None
 
 
-def stored_state(path: Path, wanted: dict[str, Any]) -> str:
+def stored_state(path: Path, wanted: dict[str, Any], remedy: str = REMEDY) -> str:
     """What ``path`` holds for this run: ``none``, ``same``, ``other data`` or ``damaged``.
 
     Parameters
@@ -233,6 +233,8 @@ def stored_state(path: Path, wanted: dict[str, Any]) -> str:
         The pickle.
     wanted : dict
         The record that this run would write.
+    remedy : str
+        Ends the message.
 
     Raises
     ------
@@ -243,9 +245,9 @@ def stored_state(path: Path, wanted: dict[str, Any]) -> str:
         return "none"
     stored = read_json(path.with_suffix(".json"))
     if stored is None:
-        raise UserError(f"{str(path)!r} has no record of how it was made; {REMEDY}")
+        raise UserError(f"{str(path)!r} has no record of how it was made; {remedy}")
     if words := difference(stored, wanted):
-        raise UserError(f"{str(path)!r} was made with {words}; {REMEDY}")
+        raise UserError(f"{str(path)!r} was made with {words}; {remedy}")
     if stored.get("training_files") != wanted.get("training_files"):
         return "other data"
     return "same" if stored.get("pickle_bytes") == path.stat().st_size else "damaged"

@@ -10,6 +10,7 @@ import shlex
 import sys
 from contextlib import ExitStack
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -92,8 +93,12 @@ def begin(
         memory.check(model, name, *numbers, processes=ranks.local_size, stored=not args.no_features)
     held.enter_context(store.locked())
     made_from = describe(model) | {"preprocessing": data.preprocessing.record()}
-    for name in [] if args.refit or args.no_features else checked:
-        stored_state(store.fitted(name), made_from)
+    if args.no_features:
+        for name in checked:
+            _check_beside(store.fitted(name), name, made_from, data)
+    elif not args.refit:
+        for name in checked:
+            stored_state(store.fitted(name), made_from)
     given = json.loads(json.dumps(vars(args), default=str))  # 与读回的同形，才比得出是否同一条命令
     common = configuration(made_from)
     results = report.begin(
@@ -116,3 +121,15 @@ def begin(
         print(f"going on with the interrupted run; finished already: {', '.join(finished)}")
     store.write_results(results)
     return results
+
+
+def _check_beside(path: Path, name: str, made_from: dict[str, Any], data: DataFolder) -> None:
+    """Raise UserError if --no_features would leave another fit's pickle beside this run's scores.
+
+    predict.py and the figures would take both for one.
+    """
+    remedy = "and --no_features would leave it beside scores that are not its own; move it away, or leave that out"
+    if path.exists():
+        state = stored_state(path, made_from | {"training_files": data.contents(name)["training_files"]}, remedy)
+        if state == "other data":
+            raise UserError(f"{str(path)!r} was made from other training pictures; {remedy}")

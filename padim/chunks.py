@@ -28,7 +28,7 @@ def by_chunks(work: Callable[[slice], None], positions: int, d: int, device: tor
     if device.type == "cpu":
         _in_threads(work, positions, d)
     else:
-        _in_turn(work, positions, d)
+        _in_turn(work, positions)
 
 
 def _in_threads(work: Callable[[slice], None], positions: int, d: int) -> None:
@@ -44,7 +44,7 @@ def _in_threads(work: Callable[[slice], None], positions: int, d: int) -> None:
             pass
 
 
-def _in_turn(work: Callable[[slice], None], positions: int, d: int) -> None:
+def _in_turn(work: Callable[[slice], None], positions: int) -> None:
     """On a GPU: one slice after the other, halved and tried again when memory does not suffice."""
     size, start = _POSITIONS, 0
     while start < positions:

@@ -38,7 +38,7 @@ class CublasError(RuntimeError):
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
     """Chunks of positions one after the other, halved when memory is short."""
-    monkeypatch.setattr(chunks, "_in_threads", chunks._in_turn)
+    monkeypatch.setattr(chunks, "_in_threads", lambda work, positions, _: chunks._in_turn(work, positions))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
 

@@ -417,6 +417,22 @@ def test_no_features_and_bf16(done, sample, tmp_path):
     assert 1e-6 < deviation < 0.1
 
 
+def test_no_features_beside_the_pickle_of_another_fit(copy, data, capsys):
+    """predict.py would take its threshold from scores that are not the pickle's: refused, nothing is changed."""
+    given = ["--no_features", "--figures", "none", "--classes", "linen"]
+    before = tree(copy)
+    assert run(data, copy, *given, "--refit", "--rd", 60) == 2
+    line = error(capsys)
+    assert "train_linen.pkl' was made with 100 dimensions, this run has 60" in line and "move it away" in line
+    (data / "linen/train/good/000.png").unlink()
+    assert run(data, copy, *given, "--refit") == 2
+    line = error(capsys)
+    assert "train_linen.pkl' was made from other training pictures" in line and "--no_features" in line
+    assert tree(copy) == before
+    (copy / "temp_resnet18/train_linen.pkl").unlink()
+    assert run(data, copy, *given, "--refit") == 0 and results(copy)["classes"]["linen"]["n_train"] == 7
+
+
 def test_help_and_bad_options_do_not_wait_for_torch():
     code = "import sys, main\ntry: main.main(['--help'])\nfinally: sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
