@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from system.command import Parser, run
 from system.errors import UserError
+from system.files import size
 from system.lock import lock
 
 URL = (
@@ -39,7 +40,7 @@ _BLOCK = 1 << 18  # 一次读写的字节数
 _TIMEOUT = 60  # 秒；这么久没有一个字节，就算断了
 
 
-def get_mvtec(folder: Path, classes: Sequence[str], url: str = URL, sha256: str = SHA256) -> list[str]:
+def get_mvtec(folder: Path, classes: Sequence[str], url: str, sha256: str) -> list[str]:
     """Download, check and unpack the data set, so that ``folder`` holds one folder a class.
 
     What an earlier call left is used: an unpacked data set, an archive, a part of one. A class's
@@ -102,10 +103,6 @@ def _bar(what: str, total: int | None, done: int = 0) -> tqdm:
     return tqdm(total=total, initial=done, desc=what, unit="B", unit_scale=True)
 
 
-def _size(count: int) -> str:
-    return tqdm.format_sizeof(count, "B")
-
-
 def _hash(path: Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file, _bar("checking", path.stat().st_size) as bar:
@@ -157,7 +154,7 @@ def _fetch(url: str, part: Path) -> None:
         # 解开后不会比压缩包小：装不下就不必开始
         free, needed = shutil.disk_usage(part.parent).free, 2 * (total or 0) - done
         if free < needed:
-            raise UserError(f"{str(part.parent)!r} has {_size(free)} free, {_size(needed)} or more are needed")
+            raise UserError(f"{str(part.parent)!r} has {size(free)} free, {size(needed)} or more are needed")
         broken = None
         with open(part, "ab" if done else "wb") as file, _bar("downloading", total, done) as bar:
             while True:
@@ -174,9 +171,9 @@ def _fetch(url: str, part: Path) -> None:
     if broken is None and total and done < total:
         broken = "the connection was closed"
     if broken:
-        whole = f" of {_size(total)}" if total else ""
+        whole = f" of {size(total)}" if total else ""
         raise UserError(
-            f"the download broke off at {_size(done)}{whole} ({broken}); the same command goes on from there"
+            f"the download broke off at {size(done)}{whole} ({broken}); the same command goes on from there"
         )
 
 

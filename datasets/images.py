@@ -95,8 +95,11 @@ def read_image(path: Path) -> Image.Image:
     """
     with _opened(path) as image:
         tags = dict(getattr(image, "tag_v2", {}))
+        size = _displayed_size(image)
         image.load()  # TIFF 在解码时已按方向标签转好，标签随之消失，故先解码再查方向
         ImageOps.exif_transpose(image, in_place=True)
+        if image.size != size:  # 开始前的检查只读了文件头
+            raise ValueError("its orientation stands behind its pixels; save it again")
         if image.mode.startswith("I") or image.mode == "F":
             image = _to_8_bit(image, tags)
         if image.has_transparency_data:
@@ -136,11 +139,15 @@ def read_size(path: Path) -> tuple[int, int]:
         If the file is not a picture; the message names it.
     """
     with _opened(path) as image:
-        # PNG 的 getexif 会触发解码；TIFF 的 size 已按方向转好
-        if image.format == "PNG":
-            stored = not {"exif", "xmp", "XML:com.adobe.xmp"}.isdisjoint(image.info)
-        else:
-            stored = image.format != "TIFF"
-        # 方向标签 5 至 8：显示时行列互换
-        turned = stored and image.getexif().get(0x0112, 1) >= 5
-        return image.size[::-1] if turned else image.size
+        return _displayed_size(image)
+
+
+def _displayed_size(image: Image.Image) -> tuple[int, int]:
+    # PNG 的 getexif 会触发解码；TIFF 的 size 已按方向转好
+    if image.format == "PNG":
+        stored = not {"exif", "xmp", "XML:com.adobe.xmp"}.isdisjoint(image.info)
+    else:
+        stored = image.format != "TIFF"
+    # 方向标签 5 至 8：显示时行列互换
+    turned = stored and image.getexif().get(0x0112, 1) >= 5
+    return image.size[::-1] if turned else image.size

@@ -30,6 +30,7 @@ from system.errors import UserError
 from system.resources import cores
 
 MARK = "drawn_by.txt"
+N_TRAIN, N_TEST, SIZE = 40, 18, 256  # 示例数据：每类的图片数，边长
 
 
 def drawn_by() -> str:
@@ -70,7 +71,7 @@ def _write_picture(root: Path, name: str, drawn: Drawn, split: str, kind: str, i
     Image.fromarray((np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)).save(target)
 
 
-def write_sample(out: Path, n_train: int = 40, n_test: int = 18, size: int = 256) -> None:
+def write_sample(out: Path, n_train: int = N_TRAIN, n_test: int = N_TEST, size: int = SIZE) -> None:
     """Write both classes below ``out``, which appears only when it is complete.
 
     Parameters
@@ -174,9 +175,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status, see `system.command.run`."""
     parser = Parser(prog="python -m datasets.sample", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="the folder to make")
-    parser.add_argument("--train", type=int, default=40, help="training images a class (default 40)")
-    parser.add_argument("--test", type=int, default=18, help="test images a class (default 18)")
-    parser.add_argument("--size", type=int, default=256, help="side in pixels (default 256)")
+    parser.add_argument("--train", type=int, default=N_TRAIN, help="training images a class (default %(default)s)")
+    parser.add_argument("--test", type=int, default=N_TEST, help="test images a class (default %(default)s)")
+    parser.add_argument("--size", type=int, default=SIZE, help="side in pixels (default %(default)s)")
     args = parser.parse_args(argv)
 
     def work() -> None:

@@ -19,7 +19,7 @@ from system.files import scratch
 
 
 def key_of(method: str, arch: str) -> str:
-    """Under which a model's results are filed, known before it is made: its ``key``."""
+    """Under which a model's results are filed; `experiment.style.split_key` undoes it."""
     return arch if method == "padim" else f"{method}_{arch}"
 
 

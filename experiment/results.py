@@ -119,16 +119,12 @@ class ResultsFile:
     content : dict
         From `begin`.
     reference : Reference
-    key : str
-        The model's.
     classes : iterable of str
         The run's, in order; rows that were there come before.
     """
 
-    def __init__(
-        self, store: Store, content: dict[str, Any], reference: Reference, key: str, classes: Iterable[str]
-    ) -> None:
-        self.content, self._store, self._reference, self._key = content, store, reference, key
+    def __init__(self, store: Store, content: dict[str, Any], reference: Reference, classes: Iterable[str]) -> None:
+        self.content, self._store, self._reference = content, store, reference
         self._order = list(dict.fromkeys([*content["classes"], *classes]))
 
     def is_finished(self, name: str) -> bool:
@@ -137,7 +133,7 @@ class ResultsFile:
 
     def record(self, name: str, row: Row) -> None:
         """Take a class's row, and say it."""
-        self.content["classes"][name] = compare(row, self._reference.of(name, self._key))
+        self.content["classes"][name] = compare(row, self._reference.of(name, self._store.key))
         self._write()
         tqdm.write(line(name, row))  # 在下一类的进度条之上
         sys.stdout.flush()
@@ -151,14 +147,14 @@ class ResultsFile:
         """Add the verdict and what is known of the whole run."""
         self.content["run"] |= run
         departed = departures(options, defaults)
-        self.content["verdict"] = verdict(self.content["classes"], self._reference, self._key, departed)
+        self.content["verdict"] = verdict(self.content["classes"], self._reference, self._store.key, departed)
         self.content["complete"] = True
         self._write()
 
     def _write(self) -> None:
         rows = self.content["classes"]
         self.content["classes"] = {name: rows[name] for name in self._order if name in rows}
-        self.content["averages"] = averages(self.content["classes"], self._reference, self._key)
+        self.content["averages"] = averages(self.content["classes"], self._reference, self._store.key)
         self._store.write_results(self.content)
 
 

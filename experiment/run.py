@@ -101,7 +101,7 @@ class Run:
             content = self._ranks.agree(lambda: begin(args, *opened))
             as_published = self.model.is_imagenet and self._preprocessing.is_published and is_own_setting(args)
             reference = published(as_published, args.dataset)
-            self._results = report.ResultsFile(self._store, content, reference, self.model.key, self._checked)
+            self._results = report.ResultsFile(self._store, content, reference, self._checked)
             self._evaluator = Evaluator(self._store, self._results, args.figures)
             stack.push(self._settle)
             self._stack = stack.pop_all()

@@ -38,10 +38,14 @@ def _in_threads(work: Callable[[slice], None], positions: int, d: int) -> None:
     if len(chunks) == 1:
         work(chunks[0])
         return
-    # 推理模式与线程数都只对本线程有效
-    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for _ in pool.map(torch.inference_mode()(work), chunks):
-            pass
+    threads = torch.get_num_threads()
+    try:
+        # 推理模式只对本线程有效；线程数则也成了此后新线程的，所以要还原
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(torch.inference_mode()(work), chunks):
+                pass
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _in_turn(work: Callable[[slice], None], positions: int) -> None:

@@ -70,8 +70,8 @@ class Deployed(nn.Module):
         images = (images / 255 - self.mean) / self.std  # 论文 IV.B
         # 论文 III.A：各层选取（或投影），最近邻上采样到第一层的网格，拼接（或相加）
         parts = [part(feature) for part, feature in zip(self.parts, self.backbone(images), strict=True)]
-        embeddings = torch.stack(parts).sum(0) if self.projects else torch.cat(parts, 1)  # (B, d, P)
-        deviations = embeddings.permute(2, 1, 0) - self.means  # (P, d, B)
+        embeddings = torch.stack(parts).sum(0) if self.projects else torch.cat(parts, 1)
+        deviations = embeddings - self.means  # (P, d, B)
         whitened = self.whitening.float() @ deviations
         distances = torch.linalg.vector_norm(whitened, dim=1)  # 公式 2：(P, B)
         maps = self.anomaly_map(distances.T.reshape(-1, *self.grid))  # 论文 III.C：(B, H, W)
@@ -87,7 +87,7 @@ class _Chosen(nn.Module):
         self.sources = nn.Buffer(sources.contiguous())
 
     def forward(self, feature: Tensor) -> Tensor:
-        return feature.index_select(1, self.channels).flatten(2).index_select(2, self.sources)  # (B, d_l, P)
+        return _upsampled(feature.index_select(1, self.channels), self.sources)  # (P, d_l, B)
 
 
 class _Projected(nn.Module):
@@ -99,4 +99,9 @@ class _Projected(nn.Module):
         self.sources = nn.Buffer(sources.contiguous())
 
     def forward(self, feature: Tensor) -> Tensor:
-        return conv2d(feature, self.part).flatten(2).index_select(2, self.sources)  # (B, d, P)
+        return _upsampled(conv2d(feature, self.part), self.sources)  # (P, d, B)
+
+
+def _upsampled(feature: Tensor, sources: Tensor) -> Tensor:
+    """A layer's values (B, C, H_l, W_l) at every position, nearest: (P, C, B)."""
+    return feature.flatten(2).permute(2, 1, 0).index_select(0, sources)  # 先转置：上采样前的一层小得多

@@ -105,7 +105,8 @@ class Extractor:
                 taken = min(count - start, BLOCK - filled)
                 part = [feature[start : start + taken] for feature in features]
                 # 对齐、拼接、降维，直接写入块中这几张图的位置：(P, taken, d)
-                embed(part, buffer[:, filled : filled + taken])
+                with tf32(False):  # 主成分的投影是矩阵乘
+                    embed(part, buffer[:, filled : filled + taken])
                 start, filled = start + taken, filled + taken
                 if filled == BLOCK:
                     yield buffer
@@ -144,7 +145,8 @@ class Extractor:
                 with tf32(False):
                     pooled.update(block.view(1, -1, channels))  # (1, P·b, t_d)
         if add:
-            pooled.merge(add)  # 合并各进程的散布
+            with tf32(False):
+                pooled.merge(add)  # 合并各进程的散布
         covariance = pooled.finish()[1][0]  # εI 不改变特征向量
         components = principal_components(covariance, kept).contiguous()
         # 特征向量的符号、重根的方向因机器而异：各进程须用同一组

@@ -205,7 +205,8 @@ class PaDiM(Pretrained):
     def bytes_needed(self, batch_size: int, n_train: int, n_test: int) -> Bytes:
         """An estimate of the memory for fitting and scoring a class, from P, d and the numbers of images."""
         d, most = len(self.dimensions), max(n_train, n_test, 1)
-        block, batch = min(BLOCK, most), min(batch_size, most)
+        block = min(BLOCK, most) if self.device.type == "cpu" else BLOCK  # 主存里未触及的页不占内存，显存则整块都占
+        batch = min(batch_size, most)
         gaussians = 4 * self.positions * d * (d + block + 3)  # float32：协方差，一块嵌入，均值等 (P, d) 的量
         if self.reduction == "pca":  # 求主成分时，几张图的全部通道及其离差；协方差此时还不存在
             gaussians = max(gaussians, 4 * self.positions * self.channels * 2 * POOLED)
@@ -255,7 +256,8 @@ class PaDiM(Pretrained):
             with tf32(False):
                 stream.update(block)
         if add:
-            stream.merge(add)  # 合并各进程的，得全部图像的高斯
+            with tf32(False):
+                stream.merge(add)  # 合并各进程的，得全部图像的高斯
         self._gaussians = Gaussians(*stream.finish())  # 公式 1：μ (P, d)，Σ (P, d, d)
         self.count = stream.count
         return self

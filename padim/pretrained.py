@@ -87,8 +87,6 @@ class Pretrained(ABC):
     Attributes
     ----------
     arch : str
-    key : str
-        Under which results are filed.
     weights, weights_sha256 : str
     is_imagenet : bool
         Whether the weights are torchvision's IMAGENET1K_V1.
@@ -119,7 +117,7 @@ class Pretrained(ABC):
         precision: str,
     ):
         network, self.is_imagenet = load_network(arch, weights)
-        self.arch, self.key, self.device = arch, arch, torch.device(device)
+        self.arch, self.device = arch, torch.device(device)
         self.size = size[0], size[1]
         self.weights = weights if weights in ("imagenet", "random") else str(Path(weights).resolve())
         check_precision(precision, self.device)

@@ -63,7 +63,7 @@ def test_spades_golden_file(shared):
     model = SPADE(weights="random")
     if model.weights_sha256 != str(golden["weights_sha256"]):
         pytest.skip("this random generator makes other weights")
-    assert model.key == "spade_wide_resnet50_2" and model.row * 4 == 5_627_904
+    assert model.row * 4 == 5_627_904
     model.fit(images(shared / "mvtec", "hazelnut", "train"))
     maps, image_scores = scores(model, images(shared / "mvtec", "hazelnut", "test"))
     assert relative(maps, golden["raw_maps"]) < 1e-3
@@ -82,7 +82,6 @@ def test_mahalanobis_ads_golden_file(shared, tmp_path):
     model = MahalanobisAD(weights=str(tmp_path / "b4.pth"))
     if model.weights_sha256 != str(golden["weights_sha256"]):
         pytest.skip("this random generator makes other weights")
-    assert model.key == "mahalanobis_ad_efficientnet_b4"
     assert [layer.channels for layer in model.layers] == golden["level_dimensions"].tolist()
     model.fit(images(shared / "mvtec", "hazelnut", "train"))
     for i, (mean, factor) in enumerate(zip(model.means, model.factors, strict=True)):

@@ -212,6 +212,20 @@ def test_the_older_switches():
         assert state() == before
 
 
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this PyTorch has the older switches only")
+def test_the_projection_is_ieee_whatever_the_global_switches_say():
+    def state() -> tuple:
+        return PaDiM("resnet18", "random", dimensions=5, reduction="pca").fit([images(4)]).state()
+
+    wanted, switch = state(), torch.backends.mkldnn.matmul
+    before = switch.fp32_precision
+    switch.fp32_precision = "bf16"
+    try:
+        assert all(map(torch.equal, state(), wanted))
+    finally:
+        switch.fp32_precision = before
+
+
 def test_no_mode_leaks_out_of_scoring():
     model = PaDiM("resnet18", "random", dimensions=5).fit([images(4)])
     for _ in model.score([images(2)]):

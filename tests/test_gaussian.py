@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,20 @@ def test_any_split_is_the_textbook_estimate(embeddings, sizes):
     for p in range(P):
         wanted = np.cov(exact[p], rowvar=False) + 0.01 * np.eye(D)
         assert np.abs(covariance[p].numpy() - wanted).max() <= 2e-6 * wanted.max()
+
+
+def test_a_thread_that_begins_later_has_all_cores():
+    def threads() -> int:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(torch.get_num_threads).result()
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        fit(torch.randn(3136, 2, 50), [2])  # 多于一段：分给几个线程
+        assert threads() == torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_far_off_mean_costs_no_digits():

@@ -48,6 +48,18 @@ def test_exif_rotation(tmp_path, orientation, turns, suffix):
     assert read_size(path) == wanted.shape[1::-1]
 
 
+def test_an_orientation_behind_the_pixels(tmp_path):
+    """Legal in PNG, but the checks before a run read only the header."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = save(RGB, tmp_path / "x.png", exif=exif).read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    (tmp_path / "x.png").write_bytes(content[:start] + content[end:-12] + content[start:end] + content[-12:])
+    with pytest.raises(DataError, match=r"x\.png.*orientation stands behind its pixels"):
+        read_image(tmp_path / "x.png")
+
+
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_grey_and_16_bit(tmp_path, suffix):
     wanted = np.repeat(GREY[..., None], 3, 2)

@@ -59,7 +59,7 @@ class MahalanobisAD(Pretrained):
 
     Attributes
     ----------
-    key, layers, and others
+    layers, and others
         As `padim.pretrained.Pretrained`.
     count : int
         Training images.
@@ -93,7 +93,6 @@ class MahalanobisAD(Pretrained):
         precision: str = "float32",
     ):
         super().__init__(arch, weights, levels(arch), device, size, precision)
-        self.key = f"mahalanobis_ad_{arch}"
         self._channels = [channels for channels, _, _ in self.shapes]
         self.release()
 

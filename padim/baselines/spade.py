@@ -82,7 +82,7 @@ class SPADE(Pretrained):
 
     Attributes
     ----------
-    key, layers, and others
+    layers, and others
         As `padim.pretrained.Pretrained`.
     row : int
         Values kept of a training image: 1.4 million (5.6 MB) for ``wide_resnet50_2`` and images of 224×224.
@@ -121,7 +121,7 @@ class SPADE(Pretrained):
         if top_k < 1:
             raise UserError(f"--top_k must be at least 1, not {top_k}")
         super().__init__(arch, weights, LAYERS, device, size, precision)
-        self.key, self.top_k, self._allocate = f"spade_{arch}", top_k, allocate
+        self.top_k, self._allocate = top_k, allocate
         self._widths = [c * h * w for c, h, w in self.shapes]  # 一行里各层的宽度，末一段是池化向量
         self.row = sum(self._widths)
         self._maps = [AnomalyMap((h, w), self.size, self.device) for _, h, w in self.shapes[:-1]]
