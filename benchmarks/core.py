@@ -36,6 +36,7 @@ from padim.backbone import ARCHITECTURES, load_network
 from padim.device import pick_device, tf32, to_device
 from padim.metrics import evaluate_maps
 from padim.model import PaDiM
+from padim.pretrained import Pretrained
 from system.files import allocate, close, forget
 from system.resources import peak_memory
 
@@ -51,7 +52,7 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def one_pass(network: Callable[[torch.Tensor], Any], images: torch.Tensor, model: PaDiM) -> Any:
+def one_pass(network: Callable[[torch.Tensor], Any], images: torch.Tensor, model: Pretrained) -> Any:
     """A network's forward pass as it comes, on the device and of the precision of ``model``."""
     images = to_device(images, model.device)
     with tf32(model.precision == "tf32"):
@@ -190,26 +191,23 @@ def main() -> None:
     """Run one measurement and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["floor", "latency", "precisions", "scaling", "evaluation"])
-    parser.add_argument("--arch", choices=sorted(ARCHITECTURES), required=True)
+    parser.add_argument("--arch", choices=sorted(ARCHITECTURES), help="of all but evaluation")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--name")
     parser.add_argument("--images", type=int)
     parser.add_argument("--side", type=int, default=224)
-    parser.add_argument("--num_workers", type=int)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--precision", default="float32")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     if args.what == "evaluation":
         print(json.dumps(evaluation(args.images)))
         return
     device = pick_device(args.device)
-    threads = decoding_threads(args.num_workers, device.type)
+    threads = decoding_threads(None, device.type)
     if args.what == "precisions":
         print(json.dumps(precisions(args.arch, device, args.data, args.name, threads, args.rounds)))
         return
-    size = args.side, args.side
-    model = PaDiM(args.arch, "random", device=device, size=size, precision=args.precision)
+    model = PaDiM(args.arch, "random", device=device, size=(args.side, args.side))
     if args.what == "floor":
         result = floor(model, args.data, args.name, threads, args.rounds)
     elif args.what == "latency":

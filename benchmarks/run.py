@@ -16,6 +16,7 @@ import argparse
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from benchmarks.report import show
 from benchmarks.tree import measure
 from datasets.sample import write_sample
 from experiment.options import METHODS
+from system import command
 from system.resources import cores
 
 NAME = "flange"
@@ -36,28 +38,27 @@ PREDECESSORS = {method: arch for method, arch in METHODS.items() if method != "p
 WALKED = 3  # 教科书 SPADE 所算的测试图片数：一张要近一分钟
 
 
-def core(what: str, arch: str, *options: object, script: str = "core.py") -> dict:
+def core(what: str, *options: object, script: str = "core.py") -> dict:
     """One measurement of benchmarks/core.py, or another script there, in a process of its own."""
-    command = [sys.executable, str(ROOT / "benchmarks" / script), what, "--arch", arch, *map(str, options)]
-    measured = measure(command, ROOT)
+    measured = measure([sys.executable, str(ROOT / "benchmarks" / script), what, *map(str, options)], ROOT)
     return json.loads(measured.stdout) | {"tree_peak_memory_bytes": measured.peak_memory_bytes}
 
 
 def compare(arch: str, data: Path, work: Path, device: str, rounds: int) -> dict:
     """The textbook, main.py and the floor, each in a process of its own, all on one device and in float32."""
     out, on = work / f"textbook_{arch}", ["--arch", arch, "--device", device]
-    command = [sys.executable, str(ROOT / "benchmarks" / "textbook.py"), *on, "--data", str(data)]
-    textbook = measure([*command, "--name", NAME, "--out", str(out)], ROOT)
+    words = [sys.executable, str(ROOT / "benchmarks" / "textbook.py"), *on, "--data", str(data)]
+    textbook = measure([*words, "--name", NAME, "--out", str(out)], ROOT)
     said = json.loads(textbook.stdout.splitlines()[-1])
 
     save = work / f"padim_{arch}"
-    command = [sys.executable, str(ROOT / "main.py"), *on, "--weights", "random", "--refit"]
-    padim = measure([*command, "--data_path", str(data), "--classes", NAME, "--save_path", str(save)], ROOT)
+    words = [sys.executable, str(ROOT / "main.py"), *on, "--weights", "random", "--refit"]
+    padim = measure([*words, "--data_path", str(data), "--classes", NAME, "--save_path", str(save)], ROOT)
     results = json.loads((save / f"results_{arch}.json").read_text(encoding="utf-8"))
     row = results["classes"][NAME]
 
     theirs, ours = np.load(out / "maps.npy"), np.load(save / f"scores_{arch}" / f"{NAME}_maps.npy")
-    floor = core("floor", arch, "--device", device, "--data", data, "--name", NAME, "--rounds", rounds)
+    floor = core("floor", *on, "--data", data, "--name", NAME, "--rounds", rounds)
     ratios = {
         "end to end": textbook.seconds / padim.seconds,
         "fit and score / forward": floor["ratio"],
@@ -90,12 +91,12 @@ def predecessor(method: str, arch: str, data: Path, work: Path, device: str, rou
     """SPADE or MahalanobisAD; beside SPADE its textbook, on a few test pictures of the same class."""
 
     def run(script: str, *options: object) -> dict:
-        command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, options), "--arch", arch]
-        measured = measure([*command, "--data", str(data), "--name", NAME], ROOT)
+        words = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, options), "--arch", arch]
+        measured = measure([*words, "--device", device, "--data", str(data), "--name", NAME], ROOT)
         return json.loads(measured.stdout.splitlines()[-1]) | {"tree_peak_memory_bytes": measured.peak_memory_bytes}
 
     own, walked = work / f"{method}.npz", work / "spade_textbook.npz"
-    entry = {method: run("predecessor.py", method, "--device", device, "--out", own, "--rounds", rounds)}
+    entry = {method: run("predecessor.py", method, "--out", own, "--rounds", rounds)}
     if method == "spade":
         entry["textbook"] = run("spade_textbook.py", "--images", WALKED, "--out", walked)
         entry["ratios"] = {"an image": entry["textbook"]["an image"] / entry["spade"]["an image"]}
@@ -111,9 +112,9 @@ def divided(arch: str, data: Path, work: Path, device: str, ranks: int) -> dict:
     launcher = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), "--"] if ranks > 1 else []
     )
-    command = [sys.executable, *launcher, str(ROOT / "main.py"), "--arch", arch, "--weights", "random", "--refit"]
-    command += ["--device", device, "--data_path", str(data), "--classes", NAME, "--save_path", str(save)]
-    measured = measure(command, ROOT, {"OMP_NUM_THREADS": str(threads)})
+    words = [sys.executable, *launcher, str(ROOT / "main.py"), "--arch", arch, "--weights", "random", "--refit"]
+    words += ["--device", device, "--data_path", str(data), "--classes", NAME, "--save_path", str(save)]
+    measured = measure(words, ROOT, {"OMP_NUM_THREADS": str(threads)})
     seconds = json.loads((save / f"results_{arch}.json").read_text(encoding="utf-8"))["classes"][NAME]["seconds"]
     spent = seconds.get("communication", 0.0)
     return {
@@ -126,7 +127,14 @@ def divided(arch: str, data: Path, work: Path, device: str, ranks: int) -> dict:
     }
 
 
-def main() -> int:
+def numbers(text: str) -> list[int]:
+    """``1,2`` as [1, 2], each at least 1."""
+    if min(found := [int(each) for each in text.split(",")]) < 1:
+        raise ValueError
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     title, _, examples = __doc__.split("\n\n")
     description = f"{title}\n\n{examples}"
@@ -138,7 +146,7 @@ def main() -> int:
     parser.add_argument("--scaling", action="store_true", help="fit time and peak memory for more and more images")
     parser.add_argument("--images", type=int, nargs="+", default=[100, 400, 1600], help="numbers for --scaling")
     parser.add_argument("--side", type=int, default=224, help="side of the images of --scaling (default 224)")
-    parser.add_argument("--ranks", help="numbers of processes, 1,2 for instance")
+    parser.add_argument("--ranks", type=numbers, help="numbers of processes, 1,2 for instance")
     parser.add_argument("--method", choices=sorted(PREDECESSORS), help="a predecessor instead of PaDiM")
     parser.add_argument("--train", type=int, default=209, help="training pictures (default 209)")
     parser.add_argument("--test", type=int, nargs="+", help="test pictures (default 83); for --scaling several numbers")
@@ -147,9 +155,18 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="repetitions of floor and fit (default 3)")
     parser.add_argument("--work", type=Path, default=Path("data/benchmark"), help="pictures and results go here")
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
-    args = parser.parse_args()
-    args.work = args.work.resolve()
+    args = parser.parse_args(argv)
+    return command.run(lambda: measure_all(args))
 
+
+def measure_all(args: argparse.Namespace) -> None:
+    """Measure what is wanted, network by network, and keep each one's figures as soon as they are there."""
+    from padim.device import pick_device
+
+    pick_device(args.device)  # 用不了的设备，现在就说
+    args.work = args.work.resolve()
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {
         "machine": f"{platform.machine()}, {cores()} cores, {platform.system()}",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -159,24 +176,28 @@ def main() -> int:
     data = args.work / f"pictures_{args.train}_{n_test}_{args.size}"
     if not (args.latency or args.scaling or data.exists()):
         write_sample(data, args.train, n_test, args.size)
-    device = "--device", args.device
+    if args.scaling and args.test:
+        report["evaluation"] = {f"N = {n}": core("evaluation", "--images", n) for n in args.test}
+        show("evaluation", report["evaluation"])
+        _keep(report, args.json)
+        return
     for arch in args.arch or ([PREDECESSORS[args.method]] if args.method else ["resnet18", "wide_resnet50_2"]):
+        on = "--arch", arch, "--device", args.device
         if args.method:
             entry = predecessor(args.method, arch, data, args.work, args.device, args.rounds)
         elif args.latency:
-            entry = core("latency", arch, *device, "--rounds", 50)
-            entry["exported"] = core("latency", arch, "--work", args.work, script="exported.py")
+            entry = core("latency", *on, "--rounds", 50)
+            entry["exported"] = core("latency", *on[:2], "--work", args.work, script="exported.py")
         elif args.half:
             where = "--data", data, "--name", NAME, "--work", args.work
-            entry = core("half", arch, *where, script="exported.py")
+            entry = core("half", *on[:2], *where, script="exported.py")
         elif args.precision:
-            entry = core("precisions", arch, *device, "--data", data, "--name", NAME, "--rounds", args.rounds)
+            entry = core("precisions", *on, "--data", data, "--name", NAME, "--rounds", args.rounds)
         elif args.scaling:
-            what, numbers = ("scaling", args.images) if args.test is None else ("evaluation", args.test)
-            entry = {f"N = {n}": core(what, arch, *device, "--images", n, "--side", args.side) for n in numbers}
+            side = "--side", args.side
+            entry = {f"N = {n}": core("scaling", *on, "--images", n, *side) for n in args.images}
         elif args.ranks:
-            numbers = map(int, args.ranks.split(","))
-            entry = {f"{k} processes": divided(arch, data, args.work, args.device, k) for k in numbers}
+            entry = {f"{k} processes": divided(arch, data, args.work, args.device, k) for k in args.ranks}
             first = next(iter(entry.values()))
             for each in entry.values():
                 each["speed-up of the class"] = first["stages"]["total"] / each["stages"]["total"]
@@ -184,11 +205,13 @@ def main() -> int:
             entry = compare(arch, data, args.work, args.device, args.rounds)
         report["architectures"][arch] = entry
         show(arch, entry)
-        if args.json:
-            args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    if args.json:
-        print(f"\nwrote {args.json}")
-    return 0
+        _keep(report, args.json)
+
+
+def _keep(report: dict[str, Any], file: Path | None) -> None:
+    if file:
+        file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        print(f"wrote {file}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from scipy.ndimage import gaussian_filter
 from torch.nn.functional import interpolate
 
 from benchmarks.textbook import loader_of
+from padim.device import pick_device, tf32
 
 LAYERS = ("layer1", "layer2", "layer3", "avgpool")
 TOP_K = 5
@@ -33,19 +34,21 @@ def main() -> None:
     parser.add_argument("--arch", required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--name", required=True)
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--images", type=int, required=True, help="how many test pictures")
     parser.add_argument("--out", type=Path, required=True, help="an .npz file")
     args = parser.parse_args()
 
     torch.manual_seed(0)
-    network = getattr(torchvision.models, args.arch)(weights=None).eval()
+    device = pick_device(args.device)
+    network = getattr(torchvision.models, args.arch)(weights=None).eval().to(device)
     outputs: dict[str, list[torch.Tensor]] = {name: [] for name in LAYERS}
     for name in LAYERS:
         getattr(network, name).register_forward_hook(lambda m, i, o, name=name: outputs[name].append(o))
 
     def features(images: torch.Tensor) -> list[torch.Tensor]:
-        with torch.no_grad():
-            network(images)
+        with torch.no_grad(), tf32(False):  # 与 main.py 同为 float32
+            network(images.to(device))
         return [outputs[name].pop() for name in LAYERS]
 
     parts = [features(images) for images, _, _ in loader_of(args.data, args.name, "train")]
@@ -63,7 +66,7 @@ def main() -> None:
             walked = [(vectors[i : i + 100] - layer).norm(dim=1) for i in range(0, len(vectors), 100)]
             least = torch.cat(walked).min(0).values  # (H_l, W_l)
             upsampled.append(interpolate(least[None, None], size=image.shape[2:], mode="bilinear")[0, 0])
-        maps.append(gaussian_filter(torch.stack(upsampled).mean(0).numpy(), sigma=4))
+        maps.append(gaussian_filter(torch.stack(upsampled).mean(0).cpu().numpy(), sigma=4))
         scores.append(float(nearest.mean()))
     seconds = (time.perf_counter() - start) / len(maps)
     np.savez(args.out, maps=np.stack(maps), image_scores=np.array(scores, np.float32))

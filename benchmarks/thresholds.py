@@ -16,6 +16,8 @@ import numpy as np
 from experiment.records import read_fitted_record
 from experiment.store import Store
 from experiment.threshold import ROUNDING
+from system import command
+from system.errors import UserError
 
 HEAD = (
     "| {} | training pictures | good test pictures | false alarms: 95th, 99th, best F1 | defective | found: the same |"
@@ -46,10 +48,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--result", type=Path, default=Path("mvtec_result"))
     args = parser.parse_args()
-    keys = [path.name.removeprefix("temp_") for path in sorted(args.result.glob("temp_*"))]
+    return command.run(lambda: show(args.result))
+
+
+def show(result: Path) -> None:
+    """Print a table for each network whose features lie below ``result``."""
+    keys = [path.name.removeprefix("temp_") for path in sorted(result.glob("temp_*"))]
+    if not keys:
+        raise UserError(
+            f"no stored features below {str(result)!r}; make them with main.py --leave_one_out, see --result"
+        )
     for key in keys:
-        print("\n".join([HEAD.format(key), "| --- | --- | --- | --- | --- | --- |", *rows(Store(args.result, key))]))
-    return 0
+        print("\n".join([HEAD.format(key), "| --- | --- | --- | --- | --- | --- |", *rows(Store(result, key))]))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from system.errors import UserError
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -59,7 +61,7 @@ def measure(
 
     Raises
     ------
-    RuntimeError
+    UserError
         If it fails; the message is the end of what it wrote to stderr.
     """
     start, peak, ended = time.perf_counter(), 0, threading.Event()
@@ -88,5 +90,5 @@ def measure(
     ended.set()
     watcher.join()
     if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {err[-2000:]}")
+        raise UserError(f"{' '.join(command)} ended with {process.returncode}: {err[-2000:]}")
     return Measured(seconds, peak or None, out)

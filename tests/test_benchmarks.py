@@ -10,6 +10,7 @@ from benchmarks.like_mvtec import NUMBERS
 from benchmarks.report import table
 from benchmarks.tree import measure
 from datasets.mvtec import CLASSES
+from system.errors import UserError
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
@@ -22,7 +23,7 @@ def test_memory_of_a_tree_counts_children(tmp_path):
 
 
 def test_a_failing_command_says_why(tmp_path):
-    with pytest.raises(RuntimeError, match="oh no"):
+    with pytest.raises(UserError, match="oh no"):
         measure([sys.executable, "-c", "raise SystemExit('oh no')"], tmp_path)
 
 
