@@ -108,6 +108,8 @@ class MahalanobisAD(Pretrained):
         # 池化向量与拟合时的几份离差；最宽一层的协方差与其运算；各层的因子
         statistics = 8 * (n_train * (every + 4 * widest) + 5 * widest**2 + sum(c * c for c in self._channels))
         device = self._forward_bytes(min(batch_size, max(n_train, n_test, 1)))
+        # 得分很大的图，再走一遍 float64 的网络：权重与一张图的各层输出都加倍
+        device += 2 * (sum(each.nbytes for each in self.backbone.parameters()) + self._forward_bytes(1))
         return Bytes(device, statistics + (device if self.device.type == "cpu" else 0))
 
     @torch.inference_mode()
