@@ -328,6 +328,12 @@ def test_without_torch_and_with_nothing_but_the_requirements(resnet, tmp_path, c
         assert (np.abs(a - b) > 8).mean() < 1e-3  # 色标取整处可差一级
 
 
+def test_the_suffix_in_capitals(resnet, tmp_path, capsys):
+    path = shutil.copy(resnet.onnx, tmp_path / "MODEL.ONNX")
+    assert run_predict(path, resnet.pictures) == 0
+    assert len(rows(capsys.readouterr().out)) == 8
+
+
 def test_half_the_size(resnet, tmp_path, capsys):
     assert run_export(resnet.pickle, tmp_path / "half.onnx", "--half") == 0
     saved = resnet.onnx.stat().st_size - (tmp_path / "half.onnx").stat().st_size
