@@ -18,8 +18,7 @@ from experiment.exported import INPUT, OUTPUTS
 from experiment.threshold import Thresholds, read_test_set
 from padim.export import Deployed
 from padim.model import PaDiM
-from system.errors import UserError
-from system.files import free_room, replacing, size
+from system.files import check_room, replacing
 from system.lock import lock
 
 EXAMPLE = 2  # 导出时示例的张数：若只有一张，批的大小会成为常数
@@ -74,10 +73,7 @@ def write_exported(path: Path, model: PaDiM, described: dict[str, Any]) -> list[
     """
     module = Deployed(model, MEAN, STD, described["half"]).eval()
     weights = sum(each.nbytes for each in (*module.parameters(), *module.buffers()))
-    if (room := free_room(path)) < weights:
-        raise UserError(
-            f"{str(path)!r} needs {size(weights)}, and {size(room)} are free there; make room, or give another --out"
-        )
+    check_room(path, weights, "give another --out")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 导出器说的是它自己的内部
         program = torch.onnx.export(
