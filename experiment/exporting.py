@@ -48,6 +48,20 @@ def metadata(features: Path, record: dict[str, Any], thresholds: Thresholds, hal
     }
 
 
+def bytes_besides(gaussians: int, half: bool) -> int:
+    """An estimate of the memory that an export takes beside the model.
+
+    Parameters
+    ----------
+    gaussians : int
+        Bytes of the means and covariances.
+    half : bool
+    """
+    if half:  # 转换时两种精度的矩阵同在；其后的消息不会更大
+        return gaussians // 2
+    return 2 * gaussians if gaussians <= LIMIT else 0  # 一份在 protobuf 的消息里，一份是它的字节；另放的权重逐个写出
+
+
 def write_exported(path: Path, model: PaDiM, described: dict[str, Any]) -> list[Path]:
     """Write a fitted model as ONNX; above `LIMIT` its weights lie in ``….onnx.data`` beside it.
 

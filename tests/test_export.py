@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+from bisect import bisect_left
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -20,10 +22,11 @@ import predict
 from datasets.pictures import NewPictures
 from datasets.preprocessing import Preprocessing
 from datasets.sample import write_sample
-from experiment import exporting
+from experiment import exporting, memory
 from experiment.exported import Exported
 from experiment.predictions import read_predictions
 from experiment.stored import Stored
+from system.errors import UserError
 
 onnx = pytest.importorskip("onnx", reason="pip install -r requirements-export.txt")
 pytest.importorskip("onnxscript")
@@ -458,6 +461,30 @@ def test_mistakes_leave_what_is_there(resnet, tmp_path, capsys, options, words):
     assert status == 2 and re.search(words, the_error(capsys))
     assert (tmp_path / "x.onnx").read_text() == "what was there"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bf16", "damaged", "x.onnx"]
+
+
+def test_memory_beside_the_model(resnet, tmp_path, capsys, monkeypatch):
+    """The matrices twice over in the file's message, half of them with --half; the remedy is one that export.py has."""
+    stored, free = Stored(resnet.pickle, "cpu"), [1 << 40]
+    monkeypatch.setattr(memory, "free_memory", lambda: free[0])
+    stored.load(None, 2, 2)
+
+    def fits(room: int) -> bool:
+        free[0] = room
+        with suppress(UserError):
+            memory.check(stored.model, "photo", 2, 0, 2, evaluated=False)
+            return True
+        return False
+
+    model, gaussians = bisect_left(range(1 << 34), True, key=fits), resnet.pickle.stat().st_size
+    for options, room in (([], 2 * gaussians), (["--half"], gaussians // 2)):
+        free[0] = model + room - 1
+        capsys.readouterr()
+        assert run_export(resnet.pickle, tmp_path / "x.onnx", *options) == 2
+        assert "a fit with a smaller --rd or --arch needs less" in the_error(capsys) and not list(tmp_path.iterdir())
+        free[0] = model + room
+        assert run_export(resnet.pickle, tmp_path / "x.onnx", *options) == 0
+        (tmp_path / "x.onnx").unlink()
 
 
 def test_what_a_killed_export_left_goes(resnet, tmp_path, capsys):
