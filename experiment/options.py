@@ -147,7 +147,11 @@ def options() -> dict[str, Option]:
             None,
             (("choices", ["aligned", "rd"]),),
         ),
-        "batch_size": Option(32, "images a forward pass (default %(default)s)", at_least(1)),
+        "batch_size": Option(
+            32,
+            "images decoded together; on a GPU or with an exported model also those of a pass (default %(default)s)",
+            at_least(1),
+        ),
         "num_workers": Option(
             None,
             "decoding threads (default: the cores but one, 1 to {cpu}; with a GPU to {cuda})".format(**THREADS),

@@ -233,6 +233,12 @@ def test_the_example_as_printed(which, request, tmp_path, capsys):
     said = [line.rsplit(" ", 2) for line in done.stdout.splitlines()]
     assert [(file, decision) for file, _, decision in said] == [(row["file"], row["decision"]) for row in found]
     np.testing.assert_allclose([float(s) for _, s, _ in said], [float(row["score"]) for row in found], rtol=1e-5)
+    if which == "resnet":  # 没有阈值：得分照旧，不下判断
+        model = onnx.load(fitted.onnx)
+        becomes("threshold", "null")(model)
+        onnx.save(model, tmp_path / "bottle.onnx")
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+        assert [line.rsplit(" ", 2) for line in done.stdout.splitlines()] == [[*each[:2], ""] for each in said]
 
 
 def lanczos(x: float) -> float:
