@@ -95,26 +95,93 @@ def summarise(study: dict[str, Any]) -> dict[str, Any]:
 
 
 def begin(
-    store: "Store", configuration: dict[str, Any], replace: bool, data: "DataFolder", chosen: Sequence[str]
+    store: "Store",
+    configuration: dict[str, Any],
+    wanted: Mapping[str, list[dict[str, Any]]],
+    replace: bool,
+    data: "DataFolder",
+    chosen: Sequence[str],
 ) -> dict[str, Any]:
     """The stored studies, to add to; whoever calls this holds the store's lock.
+
+    Parameters
+    ----------
+    store : Store
+    configuration : dict
+        What all figures in one file have in common.
+    wanted : mapping
+        ``{study: variants}`` of this command.
+    replace : bool
+        Drop what this command's figures cannot stand beside, instead of refusing.
+    data : DataFolder
+    chosen : sequence of str
+        This command's classes.
 
     Raises
     ------
     UserError
-        If another configuration made them, or they are of another data set, or the file holds something else.
+        If another configuration made them, they are of another data set, or classes that are not chosen have other
+        variants in a wanted study; if the file holds something else.
     """
     from experiment.fitted import difference
     from experiment.same_data import check_same_data
 
-    stored = None if replace else store.read_studies()
+    empty: dict[str, Any] = {"configuration": configuration, "data": {}, "studies": {}}
+    stored = store.read_studies()
     if stored is None:
-        return {"configuration": configuration, "data": {}, "studies": {}}
-    if words := difference(stored["configuration"], configuration):
-        remedy = "give another --save_path, or --refit to replace it"
-        raise UserError(f"{str(store.ablation)!r} was made with {words}; {remedy}")
-    check_same_data(stored["data"], data, chosen, store.ablation)
+        return empty
+    try:
+        if words := difference(stored["configuration"], configuration):
+            remedy = "give another --save_path, or --refit to replace it"
+            raise UserError(f"{str(store.ablation)!r} was made with {words}; {remedy}")
+        check_same_data(stored["data"], data, chosen, store.ablation)
+    except UserError:
+        if replace:
+            return empty
+        raise
+    studies = stored["studies"]
+    for study in [study for study in wanted if study in studies and studies[study]["variants"] != wanted[study]]:
+        left = [name for name in studies[study]["classes"] if name not in chosen]
+        if left and not replace:
+            raise UserError(
+                f"{str(store.ablation)!r} holds the study of {study} with other rows, for {', '.join(left)}, too; "
+                "run these, too (--classes), or give another --save_path, or --refit to replace the study"
+            )
+        del studies[study]
+    stored["data"] = {name: made for name, made in stored["data"].items() if _studies_of(name, studies)}
     return stored
+
+
+def take(
+    results: dict[str, Any],
+    name: str,
+    figures: Mapping[str, dict[str, Any]],
+    wanted: Mapping[str, list[dict[str, Any]]],
+    data: "DataFolder",
+) -> None:
+    """Add a class's figures; in other studies those go that are of other pictures than the file now says."""
+    studies, before = results["studies"], results["data"].get(name)
+    if before and not data.is_unchanged(name, before):
+        stale = [study for study in _studies_of(name, studies) if study not in figures]
+        for study in stale:
+            del studies[study]["classes"][name]
+            if studies[study]["classes"]:
+                studies[study] = summarise(studies[study])
+            else:
+                del studies[study]
+        if stale:
+            print(
+                f"{name}: its pictures have changed, and its old figures in the studies of {', '.join(stale)} are "
+                f"dropped; compute them again with --study {' '.join(stale)}"
+            )
+    results["data"][name] = data.record(name)
+    for study, rows in wanted.items():
+        others = studies[study]["classes"] if study in studies else {}
+        studies[study] = summarise({"variants": rows, "classes": others | {name: figures[study]}})
+
+
+def _studies_of(name: str, studies: Mapping[str, dict[str, Any]]) -> list[str]:
+    return [study for study, content in studies.items() if name in content["classes"]]
 
 
 def table(name: str, study: dict[str, Any]) -> str:
@@ -190,16 +257,13 @@ def experiment(args: "Namespace") -> None:
         numbers = args.batch_size, found.n_train, found.n_test
         memory.check(model, name, *numbers, stored=False, more=more, remedy=remedy)
     made_from = describe(model) | {"preprocessing": preprocessing.record()}
+    wanted = {study: [asdict(variant) for variant in rows] for study, rows in studies.items()}
     with store.locked():  # 读了再写：两项研究同时写，后写的会抹去先写的
-        results = begin(store, configuration(made_from), args.refit, data, classes)
+        results = begin(store, configuration(made_from), wanted, args.refit, data, classes)
         for name in classes:
             figures = study_class(args, model, name, data, studies)
             store.check_there()
-            results["data"][name] = data.record(name)
-            for study, rows in ((study, [asdict(variant) for variant in studies[study]]) for study in studies):
-                before = results["studies"].get(study, {})
-                others = before["classes"] if before.get("variants") == rows else {}
-                results["studies"][study] = summarise({"variants": rows, "classes": others | {name: figures[study]}})
+            take(results, name, figures, wanted, data)
             results |= {"command": shlex.join(["python", *sys.argv])}
             write_json(store.ablation, results | {"versions": made_from["versions"]})
     for study in args.study:

@@ -30,7 +30,7 @@ def export(args: Namespace) -> None:
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise UserError(f"export.py needs {' and '.join(missing)}; pip install -r requirements-export.txt")
-    from experiment.exporting import EXAMPLE, metadata, write_exported
+    from experiment.exporting import EXAMPLE, bytes_besides, metadata, write_exported
     from experiment.store import Store
     from experiment.stored import Stored
     from experiment.threshold import find_thresholds
@@ -44,7 +44,8 @@ def export(args: Namespace) -> None:
         )
     thresholds = find_thresholds(args.model, stored.record, None, None)
     Store(args.out.parent, stored.record["arch"]).check_writable()
-    stored.load(args.weights, EXAMPLE, EXAMPLE)
+    besides = bytes_besides(stored.record["pickle_bytes"], args.half)
+    stored.load(args.weights, EXAMPLE, EXAMPLE, besides, "a fit with a smaller --rd or --arch")
     described = metadata(args.model, stored.record, thresholds, args.half)
     for path in write_exported(args.out, stored.model, described):
         print(f"wrote exported model: {path} ({size(path.stat().st_size)})")

@@ -13,6 +13,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -132,11 +133,22 @@ def predict(args: "Namespace", unreadable: list[int]) -> None:
 
 
 def opened(path: Path, device: str) -> "Exported | Stored":
-    """What is to score: only the stored features import torch."""
-    if path.suffix == ".onnx":
+    """What is to score: only the stored features import torch.
+
+    Raises
+    ------
+    UserError
+        For stored features where there is no PyTorch; else as the model's own class.
+    """
+    if path.suffix.lower() == ".onnx":
         from experiment.exported import Exported
 
         return Exported(path, device)
+    if find_spec("torch") is None:
+        raise UserError(
+            f"--model {str(path)!r} is no exported model (.onnx), and stored features need PyTorch, which is not "
+            "installed: python -m pip install -r requirements.txt, or give what export.py made of them"
+        )
     from experiment.stored import Stored
 
     return Stored(path, device)

@@ -18,8 +18,7 @@ from experiment.exported import INPUT, OUTPUTS
 from experiment.threshold import Thresholds, read_test_set
 from padim.export import Deployed
 from padim.model import PaDiM
-from system.errors import UserError
-from system.files import free_room, replacing, size
+from system.files import check_room, replacing
 from system.lock import lock
 
 EXAMPLE = 2  # 导出时示例的张数：若只有一张，批的大小会成为常数
@@ -49,6 +48,20 @@ def metadata(features: Path, record: dict[str, Any], thresholds: Thresholds, hal
     }
 
 
+def bytes_besides(gaussians: int, half: bool) -> int:
+    """An estimate of the memory that an export takes beside the model.
+
+    Parameters
+    ----------
+    gaussians : int
+        Bytes of the means and covariances.
+    half : bool
+    """
+    if half:  # 转换时两种精度的矩阵同在；其后的消息不会更大
+        return gaussians // 2
+    return 2 * gaussians if gaussians <= LIMIT else 0  # 一份在 protobuf 的消息里，一份是它的字节；另放的权重逐个写出
+
+
 def write_exported(path: Path, model: PaDiM, described: dict[str, Any]) -> list[Path]:
     """Write a fitted model as ONNX; above `LIMIT` its weights lie in ``….onnx.data`` beside it.
 
@@ -74,10 +87,7 @@ def write_exported(path: Path, model: PaDiM, described: dict[str, Any]) -> list[
     """
     module = Deployed(model, MEAN, STD, described["half"]).eval()
     weights = sum(each.nbytes for each in (*module.parameters(), *module.buffers()))
-    if (room := free_room(path)) < weights:
-        raise UserError(
-            f"{str(path)!r} needs {size(weights)}, and {size(room)} are free there; make room, or give another --out"
-        )
+    check_room(path, weights, "give another --out")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 导出器说的是它自己的内部
         program = torch.onnx.export(

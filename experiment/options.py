@@ -147,7 +147,11 @@ def options() -> dict[str, Option]:
             None,
             (("choices", ["aligned", "rd"]),),
         ),
-        "batch_size": Option(32, "images a forward pass (default %(default)s)", at_least(1)),
+        "batch_size": Option(
+            32,
+            "images decoded together; on a GPU or with an exported model also those of a pass (default %(default)s)",
+            at_least(1),
+        ),
         "num_workers": Option(
             None,
             "decoding threads (default: the cores but one, 1 to {cpu}; with a GPU to {cuda})".format(**THREADS),
@@ -221,7 +225,7 @@ def study(argv: Sequence[str] | None, studies: Sequence[str]) -> argparse.Namesp
     add("--rd", type=at_least(1), help="channels kept by the random choices (default 100; wide_resnet50_2 550)")
     dimensions = "of the study of dimensions (default 10 25 50 100 200 300, as far as there are)"
     add("--dimensions", nargs="+", type=at_least(1), metavar="D", help=dimensions)
-    add("--refit", action="store_true", help="replace stored studies that another configuration made")
+    add("--refit", action="store_true", help="replace stored studies made another way, of other data, with other rows")
     return parser.parse_args(argv)
 
 

@@ -30,6 +30,7 @@ from experiment.score_files import ScoreFiles
 from experiment.store import Store
 from padim.device import pick_device
 from padim.model import PaDiM
+from system.files import check_room
 from system.resources import peak_memory
 
 
@@ -167,9 +168,11 @@ class Run:
         elif state == "other data":
             self._say(f"{now.name}: the training pictures have changed since {path} was made; fitting again")
         if self.leads:
+            another = "give another --save_path"
             if not self.args.no_features:
-                self._store.check_room(self._store.fitted(now.name), self.model.state_bytes, ", or --no_features")
-            self._store.check_room(self._store.root, self.model.scratch_bytes(now.n_train) * self._ranks.local_size)
+                # 那里若有别的拟合的 pickle，--no_features 不许与它并存
+                check_room(path, self.model.state_bytes, another if path.exists() else f"{another}, or --no_features")
+            check_room(self._store.root, self.model.scratch_bytes(now.n_train) * self._ranks.local_size, another)
         return False
 
     def _made_from(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from experiment.published import LEVELS
 from experiment.records import LEFT_OUT, SCORED, UnreadableError, is_results, is_studies, parse_arrays, wrong_array
 from padim.metrics import FIGURES
 from system.errors import UserError
-from system.files import TEXT, allocate, close, free_room, read_json, replacing, size, without_leftovers, write_json
+from system.files import TEXT, allocate, close, read_json, replacing, without_leftovers, write_json
 from system.lock import lock
 
 
@@ -125,14 +125,6 @@ class Store:
         """Raise UserError if the folder that `locked` holds was deleted or replaced meanwhile."""
         if not self._lock.exists():
             raise UserError(f"{str(self.root)!r} was deleted or replaced during the run; see --save_path")
-
-    def check_room(self, path: Path, needed: int, remedy: str = "") -> None:
-        """Raise UserError unless the disk has room for so many bytes, beside what they may replace."""
-        if (room := free_room(path)) < needed:
-            raise UserError(
-                f"{str(path)!r} needs {size(needed)}, and {size(room)} are free there; "
-                f"make room, give another --save_path{remedy}"
-            )
 
     def clear_pictures(self, name: str) -> None:
         """Delete a class's localization figures: they belong to scores that are being replaced."""

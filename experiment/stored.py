@@ -52,7 +52,14 @@ class Stored:
         self.path, self.record = path, read_fitted_record(path)
         self.name = path.stem.removeprefix("train_")
 
-    def load(self, weights: str | None, batch_size: int, count: int) -> None:
+    def load(
+        self,
+        weights: str | None,
+        batch_size: int,
+        count: int,
+        more: int = 0,
+        remedy: str = "a smaller --batch_size",
+    ) -> None:
         """Read what scoring so many pictures takes.
 
         Parameters
@@ -60,6 +67,10 @@ class Stored:
         weights : str or None
             None for those recorded.
         batch_size, count : int
+        more : int
+            Bytes that the caller needs besides.
+        remedy : str
+            What needs less memory, as for `experiment.memory.check`.
 
         Raises
         ------
@@ -70,8 +81,8 @@ class Stored:
         if self.record["precision"] == "tf32" and self.device_type != "cuda":
             raise UserError(f"{str(self.path)!r} was made with --precision tf32, which needs a GPU; see --device")
         self.model = model_of(self.record, weights or self.record["weights"], self._device)
-        count, remedy = min(count, BLOCK), "a smaller --batch_size"
-        memory.check(self.model, self.name, batch_size, 0, count, evaluated=False, remedy=remedy)
+        numbers = batch_size, 0, min(count, BLOCK)
+        memory.check(self.model, self.name, *numbers, evaluated=False, more=more, remedy=remedy)
         try:
             load(self.model, self.path)
         except DamagedError as problem:

@@ -206,7 +206,7 @@ def _cholesky(matrices: Tensor, start: int) -> Tensor:
         position = start + int(info.ne(0).nonzero()[0])
         raise UserError(
             f"the covariance at position {position} is not positive definite: its features are far out of scale "
-            "for float32; try other --weights, or a smaller --rd"
+            "for float32; fit with other --weights, or a smaller --rd"
         )
     return factor
 

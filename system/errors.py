@@ -41,7 +41,8 @@ def explain(problem: BaseException) -> str | None:
     if isinstance(problem, UserError):
         return str(problem)
     if is_out_of_memory(problem):
-        return "out of memory; a smaller --batch_size or --rd needs less"
+        words = "a smaller --batch_size, where there is one, or a fit with a smaller --rd or --arch needs less"
+        return f"out of memory; {words}"
     if isinstance(problem, OSError):
         where = f"{problem.filename!r}: " if problem.filename else ""
         if problem.errno in FULL:

@@ -17,7 +17,7 @@ from typing import BinaryIO, TypedDict
 
 import numpy as np
 
-from system.errors import FULL
+from system.errors import FULL, UserError
 
 
 class TextOptions(TypedDict):
@@ -151,9 +151,22 @@ def size(count: int) -> str:
     return f"{count} bytes"
 
 
-def free_room(path: Path) -> int:
-    """Free bytes on the disk where ``path`` is or would be."""
-    return shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free
+def check_room(path: Path, needed: int, remedy: str) -> None:
+    """Raise UserError unless so many bytes are free where ``path`` is or would be, beside what they may replace.
+
+    Parameters
+    ----------
+    path : Path
+    needed : int
+    remedy : str
+        Ends the message: "make room, or …".
+
+    Raises
+    ------
+    UserError
+    """
+    if (room := shutil.disk_usage(next(p for p in (path, *path.parents) if p.exists())).free) < needed:
+        raise UserError(f"{str(path)!r} needs {size(needed)}, and {size(room)} are free there; make room, or {remedy}")
 
 
 @contextmanager

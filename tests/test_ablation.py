@@ -186,6 +186,64 @@ def test_studies_of_two_data_sets_are_not_mixed(sample, tmp_path, capsys):
     assert (out / "ablation_resnet18.json").read_bytes() == before
 
 
+ONE = [*SMALL, "--layers", "layer1"]
+
+
+def content_of(out) -> dict:
+    return json.loads((out / "ablation_resnet18.json").read_text(encoding="utf-8"))
+
+
+def test_figures_of_pictures_that_have_changed_go(sample, tmp_path, capsys):
+    """Also from the studies that are not computed again: the file says of which pictures its figures are."""
+    data, out = shutil.copytree(sample, tmp_path / "data"), tmp_path / "out"
+    both, given = ["--classes", "flange", "linen"], [*ONE, "--rd", 5, "--study"]
+    assert run(data, out, *given, "seeds", *both) == 0 and run(data, out, *given, "dimensions") == 0
+    before = content_of(out)
+    (data / "flange/train/good/000.png").unlink()
+    capsys.readouterr()
+    assert run(data, out, *given, "layers") == 0
+    said = capsys.readouterr().out
+    assert "flange: its pictures have changed" in said and "--study seeds dimensions" in said
+    after = content_of(out)
+    assert {study: list(each["classes"]) for study, each in after["studies"].items()} == {
+        "seeds": ["linen"],
+        "layers": ["flange"],
+    }
+    assert after["studies"]["seeds"]["averages"] == after["studies"]["seeds"]["classes"]["linen"]
+    assert after["data"]["flange"] != before["data"]["flange"] and after["data"]["linen"] == before["data"]["linen"]
+    assert run(data, out, *given, "layers") == 0 and "have changed" not in capsys.readouterr().out
+
+
+def test_a_study_with_other_rows(sample, tmp_path, capsys):
+    """It takes the place of the stored one only where no other class loses its figures, or with --refit."""
+    both, given = ["--classes", "flange", "linen"], [*ONE, "--study", "dimensions", "--dimensions"]
+    assert run(sample, tmp_path, *given, 5, *both) == 0
+    assert run(sample, tmp_path, *ONE, "--study", "seeds", "--rd", 5) == 0
+    before = content_of(tmp_path)
+    assert run(sample, tmp_path, *given, 6) == 2
+    line = capsys.readouterr().err
+    assert "study of dimensions with other rows, for linen, too" in line and "--refit" in line
+    assert content_of(tmp_path) == before
+    assert run(sample, tmp_path, *given, 6, "--refit") == 0  # 同样的配置：别的研究仍在
+    after = content_of(tmp_path)
+    assert list(after["studies"]["dimensions"]["classes"]) == list(after["data"]) == ["flange"]
+    assert after["studies"]["seeds"] == before["studies"]["seeds"]
+    assert run(sample, tmp_path, *given, 7) == 0
+    assert "random 7" in content_of(tmp_path)["studies"]["dimensions"]["averages"]
+
+
+def test_what_refit_replaces(sample, tmp_path, capsys):
+    """Studies of another configuration; never what is no file of studies."""
+    path, given = tmp_path / "ablation_resnet18.json", [*SMALL, "--study", "seeds", "--rd", 5, "--refit"]
+    path.write_text("oops", encoding="utf-8")
+    assert run(sample, tmp_path, *given) == 2
+    assert "move it away" in capsys.readouterr().err and path.read_text(encoding="utf-8") == "oops"
+    path.unlink()
+    assert run(sample, tmp_path, *given, "--classes", "linen") == 0
+    assert run(sample, tmp_path, *given, "--layers", "layer3") == 0
+    assert list(content_of(tmp_path)["studies"]["seeds"]["classes"]) == ["flange"]
+
+
 def test_what_does_not_fit_is_refused(sample, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda: 2_000_000_000)
     assert run(sample, tmp_path / "out") == 2

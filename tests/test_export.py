@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+from bisect import bisect_left
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -20,10 +22,11 @@ import predict
 from datasets.pictures import NewPictures
 from datasets.preprocessing import Preprocessing
 from datasets.sample import write_sample
-from experiment import exporting
+from experiment import exporting, memory
 from experiment.exported import Exported
 from experiment.predictions import read_predictions
 from experiment.stored import Stored
+from system.errors import UserError
 
 onnx = pytest.importorskip("onnx", reason="pip install -r requirements-export.txt")
 pytest.importorskip("onnxscript")
@@ -230,6 +233,12 @@ def test_the_example_as_printed(which, request, tmp_path, capsys):
     said = [line.rsplit(" ", 2) for line in done.stdout.splitlines()]
     assert [(file, decision) for file, _, decision in said] == [(row["file"], row["decision"]) for row in found]
     np.testing.assert_allclose([float(s) for _, s, _ in said], [float(row["score"]) for row in found], rtol=1e-5)
+    if which == "resnet":  # 没有阈值：得分照旧，不下判断
+        model = onnx.load(fitted.onnx)
+        becomes("threshold", "null")(model)
+        onnx.save(model, tmp_path / "bottle.onnx")
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+        assert [line.rsplit(" ", 2) for line in done.stdout.splitlines()] == [[*each[:2], ""] for each in said]
 
 
 def lanczos(x: float) -> float:
@@ -326,6 +335,12 @@ def test_without_torch_and_with_nothing_but_the_requirements(resnet, tmp_path, c
     for name in written[0][:8]:
         a, b = (np.asarray(Image.open(folder / name)).astype(int) for folder in folders)
         assert (np.abs(a - b) > 8).mean() < 1e-3  # 色标取整处可差一级
+
+
+def test_the_suffix_in_capitals(resnet, tmp_path, capsys):
+    path = shutil.copy(resnet.onnx, tmp_path / "MODEL.ONNX")
+    assert run_predict(path, resnet.pictures) == 0
+    assert len(rows(capsys.readouterr().out)) == 8
 
 
 def test_half_the_size(resnet, tmp_path, capsys):
@@ -452,6 +467,30 @@ def test_mistakes_leave_what_is_there(resnet, tmp_path, capsys, options, words):
     assert status == 2 and re.search(words, the_error(capsys))
     assert (tmp_path / "x.onnx").read_text() == "what was there"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bf16", "damaged", "x.onnx"]
+
+
+def test_memory_beside_the_model(resnet, tmp_path, capsys, monkeypatch):
+    """The matrices twice over in the file's message, half of them with --half; the remedy is one that export.py has."""
+    stored, free = Stored(resnet.pickle, "cpu"), [1 << 40]
+    monkeypatch.setattr(memory, "free_memory", lambda: free[0])
+    stored.load(None, 2, 2)
+
+    def fits(room: int) -> bool:
+        free[0] = room
+        with suppress(UserError):
+            memory.check(stored.model, "photo", 2, 0, 2, evaluated=False)
+            return True
+        return False
+
+    model, gaussians = bisect_left(range(1 << 34), True, key=fits), resnet.pickle.stat().st_size
+    for options, room in (([], 2 * gaussians), (["--half"], gaussians // 2)):
+        free[0] = model + room - 1
+        capsys.readouterr()
+        assert run_export(resnet.pickle, tmp_path / "x.onnx", *options) == 2
+        assert "a fit with a smaller --rd or --arch needs less" in the_error(capsys) and not list(tmp_path.iterdir())
+        free[0] = model + room
+        assert run_export(resnet.pickle, tmp_path / "x.onnx", *options) == 0
+        (tmp_path / "x.onnx").unlink()
 
 
 def test_what_a_killed_export_left_goes(resnet, tmp_path, capsys):

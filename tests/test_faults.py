@@ -86,6 +86,8 @@ def test_a_full_disk(refused, disk):
     (disk / "filler").write_bytes(bytes(shutil.disk_usage(disk).free - 900_000))
     message = refused(out, "--no_features", "--classes", "linen")
     assert "linen_images.npy': no room for 451.6 kB" in message and "--save_path" in message
+    message = refused(out, "--refit", "--classes", "flange")  # 那里有 pickle：--no_features 会被拒绝
+    assert "train_flange.pkl' needs 5.3 MB" in message and "--no_features" not in message
     assert all(hashlib.sha256(path.read_bytes()).hexdigest() == digest for path, digest in kept.items())
     assert not list(out.rglob("*.tmp"))
 

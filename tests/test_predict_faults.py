@@ -99,6 +99,15 @@ def test_files_that_are_no_records(model, data, tmp_path, capsys, content):
     assert "no record of main.py" in error(capsys.readouterr().err)
 
 
+def test_stored_features_without_pytorch(model, data, capsys, monkeypatch):
+    """As with requirements-predict.txt; a mistyped name of an exported model ends there, too."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    for path in (model, "bottle.onx"):
+        assert run(path, data / "test/good") == 2
+        line = error(capsys.readouterr().err)
+        assert str(path) in line and "pip install -r requirements.txt" in line and "export.py" in line
+
+
 def test_pictures_in_the_results_folder(model, data, tmp_path, capsys):
     """``predict FOLDER --out FOLDER``, twice: the second finds the same pictures, and none of its own figures."""
     folder = shutil.copytree(data / "test/good", tmp_path / "in")
