@@ -25,7 +25,7 @@ from experiment.exported import Exported
 from experiment.predictions import read_predictions
 from experiment.stored import Stored
 
-onnx = pytest.importorskip("onnx", reason="pip install -r requirements-export.txt")
+onnx = pytest.importorskip("onnx", reason="python -m pip install -r requirements-export.txt")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
@@ -416,10 +416,10 @@ def test_packages_that_are_not_installed(resnet, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert run_export(resnet.pickle, tmp_path / "x.onnx") == 2
-    assert "onnxscript; pip install -r requirements-export.txt" in the_error(capsys)
+    assert "onnxscript; python -m pip install -r requirements-export.txt" in the_error(capsys)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert run_predict(resnet.onnx, resnet.pictures) == 2
-    assert "not installed; pip install -r requirements-predict.txt" in the_error(capsys)
+    assert "not installed; python -m pip install -r requirements-predict.txt" in the_error(capsys)
     assert list(tmp_path.iterdir()) == []
 
 
