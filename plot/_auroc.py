@@ -146,5 +146,5 @@ def _but_for_the_seed(results: Results) -> dict[str, object]:
     """What results must have in common to be averaged; of the dimensions, which the seed draws, how many."""
     made_with = results.content["run"]["configuration"]
     same = {key: value for key, value in made_with.items() if key != "seed"}
-    dimensions = len(made_with.get("dimensions") or ())  # 前身没有这一项
+    dimensions = len(made_with.get("dimensions") or ())  # 先行方法没有这一项
     return same | {"dimensions": dimensions, "classes": set(results.content["classes"])}
