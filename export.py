@@ -29,7 +29,7 @@ def export(args: Namespace) -> None:
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise UserError(f"export.py needs {' and '.join(missing)}; pip install -r requirements-export.txt")
+        raise UserError(f"export.py needs {' and '.join(missing)}; python -m pip install -r requirements-export.txt")
     from experiment.exporting import EXAMPLE, bytes_besides, metadata, write_exported
     from experiment.store import Store
     from experiment.stored import Stored

@@ -1,6 +1,6 @@
 """What the benchmark measures of SPADE or MahalanobisAD inside one process.
 
-基准测试在一个进程之内对先行方法的测量。
+基准测试在一个进程之内对前身的测量。
 
 Prints one JSON object: seconds of decoding, of the bare forward passes, of fit and score from decoded tensors, timed in
 turn, and the ratio of the latter to the former. The scores go to a file.

@@ -71,7 +71,8 @@ class Exported:
             import onnxruntime
         except ImportError as problem:
             raise UserError(
-                f"{str(path)!r} needs onnxruntime, which is not installed; pip install -r requirements-predict.txt"
+                f"{str(path)!r} needs onnxruntime, which is not installed; "
+                "python -m pip install -r requirements-predict.txt"
             ) from problem
         if not path.is_file():
             raise UserError(f"no exported model {str(path)!r}; export.py writes them, see --model")

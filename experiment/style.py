@@ -141,7 +141,7 @@ def chinese_font() -> tuple[str, bool]:
         if name in found:
             return name, _is_cff(found[name])
     raise UserError(
-        "--lang zh: no Chinese font is installed; get one with: pip install zhplot (it brings Noto Sans SC), "
+        "--lang zh: no Chinese font is installed; get one with: python -m pip install zhplot (it brings Noto Sans SC), "
         "or apt install fonts-noto-cjk"
     )
 

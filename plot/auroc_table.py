@@ -1,6 +1,6 @@
 """ROC AUC of every class, models side by side, and the published: grouped bars, and tables as Markdown, CSV, LaTeX.
 
-各类的 ROC AUC，各模型并排，另附发表值：分组条形图，及 Markdown、CSV、LaTeX 表格（指标见论文 IV.A）。
+各类的 ROC AUC，各模型并排，另附发表值：分组柱状图，及 Markdown、CSV、LaTeX 表格（指标见论文 IV.A）。
 """
 
 import _root  # noqa: F401, I001
@@ -172,7 +172,7 @@ def figure(table: Table, say: Say) -> Figure:
         ha="right" if crowded else "center",
         rotation_mode="anchor" if crowded else None,
     )  # fmt: skip
-    # 图例：条形为本文，菱形为发表值
+    # 图例：柱为本文，菱形为发表值
     keys: list[Artist] = []
     for key, label in style.arch_labels(table.counts).items():
         n = table.counts[key]

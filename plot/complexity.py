@@ -166,7 +166,7 @@ def figure(groups: list[tuple[str, list[Bar]]], say: Say) -> Figure:
     for (title, bars), (times, memories) in zip(groups, panels, strict=True):
         rows(times, memories, bars, colours, say)
         times.set_title(f"{title}{say(': seconds', '：时间（秒）')}")
-    # 所有条形里都微不足道的阶段不列入图例
+    # 所有柱里都微不足道的阶段不列入图例
     everything = [bar.stages for _, bars in groups for bar in bars]
     visible = [s for s in colours if any(stages.get(s, 0) > SLIGHT * sum(stages.values()) for stages in everything)]
     keys = [Patch(color=colours[s], label=say(s, {**STAGES, OTHER: "其余"}.get(s, s))) for s in visible]

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from contextlib import suppress
 
 import numpy as np
+import PIL
 import pytest
 from conftest import ROOT
 from PIL import Image
@@ -28,7 +29,7 @@ from experiment.predictions import read_predictions
 from experiment.stored import Stored
 from system.errors import UserError
 
-onnx = pytest.importorskip("onnx", reason="pip install -r requirements-export.txt")
+onnx = pytest.importorskip("onnx", reason="python -m pip install -r requirements-export.txt")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
@@ -269,6 +270,8 @@ def resized(pixels: np.ndarray, m: int) -> np.ndarray:
         ((130, 91), Preprocessing(64, 57)),
         ((40, 77), Preprocessing(64, 0)),
         ((120, 100), Preprocessing((60, 90), (44, 71))),
+        ((46, 126), Preprocessing((120, 44), 0)),
+        ((60, 60), Preprocessing((40, 70), 0)),
     ],
 )
 def test_the_input_is_prepared_as_described(size, preprocessing):
@@ -277,7 +280,12 @@ def test_the_input_is_prepared_as_described(size, preprocessing):
     wanted = preprocessing.framed(Image.fromarray(pixels))
     r = preprocessing.resize
     h, w = r if isinstance(r, tuple) else (r * size[1] // min(size), r * size[0] // min(size))
-    made = resized(resized(pixels.swapaxes(0, 1), w).swapaxes(0, 1), h)
+    axes, is_13 = [(1, w), (0, h)], int(PIL.__version__.partition(".")[0]) >= 13
+    if is_13 and size[1] - h > max(0, 2 * (size[0] - w)):  # 先沿列
+        axes.reverse()
+    made = pixels
+    for axis, length in axes:
+        made = resized(made.swapaxes(0, axis), length).swapaxes(0, axis)
     height, width = wanted.shape[:2]
     top, left = round((h - height) / 2), round((w - width) / 2)
     np.testing.assert_array_equal(made[top : top + height, left : left + width], wanted)
@@ -431,10 +439,10 @@ def test_packages_that_are_not_installed(resnet, tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     assert run_export(resnet.pickle, tmp_path / "x.onnx") == 2
-    assert "onnxscript; pip install -r requirements-export.txt" in the_error(capsys)
+    assert "onnxscript; python -m pip install -r requirements-export.txt" in the_error(capsys)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert run_predict(resnet.onnx, resnet.pictures) == 2
-    assert "not installed; pip install -r requirements-predict.txt" in the_error(capsys)
+    assert "not installed; python -m pip install -r requirements-predict.txt" in the_error(capsys)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -77,7 +77,7 @@ def _found(folders):
 def test_no_font_is_one_line_with_the_remedy(lookup, monkeypatch):
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda folders=None: [])
-    with pytest.raises(UserError, match="pip install zhplot") as caught, style.look("zh"):
+    with pytest.raises(UserError, match="python -m pip install zhplot") as caught, style.look("zh"):
         pass
     assert "\n" not in str(caught.value)
 
