@@ -192,7 +192,8 @@ class Preprocessing:
         if in_one_step and (cropped := _resized_centre(picture, (height, width), _pair(self.crop))) is not None:
             return cropped
         if picture.size != (width, height):
-            picture = picture.resize((width, height), scaling)
+            # 先行后列，各自一步：Pillow 一步做完时，次序因版本与尺寸而异，而每步都取整到字节
+            picture = picture.resize((width, picture.height), scaling).resize((width, height), scaling)
         if centred:
             return _cropped_centre(picture, _pair(self.crop)) if self.crop else picture
         # 随机数只取决于种子与路径：与次序、线程、批大小无关，图与掩码相同
@@ -223,7 +224,7 @@ def _resized_centre(picture: Image.Image, resized: tuple[int, int], crop: tuple[
 
     Pillow takes the box in float32 and places each pixel's filter in float64. Where a picture's pixels in
     one resized pixel (900/256, say) and the box are float32 numbers, nothing on the way is rounded: the
-    filters are those of the whole picture. Only squares: which axis comes first depends on both.
+    filters are those of the whole picture. Only squares: of others Pillow may take the columns first.
     """
     source, whole, part = picture.width, resized[0], crop[0]
     are_squares = (picture.height, resized[1], crop[1]) == (source, whole, part)

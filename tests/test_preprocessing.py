@@ -74,7 +74,9 @@ def by_torchvision(prepared: Preprocessing, picture: Image.Image, key: str | Non
     """The same frame by torchvision's functions alone: resize, turn and crop at random or crop at the centre."""
     near, turning = InterpolationMode.NEAREST, InterpolationMode.BILINEAR
     size = list(prepared.resize) if isinstance(prepared.resize, tuple) else prepared.resize
-    picture = F.resize(picture, size, near if is_mask else InterpolationMode.LANCZOS)
+    width, height = F.resize(picture, size).size
+    for shape in ([picture.height, width], [height, width]):  # 先行后列
+        picture = F.resize(picture, shape, near if is_mask else InterpolationMode.LANCZOS)
     h, w = (prepared.crop, prepared.crop) if isinstance(prepared.crop, int) else prepared.crop
     if prepared.protocol == "aligned" or key is None:
         picture = F.center_crop(picture, [h, w]) if h else picture
@@ -123,7 +125,10 @@ def test_every_value_of_every_channel_is_torchvisions_and_comes_back():
 
 
 def in_two_steps(picture: Image.Image, resize: object, crop: int) -> np.ndarray:
-    resized = transforms.Resize(resize, InterpolationMode.LANCZOS)(picture)
+    width, height = transforms.Resize(resize)(picture).size
+    # 先行后列：各版本的 Pillow 对正方形的图都如此
+    resized = picture.resize((width, picture.height), Image.Resampling.LANCZOS)
+    resized = resized.resize((width, height), Image.Resampling.LANCZOS)
     return np.asarray(transforms.CenterCrop(crop)(resized))
 
 
