@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from _auroc import Table, collect
-from _options import Parser, parser, run, save, save_text
+from _options import Parser, parser, run, save, target, write_text
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -191,7 +191,7 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     table = collect(args.result, args.arch)
     yield from save(figure(table, say), args, STEM)
     for suffix, text in (("md", markdown(table, say)), ("csv", comma_separated(table)), ("tex", latex(table, say))):
-        yield save_text(text, args, STEM, suffix)
+        yield write_text(target(args, STEM, suffix), text)
 
 
 def main(argv: list[str] | None = None) -> int:
