@@ -85,6 +85,16 @@ def test_precision_recall(root, store, figures, tmp_path):
         assert float(re.search(r"F1 (\d\.\d+)", line.get_label())[1]) == pytest.approx(f1, abs=1.1e-3)
 
 
+def test_the_best_f1_is_that_of_all_points(root, figures, tmp_path):
+    """The stored curve is thinned, and may leave out its best point."""
+    store = Store(shutil.copytree(root, tmp_path / "copy"), "resnet18")
+    arrays = store.read_arrays("tile")
+    store.write_arrays("tile", arrays | {"pixel_pr": arrays["pixel_pr"][:: len(arrays["pixel_pr"]) // 4]})
+    run("precision_recall", "--result", store.root, "--out", tmp_path)
+    (label,) = (line.get_label() for line in figures[0].axes[0].lines if line.get_label().startswith("tile"))
+    assert f"F1 {store.read_results()['classes']['tile']['pixel_f1']:.3f} at" in label
+
+
 def test_pro_curves(root, store, figures, tmp_path):
     run("pro_curve", "--result", root, "--out", tmp_path)
     axes, results = figures[0].axes[0], store.read_results()
