@@ -198,6 +198,9 @@ def test_without_masks(figures, tmp_path, capsys):
         run(name, *options)
     words = {text.get_text() for axes in figures[0].axes for text in axes.texts}
     assert words == {"not\navailable"}
+    left, right = figures[3].axes
+    assert [text.get_text() for text in left.get_legend().get_texts()][1:] == ["normal image", "defective image"]
+    assert [label.get_text() for label in right.get_xticklabels()] == ["normal", "defective"]
     assert script("precision_recall").main([str(o) for o in options]) == 2
     assert capsys.readouterr().err.startswith("error: no class in")
 
