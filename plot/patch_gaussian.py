@@ -82,7 +82,7 @@ def figure(results: Results, name: str, say: Say) -> Figure:
     mean, covariance = np.array(means[centre], np.float64), np.array(covariances[centre], np.float64)
     if arrays["patches"].shape[1:] != mean.shape or len(mean) < 2:
         path = str(results.store.arrays(name))
-        raise UserError(f"{path!r} does not belong to the stored features; make it again with: {results.command}")
+        raise UserError(f"{path!r} does not belong to the stored features; make it again with: {results.storing}")
     variances, directions = leading_directions(covariance)
     plane = (arrays["patches"] - mean) @ directions  # (N, 2)
     distances, kinds = mahalanobis(arrays["patches"], mean, covariance), patch_kinds(arrays, grid)

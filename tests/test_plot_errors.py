@@ -232,6 +232,22 @@ def test_a_class_without_left_out_scores(refused, root):
     assert "bottle has no left-out scores" in line and line.endswith(made)
 
 
+def test_what_a_run_without_features_never_wrote(refused, root):
+    """The command that is named does write it; what is scored all the same can be made as it was."""
+    store = Store(root, "resnet18")
+    content = store.read_results()
+    made = content["run"]["command"]
+    store.write_results(content | {"run": content["run"] | {"command": f"{made} --no_features"}})
+    shutil.rmtree(store.fitted("tile").parent)
+    for name in ("gaussian_parameters", "patch_gaussian", "model_parameters"):
+        assert refused(name, "--result", root).endswith(f"make it with: {made}\n")
+    for name in ("bottle", "tile"):
+        store.left_out(name).unlink()
+    assert refused("training_pictures", "--result", root).endswith(f"make some with: {made} --leave_one_out\n")
+    store.maps("tile").unlink()
+    assert refused("localization", "--result", root).endswith(f"make it with: {made} --no_features\n")
+
+
 def test_a_class_that_was_not_scored(refused, root):
     Store(root, "resnet18").arrays("tile").unlink()
     line = refused("localization", "--result", root, "--class", "tile")
