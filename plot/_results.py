@@ -207,17 +207,26 @@ def _open(root: Path, arch: str, training: bool) -> Results:
     return results
 
 
-def chosen_classes(results: Results, args: argparse.Namespace) -> list[str]:
-    """The class of ``--class``, with ``--all`` every class, else the first."""
+def chosen_classes(args: argparse.Namespace, *models: Results) -> list[str]:
+    """The class of ``--class``, with ``--all`` every class of these models, else the first."""
+    classes = class_order(name for each in models for name in each.classes)
     if args.all:
-        return results.classes
+        return classes
     if args.name is None:
-        return results.classes[:1]
-    if args.name not in results.content["classes"]:  # 有而没有打分的，读取时会说明
-        raise UserError(
-            f"no class {args.name!r} in {str(results.store.results)!r}; there are {', '.join(results.classes)}"
-        )
+        return classes[:1]
+    if not any(args.name in each.content["classes"] for each in models):  # 有而没有打分的，读取时会说明
+        files = " or ".join(repr(str(each.store.results)) for each in models)
+        raise UserError(f"no class {args.name!r} in {files}; there are {', '.join(classes)}")
     return [args.name]
+
+
+def check_same_pictures(name: str, models: Sequence[Results]) -> None:
+    """Raise UserError unless these models were run on the same test pictures of a class."""
+    for other in models[1:]:
+        if other.row(name)["test_files"] != models[0].row(name)["test_files"]:
+            both = " and ".join(repr(str(each.store.results)) for each in (models[0], other))
+            option = "--arch" if other.store.root == models[0].store.root else "--result"
+            raise UserError(f"{both} are of different test pictures of {name}; leave one of them out with {option}")
 
 
 def class_options(made: Parser) -> Parser:

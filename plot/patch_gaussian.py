@@ -113,7 +113,7 @@ def figure(results: Results, name: str, say: Say) -> Figure:
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``patch_gaussian_{class}_{arch}``."""
     for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS):
-        for name in chosen_classes(results, args):
+        for name in chosen_classes(args, results):
             stem = f"patch_gaussian_{name}_{style.arch_short(results.store.key)}"
             yield from save(figure(results, name, say), args, stem)
 

@@ -155,13 +155,30 @@ def test_localization_of_chosen_images(root, store, figures, tmp_path):
 
 
 def test_localization_is_padims_unless_a_model_is_named(methods, figures, tmp_path):
-    better = max(METHODS[:2], key=lambda key: Store(methods, key).read_results()["averages"]["all"]["pixel_rocauc"])
+    rows = {key: Store(methods, key).read_results()["classes"]["tile"] for key in METHODS[:2]}
+    better = max(rows, key=lambda key: rows[key]["pixel_rocauc"])
     for options, key in (((), better), (("--arch", METHODS[2]), METHODS[2])):
         run("localization", "--result", methods, "--out", tmp_path, "--class", "tile", "--index", 3, *options)
         store = Store(methods, key)
         arrays, maps, images = store.read_arrays("tile"), np.load(store.maps("tile")), np.load(store.images("tile"))
         scores = normalise(maps[3], arrays["score_min"], arrays["score_max"])
         np.testing.assert_array_equal(figures[-1].axes[2].images[0].get_array(), heat_over(images[3], scores))
+
+
+def test_each_class_is_shown_from_the_model_that_is_best_at_it(tmp_path, figures):
+    """The models need not have scored the same classes; one that has not scored a class does not stand for it."""
+    aucs = {"resnet18": {"bottle": 0.9, "tile": 0.95}, "wide_resnet50_2": {"bottle": 0.99}}
+    aucs |= {"spade_wide_resnet50_2": {"bottle": 0.999, "zipper": 0.8}}
+    for key, classes in aucs.items():
+        content = write_results(tmp_path / "result", key, tuple(classes))
+        for name, value in classes.items():
+            content["classes"][name]["pixel_rocauc"] = value
+        Store(tmp_path / "result", key).write_results(content)
+    options = ["--result", tmp_path / "result", "--out", tmp_path, "--index", 1]
+    run("localization", *options, "--all")
+    run("localization", *options, "--class", "tile")
+    shown = [figure.axes[-1].get_ylabel().removeprefix("Anomaly score, ") for figure in figures]
+    assert shown == ["ResNet18", "WideResNet50", "SPADE (WideResNet50)", "ResNet18"]  # tile、bottle、zipper；tile
 
 
 def test_comparison(methods, figures, tmp_path):
