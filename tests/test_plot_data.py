@@ -379,6 +379,31 @@ def test_methods_side_by_side(methods, tmp_path, figures):
     assert (len(image.patches), len(pixel.patches)) == (4 * (len(ours) - 1), 3 * (len(ours) - 1))
 
 
+def test_no_average_over_different_classes_beside_another(tmp_path, figures):
+    """Neither in the tables nor as a bar; where the classes of a group are the same, there is one."""
+    content = write_results(root := tmp_path / "result", "resnet18", ("bottle", "tile", "pill"))
+    write_results(root, METHODS[2], ("bottle", "pill"), 1)
+    write_results(root, METHODS[3], ("bottle", "pill", "tile"), 2)
+    run("auroc_table", "--result", root, "--out", tmp_path)
+    ours, theirs = map(cells, (tmp_path / "auroc_table.md").read_text(encoding="utf-8").split("\n\n"))
+    assert list(ours)[1:4] == ["tile", "bottle", "pill"] and ours["tile"][1] == ours["tile"][4] == "–"
+    for group in ("textures", "all"):
+        assert set(ours[f"*mean of {group} (–: of different classes)*"]) == {"–"}
+    assert f"{content['averages']['objects']['pixel_rocauc']:.3f}" == ours["*mean of objects*"][3].strip("*")
+    assert not any("mean" in name for name in theirs)
+    with open(tmp_path / "auroc_table.csv", encoding="utf-8") as file:
+        lines = {line["class"]: line for line in csv.DictReader(file)}
+    assert (lines["all"]["resnet18_image"], lines["all"]["resnet18_image_n"]) == ("", "0")
+    assert r"mean of all (--: of different classes) & -- & --" in (tmp_path / "auroc_table.tex").read_text("utf-8")
+    labels = [label.get_text() for label in figures[0].axes[1].get_xticklabels()]
+    assert labels == ["tile", "bottle", "pill", "mean of objects"]
+    # 没有像素级的方法不在像素级的平均之列，类别不同也无妨
+    run("auroc_table", "--result", root, "--out", tmp_path, "--arch", METHODS[2], METHODS[3])
+    ours = cells((tmp_path / "auroc_table.md").read_text(encoding="utf-8").split("\n\n")[0])
+    image, other, pixel = ours["*mean of all (–: of different classes)*"]
+    assert image == other == "–" and pixel == ours["*mean of objects*"][2] != "–"
+
+
 def test_chosen_models_in_the_order_given(methods, tmp_path, figures):
     run("auroc_table", "--result", methods, "--out", tmp_path, "--arch", METHODS[2], METHODS[0])
     with open(tmp_path / "auroc_table.csv", encoding="utf-8") as file:
@@ -417,9 +442,33 @@ def test_several_seeds(tmp_path, figures, capsys):
         write_json(path, content | {"run": content["run"] | {"configuration": made_with}})
         assert script("auroc_table").main(options) == 2
         assert f"different {words};" in capsys.readouterr().err
+    for split in ("training", "test"):
+        rows = content["classes"] | {"tile": content["classes"]["tile"] | {f"{split}_files": "1"}}
+        write_json(path, content | {"classes": rows})
+        assert script("auroc_table").main(options) == 2
+        assert f"different {split} pictures;" in capsys.readouterr().err
     write_results(roots[2], "resnet18", ("tile",), 2)
     assert script("auroc_table").main(options) == 2
     assert "different classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["resnet18", "spade_wide_resnet50_2"])
+def test_the_same_seed_is_no_second_one(key, tmp_path, capsys, figures):
+    """Not even behind another; a method that draws nothing has none, unless the pictures are turned."""
+    roots = [tmp_path / f"seed{k}" for k in range(3)]
+    for k, seed in enumerate((0, 1, 1)):
+        write_results(roots[k], key, ("tile",), seed)
+    options = ["--out", str(tmp_path), "--format", "png", "--result"]
+    for given in ([roots[0], roots[0]], roots):
+        assert script("auroc_table").main([*options, *map(str, given)]) == 2
+        assert "do not differ in the seed" in capsys.readouterr().err
+    for k, root in enumerate(roots):
+        content = read_json(path := Store(root, key).results)
+        made_with = content["run"]["configuration"] | ({"seed": k} if key == "resnet18" else {})
+        made_with["preprocessing"] |= {"protocol": "rd", "seed": k}
+        write_json(path, content | {"run": content["run"] | {"configuration": made_with}})
+    assert script("auroc_table").main([*options, *map(str, roots)]) == 0
+    assert "(n = 3)" in (tmp_path / "auroc_table.md").read_text(encoding="utf-8")
 
 
 def test_the_latex_table_compiles(tmp_path, figures):

@@ -129,8 +129,12 @@ def test_comparisons_that_are_none(refused, made, predecessors, tmp_path):
     content = store.read_results()
     content["classes"]["tile"]["test_files"] = "1"
     store.write_results(content)
-    line = refused("localization", "--result", root, "--compare")
-    assert "results_resnet18" in line and "results_spade" in line and "different test pictures of tile" in line
+    for script_and_options in (("localization", "--compare"), ("auroc_table",)):
+        line = refused(*script_and_options, "--result", root)
+        assert "results_resnet18" in line and "results_spade" in line and "different test pictures of tile" in line
+        assert line.endswith("leave one of them out with --arch\n")
+    store.results.with_name("results_resnet18.json").unlink()
+    assert refused("auroc_table", "--result", made, root).endswith("leave one of them out with --result\n")
 
 
 def test_a_predecessor_has_no_results_yet(refused, made):
