@@ -5,17 +5,20 @@
 
 import _root  # noqa: F401, I001
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from _results import Results, open_results, place
+from _results import Results, check_same_pictures, open_results, place
 
+from datasets.mvtec import OBJECTS, TEXTURES
 from experiment import style
 from experiment.published import LEVELS
 from system.errors import UserError
 
-GROUPS = ("textures", "objects", "all")
+GROUPS = {"textures": TEXTURES, "objects": OBJECTS, "all": None}  # 求平均的类别；None：每一类
 Column = tuple[str, str]  # (level, key)
 
 
@@ -53,12 +56,15 @@ class Table:
         Result folders of each model, by its key.
     classes, groups : list of str
         Rows.
+    apart : set of str
+        The groups without an average at some level, since the models' averages there are over different classes.
     cells : dict
     """
 
     counts: dict[str, int]
     classes: list[str]
     groups: list[str]
+    apart: set[str]
     cells: dict[str, dict[Column, Cell]]
 
     @property
@@ -99,8 +105,8 @@ def collect(folders: list[Path], archs: list[str] | None) -> Table:
     Raises
     ------
     UserError
-        If a folder has no results, the folders cannot be averaged because their classes or anything
-        but the seed differ, or there are no figures at all.
+        If a folder has no results, the folders cannot be averaged because they do not differ in the seed
+        alone, models were run on different test pictures of a class, or there are no figures at all.
     """
     opened: dict[str, list[Results]] = {}
     for folder in folders:
@@ -113,38 +119,68 @@ def collect(folders: list[Path], archs: list[str] | None) -> Table:
     classes = style.class_order(name for results in everything for name in results.classes)
     groups = [g for g in GROUPS if any(results.content["averages"].get(g) for results in everything)]
     cells: dict[str, dict[Column, Cell]] = {}
-    for name in classes + groups:
-        part = "averages" if name in groups else "classes"
-        rows = {key: [row for r in opened[key] if (row := r.content[part].get(name))] for key in keys}
-        cells[name] = {(level, key): _cell(rows[key], level) for level in LEVELS for key in keys}
-    table = Table({key: len(opened[key]) for key in keys}, classes, groups, cells)
+    for name in classes:
+        check_same_pictures(name, [results for results in everything if name in results.content["classes"]])
+        cells[name] = _row({key: [r.content["classes"].get(name) for r in opened[key]] for key in keys})
+    apart = set()
+    for group in groups:
+        cells[group] = _row({key: [r.content["averages"].get(group) for r in opened[key]] for key in keys})
+        for level in LEVELS:
+            if len({_averaged(r, group, level) for r in everything if _averaged(r, "all", level)}) > 1:
+                apart.add(group)
+                cells[group] |= {(level, key): Cell([], None) for key in keys}
+    table = Table({key: len(opened[key]) for key in keys}, classes, groups, apart, cells)
     if not table.columns:
         names = ", ".join(repr(str(results.store.results)) for results in everything)
         raise UserError(f"no class in {names} has good and defective test pictures: no ROC AUC; see --result")
     return table
 
 
-def _cell(rows: list[dict], level: str) -> Cell:
-    values = [row[f"{level}_rocauc"] for row in rows if row[f"{level}_rocauc"] is not None]
-    return Cell(values, ((rows[0]["published"] if rows else None) or {}).get(level))
+def _averaged(results: Results, group: str, level: str) -> frozenset[str]:
+    """The classes that a model's average at a level is over."""
+    members, rows = GROUPS[group], results.content["classes"]
+    has_figure = {name for name, row in rows.items() if row[f"{level}_rocauc"] is not None}
+    return frozenset(has_figure if members is None else has_figure.intersection(members))
 
 
-def _check_alike(each: list[Results]) -> None:
-    first, words = each[0], {"weights_sha256": "weights", "dimensions": "numbers of dimensions"}
-    for other in each[1:]:
-        here, there = map(_but_for_the_seed, (first, other))
-        word = next((words.get(key, key) for key in here if here[key] != there.get(key)), None)
-        if word is None:
-            continue
-        raise UserError(
-            f"{str(first.store.results)!r} and {str(other.store.results)!r} have different {word}; "
-            "give --result folders that differ in the seed alone"
-        )
+def _row(found: dict[str, list[dict | None]]) -> dict[Column, Cell]:
+    """The cells of a class or a group from each model's rows, one a result folder."""
+    cells = {}
+    for level in LEVELS:
+        for key, each in found.items():
+            rows = [row for row in each if row]
+            values = [row[f"{level}_rocauc"] for row in rows if row[f"{level}_rocauc"] is not None]
+            cells[level, key] = Cell(values, ((rows[0]["published"] if rows else None) or {}).get(level))
+    return cells
+
+
+def _check_alike(each: Sequence[Results]) -> None:
+    words = {"weights_sha256": "weights", "dimensions": "numbers of dimensions"}
+    for one, other in combinations(each, 2):
+        here, there = map(_but_for_the_seed, (one, other))
+        differing = [words.get(key, key) for key in here if here[key] != there.get(key)]
+        if differing or _seeds(one) == _seeds(other):
+            how = f"have different {differing[0]}" if differing else "do not differ in the seed"
+            raise UserError(
+                f"{str(one.store.results)!r} and {str(other.store.results)!r} {how}; "
+                "give --result folders that differ in the seed alone, or leave this model out (--arch)"
+            )
+
+
+def _seeds(results: Results) -> tuple[int | None, int | None]:
+    """What the channels and what turns and crops were drawn from, None where nothing is drawn."""
+    made_with = results.content["run"]["configuration"]
+    return made_with.get("seed"), made_with["preprocessing"].get("seed")
 
 
 def _but_for_the_seed(results: Results) -> dict[str, object]:
     """What results must have in common to be averaged; of the dimensions, which the seed draws, how many."""
-    made_with = results.content["run"]["configuration"]
+    made_with, rows = results.content["run"]["configuration"], results.content["classes"]
     same = {key: value for key, value in made_with.items() if key != "seed"}
-    dimensions = len(made_with.get("dimensions") or ())  # 先行方法没有这一项
-    return same | {"dimensions": dimensions, "classes": set(results.content["classes"])}
+    return same | {
+        "preprocessing": {key: value for key, value in made_with["preprocessing"].items() if key != "seed"},
+        "dimensions": len(made_with.get("dimensions") or ()),  # 前身没有这一项
+        "classes": set(rows),
+        "training pictures": {name: row["training_files"] for name, row in rows.items()},
+        "test pictures": {name: row["test_files"] for name, row in rows.items()},
+    }

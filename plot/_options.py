@@ -78,9 +78,8 @@ def save(figure: Figure, args: argparse.Namespace, stem: str) -> list[Path]:
     return paths
 
 
-def save_text(text: str, args: argparse.Namespace, stem: str, suffix: str) -> Path:
-    """Write a table as text."""
-    path = target(args, stem, suffix)
+def write_text(path: Path, text: str) -> Path:
+    """Write a table or a page; the same bytes on every system."""
     with replacing(path) as temporary:
         temporary.write_text(text, newline="\n", **TEXT)
     return path

@@ -6,6 +6,7 @@
 import _root  # noqa: F401, I001
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,10 +47,15 @@ class Results:
     content: dict[str, Any]
     training: bool = False
 
-    @cached_property
+    @property
     def command(self) -> str:
-        """What makes these results."""
-        made: str = self.content["run"]["command"]
+        """What made these results."""
+        return self.content["run"]["command"]
+
+    @property
+    def storing(self) -> str:
+        """What makes them with the Gaussians beside, and where ``training`` with the left-out scores."""
+        made = re.sub(r" --no_f\w*", "", self.command)  # --no_features，或其缩写
         return f"{made} --leave_one_out" if self.training and "--leave_one_out" not in made.split() else made
 
     @cached_property
@@ -82,9 +88,9 @@ class Results:
         try:
             unusual = self.store.read_left_out(name)
         except UserError as problem:
-            raise self._unusable(path) from problem
+            raise self._not_stored(path) from problem
         if scores is None or unusual is None:
-            raise UserError(f"{name} has no left-out scores below {str(path.parent)!r}; make them with: {self.command}")
+            raise UserError(f"{name} has no left-out scores below {str(path.parent)!r}; make them with: {self.storing}")
         return scores, unusual
 
     def pixels(self, name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +111,7 @@ class Results:
         path = self.store.fitted(name).with_suffix(".json")
         record = read_json(path)
         if not is_fitted_record(record):
-            raise self._unusable(path)
+            raise self._not_stored(path)
         return record
 
     def fitted(self, name: str) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
@@ -114,23 +120,26 @@ class Results:
         grid = record["layers"][0]["height"], record["layers"][0]["width"]
         path = self.store.fitted(name)
         if not path.exists() or record["pickle_bytes"] != path.stat().st_size:  # 被截断，或不是一对
-            raise self._unusable(path)
+            raise self._not_stored(path)
         try:
             # 文件里按 (d, P)、(d, d, P) 存放，转置即得，不必复制
             return *map_fitted(path, grid[0] * grid[1], len(record["dimensions"])), grid
         except UserError as problem:
-            raise UserError(f"{problem}; make it again with: {self.command}") from problem
+            raise UserError(f"{problem}; make it again with: {self.storing}") from problem
 
     def check(self, name: str, covariances: np.ndarray, first: int = 0) -> None:
         """Raise UserError unless these (n, d, d) of a class, from position ``first`` on, can be covariances."""
         try:
             check_covariances(self.store.fitted(name), covariances, first)
         except UserError as problem:
-            raise UserError(f"{problem}; make it again with: {self.command}") from problem
+            raise UserError(f"{problem}; make it again with: {self.storing}") from problem
 
-    def _unusable(self, path: Path) -> UserError:
+    def _not_stored(self, path: Path) -> UserError:
+        return self._unusable(path, self.storing)
+
+    def _unusable(self, path: Path, command: str | None = None) -> UserError:
         state = "is not what main.py writes, or is damaged" if path.exists() else "is not there"
-        return UserError(f"{str(path)!r} {state}; make it with: {self.command}")
+        return UserError(f"{str(path)!r} {state}; make it with: {command or self.command}")
 
 
 def architectures(root: Path, kind: str = "results") -> list[str]:
@@ -193,22 +202,31 @@ def _open(root: Path, arch: str, training: bool) -> Results:
         raise UserError(f"{str(store.results)!r} was deleted meanwhile; see --result")
     results = Results(store, content, training)
     if not results.classes:
-        missing = "left-out scores" if training else "scored class yet"
-        raise UserError(f"{str(store.results)!r} has no {missing}; make some with: {results.command}")
+        missing, command = ("left-out scores", results.storing) if training else ("scored class yet", results.command)
+        raise UserError(f"{str(store.results)!r} has no {missing}; make some with: {command}")
     return results
 
 
-def chosen_classes(results: Results, args: argparse.Namespace) -> list[str]:
-    """The class of ``--class``, with ``--all`` every class, else the first."""
+def chosen_classes(args: argparse.Namespace, *models: Results) -> list[str]:
+    """The class of ``--class``, with ``--all`` every class of these models, else the first."""
+    classes = class_order(name for each in models for name in each.classes)
     if args.all:
-        return results.classes
+        return classes
     if args.name is None:
-        return results.classes[:1]
-    if args.name not in results.content["classes"]:  # 有而没有打分的，读取时会说明
-        raise UserError(
-            f"no class {args.name!r} in {str(results.store.results)!r}; there are {', '.join(results.classes)}"
-        )
+        return classes[:1]
+    if not any(args.name in each.content["classes"] for each in models):  # 有而没有打分的，读取时会说明
+        files = " or ".join(repr(str(each.store.results)) for each in models)
+        raise UserError(f"no class {args.name!r} in {files}; there are {', '.join(classes)}")
     return [args.name]
+
+
+def check_same_pictures(name: str, models: Sequence[Results]) -> None:
+    """Raise UserError unless these models were run on the same test pictures of a class."""
+    for other in models[1:]:
+        if other.row(name)["test_files"] != models[0].row(name)["test_files"]:
+            both = " and ".join(repr(str(each.store.results)) for each in (models[0], other))
+            option = "--arch" if other.store.root == models[0].store.root else "--result"
+            raise UserError(f"{both} are of different test pictures of {name}; leave one of them out with {option}")
 
 
 def class_options(made: Parser) -> Parser:

@@ -10,16 +10,17 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
 
 from _options import Parser, parser, report
-from _results import EVERY, WITHOUT_GAUSSIANS, WITHOUT_MAPS, architectures
+from _results import EVERY, WITHOUT_GAUSSIANS, WITHOUT_MAPS, architectures, open_results
 from results_page import write_page
 
-from experiment.style import chinese_font, look, split_key
+from experiment.style import chinese_font, class_order, look, split_key
 from system import command
 from system.errors import UserError
 from system.resources import cores
@@ -31,7 +32,7 @@ EACH_ARCHITECTURE = {  # 与画不了的方法
     "precision_recall": WITHOUT_MAPS, "score_distribution": EVERY, "gaussian_parameters": WITHOUT_GAUSSIANS,
     "patch_gaussian": WITHOUT_GAUSSIANS,
 }  # fmt: skip
-EACH_CLASS = ("localization", "gaussian_parameters", "patch_gaussian", "training_pictures")  # 有 --all 的
+EACH_CLASS = ("localization", "gaussian_parameters", "patch_gaussian", "training_pictures")  # 有 --class 的
 
 
 def _languages(text: str) -> list[str]:
@@ -46,13 +47,27 @@ def options() -> Parser:
     return parser(__doc__, language=_languages)
 
 
-def figure(call: str, shared: dict, archs: list[str], language: str) -> list[Path]:
-    """Draw one script's figures, of every class where it has such an option; its own options stand behind its name."""
-    script, *own = call.split()
+def by_class(script_and_options: str, archs: list[str], root: Path) -> list[list[str]]:
+    """The calls of a script, one for every class where it draws classes: trouble in one is to cost no other."""
+    script, *own = call = script_and_options.split()
+    if script not in EACH_CLASS:
+        return [call]
+    try:
+        found = open_results(root, archs, WITHOUT_MAPS, training=script == "training_pictures")
+    except UserError:  # 脚本自己会说明
+        found = []
+    counts = Counter(name for results in found for name in results.classes)
+    least = 2 if "--compare" in own else 1  # 并排至少要两个模型
+    names = class_order(name for name in counts if counts[name] >= least)
+    return [[*call, f"--class={name}"] for name in names] or [call]
+
+
+def figure(call: list[str], shared: dict, archs: list[str], language: str) -> list[Path]:
+    """Draw one script's figures; its own options stand behind its name."""
+    script, *own = call
     module = import_module(script)
     words = ["--result", str(shared["result"]), "--out", str(shared["out"]), "--format", ",".join(shared["format"])]
-    words += ["--dpi", str(shared["dpi"]), "--lang", language]
-    words += [*own, *(["--arch", *archs] if archs else []), *(["--all"] if script in EACH_CLASS else [])]
+    words += ["--dpi", str(shared["dpi"]), "--lang", language, *own, *(["--arch", *archs] if archs else [])]
     with look(language) as say:
         return list(module.draw(module.options().parse_args(words), say))
 
@@ -84,7 +99,7 @@ def draw(args: argparse.Namespace) -> None:
         chinese_font()
     shared = {key: getattr(args, key) for key in ("result", "out", "format", "dpi")}
     archs = args.arch or architectures(args.result)
-    # 一项任务：一个脚本，若干模型，一种语言
+    # 一项任务：一个脚本，若干模型；再分到各个类别与语言
     jobs = [(script, args.arch or []) for script in ALL_ARCHITECTURES]
     for script, lacking in EACH_ARCHITECTURE.items():
         jobs += [(script, [arch]) for arch in archs if split_key(arch)[0] not in lacking] if archs else [(script, [])]
@@ -100,7 +115,8 @@ def draw(args: argparse.Namespace) -> None:
     with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), obey_parent) as pool:
         drawing = [
             (call, names, pool.submit(figure, call, shared, names, language))
-            for call, names in jobs
+            for script, names in jobs
+            for call in by_class(script, names, args.result)
             for language in args.lang
         ]
         try:
@@ -109,7 +125,7 @@ def draw(args: argparse.Namespace) -> None:
                     report(future.result())
                 except UserError as problem:  # 数据不全，画不成：记下缘由，接着画别的
                     of_which = f" ({', '.join(names)})" if names else ""
-                    skipped.append(f"skipped {call}{of_which}: {problem}")
+                    skipped.append(f"skipped {' '.join(call)}{of_which}: {problem}")
         except KeyboardInterrupt:
             for child in multiprocessing.active_children():  # 不等手头的图画完
                 child.terminate()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from _auroc import Table, collect
-from _options import Parser, parser, run, save, save_text
+from _options import Parser, parser, run, save, target, write_text
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -42,6 +42,11 @@ def row_label(name: str, say: Say) -> str:
     return say(*words[name]) if name in words else name
 
 
+def row_title(table: Table, name: str, say: Say) -> str:
+    """The label, with a word where an average is not given."""
+    return row_label(name, say) + (say(" (–: of different classes)", "（–：类别不同）") if name in table.apart else "")
+
+
 def level_label(level: str, say: Say) -> str:
     """A level in words."""
     return {"image": say("image", "图像级"), "pixel": say("pixel", "像素级")}[level]
@@ -64,7 +69,7 @@ def markdown(table: Table, say: Say) -> str:
     def block(title: str, names: list[str], published: bool) -> str:
         lines = [[title, *heads], ["---"] + ["---:"] * len(heads)]
         for name in names:
-            label = row_label(name, say)
+            label = row_title(table, name, say)
             figures = [f"**{words}**" if is_best else words for words, is_best in table.printed(name, published)]
             lines.append([f"*{label}*" if name in table.groups else label, *figures])
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -109,7 +114,7 @@ def latex(table: Table, say: Say) -> str:
             if name in table.groups and (name == names[0] or names[names.index(name) - 1] not in table.groups):
                 lines.append(r"\midrule")
             cells = [rf"\textbf{{{escape(w)}}}" if best else escape(w) for w, best in table.printed(name, published)]
-            lines.append(" & ".join([escape(row_label(name, say)), *cells]) + r" \\")
+            lines.append(" & ".join([escape(row_title(table, name, say)), *cells]) + r" \\")
         return lines
 
     methods = {key: style.METHODS[style.split_key(key)[0]] for key in table.counts}
@@ -127,11 +132,16 @@ def latex(table: Table, say: Say) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
+def drawn(table: Table) -> list[str]:
+    """The rows that have a figure."""
+    return [name for name, row in table.cells.items() if any(cell.values for cell in row.values())]
+
+
 def bars(axes: Axes, table: Table, level: str) -> None:
     """One level's grouped bars; a diamond is the published figure."""
-    names, keys = list(table.cells), table.at(level)
+    names, keys = drawn(table), table.at(level)
     # 各类与平均之间空开一些
-    places = np.arange(len(names)) + np.where(np.arange(len(names)) < len(table.classes), 0, 0.6)
+    places = np.arange(len(names)) + np.where([name in table.groups for name in names], 0.6, 0)
     width = 0.8 / len(keys)
     lowest, highest = 1.0, 1.0
     for k, key in enumerate(keys):
@@ -165,7 +175,7 @@ def figure(table: Table, say: Say) -> Figure:
     for axes, level in zip(panels, levels, strict=True):
         bars(axes, table, level)
         axes.set_ylabel(titles[level])
-    names = list(table.cells)
+    names = drawn(table)
     crowded = len(names) > 6
     panels[-1].set_xticklabels(
         [style.printable(row_label(n, say)) for n in names], rotation=40 if crowded else 0,
@@ -191,7 +201,7 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     table = collect(args.result, args.arch)
     yield from save(figure(table, say), args, STEM)
     for suffix, text in (("md", markdown(table, say)), ("csv", comma_separated(table)), ("tex", latex(table, say))):
-        yield save_text(text, args, STEM, suffix)
+        yield write_text(target(args, STEM, suffix), text)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from _options import Parser, parser, run, save
-from _results import WITHOUT_MAPS, Results, chosen_classes, class_options, open_results
+from _results import WITHOUT_MAPS, Results, check_same_pictures, chosen_classes, class_options, open_results
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
@@ -49,10 +49,14 @@ def typical(kinds: np.ndarray, scores: np.ndarray) -> list[int]:
     return chosen
 
 
-def merit(results: Results) -> tuple[bool, float]:
-    """What the best of several models is chosen by: PaDiM first, then the average pixel ROC AUC, 0 if not known."""
-    average = results.content["averages"].get("all") or {}
-    return style.split_key(results.store.key)[0] == "padim", average.get("pixel_rocauc") or 0
+def best(models: list[Results], name: str) -> Results:
+    """Of the models with a class the one to show: scored before not, PaDiM before others, then by its pixel ROC AUC."""
+
+    def merit(results: Results) -> tuple[bool, bool, float]:
+        is_padim = style.split_key(results.store.key)[0] == "padim"
+        return name in results.classes, is_padim, results.row(name)["pixel_rocauc"] or 0  # 没有掩码的类别没有这一项
+
+    return max((each for each in models if name in each.content["classes"]), key=merit)
 
 
 def show(axes: Axes, panel: np.ndarray | None, say: Say) -> None:
@@ -146,11 +150,8 @@ def scored_by_several(found: list[Results], args: argparse.Namespace) -> dict[st
 
 def comparison(models: list[Results], name: str, wanted: list[int] | None, say: Say) -> Figure:
     """Rows of image, ground truth and every model's heat map for one class."""
-    first, arrays = models[0], [each.arrays(name) for each in models]
-    for each in models[1:]:
-        if each.row(name)["test_files"] != first.row(name)["test_files"]:
-            both = " and ".join(repr(str(one.store.results)) for one in (first, each))
-            raise UserError(f"{both} are of different test pictures of {name}; leave one of them out with --arch")
+    check_same_pictures(name, models)
+    arrays = [each.arrays(name) for each in models]
     indices = chosen_images(arrays[0], name, wanted)
     found = [panels(each, name, its, indices) for each, its in zip(models, arrays, strict=True)]
     # 图像与真值取自第一个模型，其后是各模型的热图
@@ -162,15 +163,14 @@ def comparison(models: list[Results], name: str, wanted: list[int] | None, say: 
 
 
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
-    """Write ``{class}``, from PaDiM's best model unless ``--arch`` names one; or ``comparison_{class}``."""
+    """Write ``{class}``, from PaDiM's best model for it unless ``--arch`` names one; or ``comparison_{class}``."""
     found = open_results(args.result, args.arch, WITHOUT_MAPS)
     if args.compare:
         for name, models in scored_by_several(found, args).items():
             yield from save(comparison(models, name, args.index, say), args, f"comparison_{name}")
         return
-    results = max(found, key=merit)
-    for name in chosen_classes(results, args):
-        yield from save(figure(results, name, args.index, say), args, name)
+    for name in chosen_classes(args, *found):
+        yield from save(figure(best(found, name), name, args.index, say), args, name)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -43,7 +43,7 @@ def mahalanobis(patches: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -
 
 
 def patch_kinds(arrays: dict, grid: tuple[int, int]) -> np.ndarray:
-    """0 for patches of normal images, 1 of defective images beside the defect, 2 with defect pixels: (N,)."""
+    """0 for patches of normal images, 1 of defective ones, 2 of those with defect pixels if there are masks: (N,)."""
     kinds = (arrays["labels"] != 0).astype(int)
     if arrays["masks"] is not None:
         (height, width), (h, w) = arrays["masks"].shape[1:], grid
@@ -52,6 +52,16 @@ def patch_kinds(arrays: dict, grid: tuple[int, int]) -> np.ndarray:
         columns = slice(w // 2 * width // w, -(-(w // 2 + 1) * width // w))
         kinds[arrays["masks"][:, rows, columns].any(axis=(1, 2))] = 2
     return kinds
+
+
+def kinds_in_print(has_masks: bool, say: Say) -> list[tuple[str, str, str, str]]:
+    """Name, short name, colour and marker of each of `patch_kinds`."""
+    normal = say("normal image", "正常图像"), say("normal", "正常"), style.NORMAL_COLOUR, "o"
+    if not has_masks:  # 无从知道图块在缺陷之上还是之外
+        return [normal, (say("defective image", "缺陷图像"), say("defective", "缺陷"), style.DEFECT_COLOUR, "D")]
+    off = say("defective image, off the defect", "缺陷图像，缺陷之外"), say("off the\ndefect", "缺陷之外")
+    on = say("defective image, on the defect", "缺陷图像，缺陷之上"), say("on the\ndefect", "缺陷之上")
+    return [normal, (*off, style.PALETTE[4], "^"), (*on, style.DEFECT_COLOUR, "D")]
 
 
 def contours(axes: Axes, variances: np.ndarray, say: Say) -> None:
@@ -72,7 +82,7 @@ def figure(results: Results, name: str, say: Say) -> Figure:
     mean, covariance = np.array(means[centre], np.float64), np.array(covariances[centre], np.float64)
     if arrays["patches"].shape[1:] != mean.shape or len(mean) < 2:
         path = str(results.store.arrays(name))
-        raise UserError(f"{path!r} does not belong to the stored features; make it again with: {results.command}")
+        raise UserError(f"{path!r} does not belong to the stored features; make it again with: {results.storing}")
     variances, directions = leading_directions(covariance)
     plane = (arrays["patches"] - mean) @ directions  # (N, 2)
     distances, kinds = mahalanobis(arrays["patches"], mean, covariance), patch_kinds(arrays, grid)
@@ -80,26 +90,21 @@ def figure(results: Results, name: str, say: Say) -> Figure:
     drawing = Figure((style.DOUBLE, 3.1), layout="constrained")
     left, right = drawing.subplots(1, 2, width_ratios=(3, 2))
     contours(left, variances, say)
-    names = [
-        say("normal image", "正常图像"),
-        say("defective image, off the defect", "缺陷图像，缺陷之外"),
-        say("defective image, on the defect", "缺陷图像，缺陷之上"),
-    ]
-    ticks = say("normal", "正常"), say("off the\ndefect", "缺陷之外"), say("on the\ndefect", "缺陷之上")
-    colours, markers = (style.NORMAL_COLOUR, style.PALETTE[4], style.DEFECT_COLOUR), "o^D"
-    shown = [k for k in range(3) if (kinds == k).any()]
+    looks = kinds_in_print(arrays["masks"] is not None, say)
+    shown = [k for k in range(len(looks)) if (kinds == k).any()]
     # 左：投影到两个主方向；右：全部 d 维的马氏距离，横向错开
     for k in shown:
         here, count = kinds == k, int((kinds == k).sum())
-        look = {"s": 14, "lw": 0.4, "ec": "white", "color": colours[k], "marker": markers[k]}
-        left.scatter(*plane[here].T, zorder=3, label=names[k], **look)
+        words, _, colour, marker = looks[k]
+        look = {"s": 14, "lw": 0.4, "ec": "white", "color": colour, "marker": marker}
+        left.scatter(*plane[here].T, zorder=3, label=words, **look)
         right.scatter(shown.index(k) + (np.arange(count) / count - 0.5) * 0.4, distances[here], **look)
     reach = np.maximum(np.abs(plane).max(axis=0), RADII[-1] * np.sqrt(variances)) * 1.08  # 三个椭圆与所有的点都在画内
     left.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]))
     left.set(xlabel=say("first leading direction", "第一主方向"), ylabel=say("second leading direction", "第二主方向"))
     left.set_title(f"{style.printable(name)}, {style.arch_label(results.store.key)}")
     left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, borderaxespad=0)
-    right.set_xticks(range(len(shown)), [ticks[k] for k in shown])
+    right.set_xticks(range(len(shown)), [looks[k][1] for k in shown])
     right.set(xlim=(-0.5, len(shown) - 0.5), ylim=(0, None), ylabel=say("Mahalanobis distance", "马氏距离"))
     right.set_title(say(f"All {len(mean)} dimensions", f"全部 {len(mean)} 维"))
     return drawing
@@ -108,7 +113,7 @@ def figure(results: Results, name: str, say: Say) -> Figure:
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``patch_gaussian_{class}_{arch}``."""
     for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS):
-        for name in chosen_classes(results, args):
+        for name in chosen_classes(args, results):
             stem = f"patch_gaussian_{name}_{style.arch_short(results.store.key)}"
             yield from save(figure(results, name, say), args, stem)
 

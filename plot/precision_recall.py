@@ -26,11 +26,11 @@ def options() -> Parser:
     return parser(__doc__)
 
 
-def best_f1(curve: np.ndarray) -> tuple[float, int]:
-    """The largest F1 on a curve (K, 2) of recall and precision, and where it is."""
+def best_point(curve: np.ndarray) -> np.ndarray:
+    """The point (2,) with the largest F1 on a thinned curve (K, 2) of recall and precision."""
     recall, precision = curve.T
     f1 = 2 * recall * precision / np.maximum(recall + precision, np.finfo(float).tiny)  # 两者都为 0 处，F1 为 0
-    return float(f1.max()), int(f1.argmax())
+    return curve[f1.argmax()]
 
 
 def equal_f1_lines(axes: Axes) -> None:
@@ -43,21 +43,23 @@ def equal_f1_lines(axes: Axes) -> None:
 
 def figure(results: Results, say: Say) -> Figure:
     """One panel, its legend beside it."""
-    curves = {name: results.arrays(name) for name in results.classes}
-    # 没有掩码或没有缺陷的类别，没有像素级曲线
-    curves = {name: arrays for name, arrays in curves.items() if arrays["pixel_pr"] is not None}
+    curves = {}
+    for name in results.classes:
+        arrays, f1 = results.arrays(name), results.row(name)["pixel_f1"]
+        if arrays["pixel_pr"] is not None and f1 is not None:  # 要有掩码与缺陷
+            curves[name] = arrays, f1
     if not curves:
         raise UserError(f"no class in {str(results.store.results)!r} has both masks and defects: no pixel-level curve")
     lines = style.class_lines(results.classes)
     drawing = Figure((style.DOUBLE, 3.4), layout="constrained")
     axes = drawing.subplots()
     equal_f1_lines(axes)
-    for name, arrays in curves.items():
-        f1, best = best_f1(arrays["pixel_pr"])
+    for name, (arrays, f1) in curves.items():
         best_at = say(f": F1 {f1:.3f} at {arrays['threshold']:.3f}", f"：F1 {f1:.3f}，阈值 {arrays['threshold']:.3f}")
         label = style.printable(name) + best_at
         axes.plot(*arrays["pixel_pr"].T, label=label, **lines[name])
-        axes.plot(*arrays["pixel_pr"][best], "o", ms=4, color=lines[name]["color"], mec="white", mew=0.6, zorder=3)
+        dot = {"ms": 4, "color": lines[name]["color"], "mec": "white", "mew": 0.6}
+        axes.plot(*best_point(arrays["pixel_pr"]), "o", zorder=3, **dot)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.set(xlabel=say("Recall", "召回率"), ylabel=say("Precision", "精确率"))
     axes.set_title(say("Pixel level; dots: best F1", "像素级，圆点为最佳 F1"))

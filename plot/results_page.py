@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from _options import Parser, report
+from _options import Parser, report, write_text
 from _results import Results, architectures, open_results, raw_scores
 
 from experiment import style
@@ -24,7 +24,6 @@ from experiment.published import LEVELS, TOLERANCE
 from experiment.threshold import BEST_F1, ROUNDING
 from padim.metrics import FIGURES
 from system import command
-from system.files import TEXT, replacing
 
 PARTS = Path(__file__).with_name("page")
 MAIN = ("image_rocauc", "published_image", "difference_image", "pixel_rocauc", "published_pixel", "difference_pixel")
@@ -161,10 +160,7 @@ def page(root: Path) -> str:
 
 def write_page(root: Path) -> Path:
     """Write ``index.html`` into the folder."""
-    text, path = page(root), root / "index.html"
-    with replacing(path) as temporary:
-        temporary.write_text(text, newline="\n", **TEXT)
-    return path
+    return write_text(root / "index.html", page(root))
 
 
 def main(argv: list[str] | None = None) -> int:

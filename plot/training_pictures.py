@@ -165,7 +165,7 @@ def figure(results: Results, name: str, say: Say) -> Figure:
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``training_pictures_{class}_{arch}``."""
     for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS, training=True):
-        for name in chosen_classes(results, args):
+        for name in chosen_classes(args, results):
             stem = f"training_pictures_{name}_{style.arch_short(results.store.key)}"
             yield from save(figure(results, name, say), args, stem)
 

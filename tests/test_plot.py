@@ -235,6 +235,29 @@ def test_everything_of_all_methods(tmp_path, capsys):
     assert "skipped" not in capsys.readouterr().out
 
 
+def test_trouble_in_one_class_costs_that_class_alone(tmp_path, capsys):
+    """Its features are gone and its scores damaged; what two models have scored is compared all the same."""
+    root, names = tmp_path / "result", ("bottle", "tile", "zipper")
+    for key in ("resnet18", "spade_wide_resnet50_2"):
+        write_results(root, key, names if key == "resnet18" else names[:2])
+    (root / "temp_resnet18" / "train_bottle.pkl").unlink()
+    (root / "scores_resnet18" / "bottle_maps.npy").write_bytes(b"")
+    (root / "scores_resnet18" / "bottle_left_out.npz").write_bytes(b"")
+    assert run("all", "--result", root, "--out", tmp_path / "out", "--dpi", 50, "--format", "png") == 0
+    drawn, output = {path.stem for path in (tmp_path / "out").iterdir()}, capsys.readouterr().out
+    for figure in ("{}", "gaussian_parameters_{}_r18", "patch_gaussian_{}_r18", "training_pictures_{}_r18"):
+        assert {figure.format("tile"), figure.format("zipper")} <= drawn and figure.format("bottle") not in drawn
+    assert "comparison_tile" in drawn and not any("bottle" in name for name in drawn)
+    assert drawn == {Path(line).stem for line in re.findall(r"^wrote (.+)\.png$", output, re.M)}
+    skipped = re.findall(r"^skipped (.+?) \((.+?)\): '(.+?)' is", output, re.M)
+    assert {(script, Path(file).name) for script, _, file in skipped} == {
+        ("localization --compare --class=bottle", "bottle_maps.npy"),
+        ("gaussian_parameters --class=bottle", "train_bottle.pkl"),
+        ("patch_gaussian --class=bottle", "train_bottle.pkl"),
+        ("training_pictures --class=bottle", "bottle_left_out.npz"),
+    } and re.search(r"^skipped localization --class=bottle: '.+bottle_maps.npy' is", output, re.M)
+
+
 def test_everything_of_nothing(tmp_path, capsys):
     assert run("all", "--result", tmp_path / "none", "--out", tmp_path / "out", "--format", "png") == 0
     output = capsys.readouterr().out

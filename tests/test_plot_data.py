@@ -85,6 +85,16 @@ def test_precision_recall(root, store, figures, tmp_path):
         assert float(re.search(r"F1 (\d\.\d+)", line.get_label())[1]) == pytest.approx(f1, abs=1.1e-3)
 
 
+def test_the_best_f1_is_that_of_all_points(root, figures, tmp_path):
+    """The stored curve is thinned, and may leave out its best point."""
+    store = Store(shutil.copytree(root, tmp_path / "copy"), "resnet18")
+    arrays = store.read_arrays("tile")
+    store.write_arrays("tile", arrays | {"pixel_pr": arrays["pixel_pr"][:: len(arrays["pixel_pr"]) // 4]})
+    run("precision_recall", "--result", store.root, "--out", tmp_path)
+    (label,) = (line.get_label() for line in figures[0].axes[0].lines if line.get_label().startswith("tile"))
+    assert f"F1 {store.read_results()['classes']['tile']['pixel_f1']:.3f} at" in label
+
+
 def test_pro_curves(root, store, figures, tmp_path):
     run("pro_curve", "--result", root, "--out", tmp_path)
     axes, results = figures[0].axes[0], store.read_results()
@@ -145,13 +155,30 @@ def test_localization_of_chosen_images(root, store, figures, tmp_path):
 
 
 def test_localization_is_padims_unless_a_model_is_named(methods, figures, tmp_path):
-    better = max(METHODS[:2], key=lambda key: Store(methods, key).read_results()["averages"]["all"]["pixel_rocauc"])
+    rows = {key: Store(methods, key).read_results()["classes"]["tile"] for key in METHODS[:2]}
+    better = max(rows, key=lambda key: rows[key]["pixel_rocauc"])
     for options, key in (((), better), (("--arch", METHODS[2]), METHODS[2])):
         run("localization", "--result", methods, "--out", tmp_path, "--class", "tile", "--index", 3, *options)
         store = Store(methods, key)
         arrays, maps, images = store.read_arrays("tile"), np.load(store.maps("tile")), np.load(store.images("tile"))
         scores = normalise(maps[3], arrays["score_min"], arrays["score_max"])
         np.testing.assert_array_equal(figures[-1].axes[2].images[0].get_array(), heat_over(images[3], scores))
+
+
+def test_each_class_is_shown_from_the_model_that_is_best_at_it(tmp_path, figures):
+    """The models need not have scored the same classes; one that has not scored a class does not stand for it."""
+    aucs = {"resnet18": {"bottle": 0.9, "tile": 0.95}, "wide_resnet50_2": {"bottle": 0.99}}
+    aucs |= {"spade_wide_resnet50_2": {"bottle": 0.999, "zipper": 0.8}}
+    for key, classes in aucs.items():
+        content = write_results(tmp_path / "result", key, tuple(classes))
+        for name, value in classes.items():
+            content["classes"][name]["pixel_rocauc"] = value
+        Store(tmp_path / "result", key).write_results(content)
+    options = ["--result", tmp_path / "result", "--out", tmp_path, "--index", 1]
+    run("localization", *options, "--all")
+    run("localization", *options, "--class", "tile")
+    shown = [figure.axes[-1].get_ylabel().removeprefix("Anomaly score, ") for figure in figures]
+    assert shown == ["ResNet18", "WideResNet50", "SPADE (WideResNet50)", "ResNet18"]  # tile、bottle、zipper；tile
 
 
 def test_comparison(methods, figures, tmp_path):
@@ -188,6 +215,9 @@ def test_without_masks(figures, tmp_path, capsys):
         run(name, *options)
     words = {text.get_text() for axes in figures[0].axes for text in axes.texts}
     assert words == {"not\navailable"}
+    left, right = figures[3].axes
+    assert [text.get_text() for text in left.get_legend().get_texts()][1:] == ["normal image", "defective image"]
+    assert [label.get_text() for label in right.get_xticklabels()] == ["normal", "defective"]
     assert script("precision_recall").main([str(o) for o in options]) == 2
     assert capsys.readouterr().err.startswith("error: no class in")
 
@@ -349,6 +379,31 @@ def test_methods_side_by_side(methods, tmp_path, figures):
     assert (len(image.patches), len(pixel.patches)) == (4 * (len(ours) - 1), 3 * (len(ours) - 1))
 
 
+def test_no_average_over_different_classes_beside_another(tmp_path, figures):
+    """Neither in the tables nor as a bar; where the classes of a group are the same, there is one."""
+    content = write_results(root := tmp_path / "result", "resnet18", ("bottle", "tile", "pill"))
+    write_results(root, METHODS[2], ("bottle", "pill"), 1)
+    write_results(root, METHODS[3], ("bottle", "pill", "tile"), 2)
+    run("auroc_table", "--result", root, "--out", tmp_path)
+    ours, theirs = map(cells, (tmp_path / "auroc_table.md").read_text(encoding="utf-8").split("\n\n"))
+    assert list(ours)[1:4] == ["tile", "bottle", "pill"] and ours["tile"][1] == ours["tile"][4] == "–"
+    for group in ("textures", "all"):
+        assert set(ours[f"*mean of {group} (–: of different classes)*"]) == {"–"}
+    assert f"{content['averages']['objects']['pixel_rocauc']:.3f}" == ours["*mean of objects*"][3].strip("*")
+    assert not any("mean" in name for name in theirs)
+    with open(tmp_path / "auroc_table.csv", encoding="utf-8") as file:
+        lines = {line["class"]: line for line in csv.DictReader(file)}
+    assert (lines["all"]["resnet18_image"], lines["all"]["resnet18_image_n"]) == ("", "0")
+    assert r"mean of all (--: of different classes) & -- & --" in (tmp_path / "auroc_table.tex").read_text("utf-8")
+    labels = [label.get_text() for label in figures[0].axes[1].get_xticklabels()]
+    assert labels == ["tile", "bottle", "pill", "mean of objects"]
+    # 没有像素级的方法不在像素级的平均之列，类别不同也无妨
+    run("auroc_table", "--result", root, "--out", tmp_path, "--arch", METHODS[2], METHODS[3])
+    ours = cells((tmp_path / "auroc_table.md").read_text(encoding="utf-8").split("\n\n")[0])
+    image, other, pixel = ours["*mean of all (–: of different classes)*"]
+    assert image == other == "–" and pixel == ours["*mean of objects*"][2] != "–"
+
+
 def test_chosen_models_in_the_order_given(methods, tmp_path, figures):
     run("auroc_table", "--result", methods, "--out", tmp_path, "--arch", METHODS[2], METHODS[0])
     with open(tmp_path / "auroc_table.csv", encoding="utf-8") as file:
@@ -387,9 +442,33 @@ def test_several_seeds(tmp_path, figures, capsys):
         write_json(path, content | {"run": content["run"] | {"configuration": made_with}})
         assert script("auroc_table").main(options) == 2
         assert f"different {words};" in capsys.readouterr().err
+    for split in ("training", "test"):
+        rows = content["classes"] | {"tile": content["classes"]["tile"] | {f"{split}_files": "1"}}
+        write_json(path, content | {"classes": rows})
+        assert script("auroc_table").main(options) == 2
+        assert f"different {split} pictures;" in capsys.readouterr().err
     write_results(roots[2], "resnet18", ("tile",), 2)
     assert script("auroc_table").main(options) == 2
     assert "different classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["resnet18", "spade_wide_resnet50_2"])
+def test_the_same_seed_is_no_second_one(key, tmp_path, capsys, figures):
+    """Not even behind another; a method that draws nothing has none, unless the pictures are turned."""
+    roots = [tmp_path / f"seed{k}" for k in range(3)]
+    for k, seed in enumerate((0, 1, 1)):
+        write_results(roots[k], key, ("tile",), seed)
+    options = ["--out", str(tmp_path), "--format", "png", "--result"]
+    for given in ([roots[0], roots[0]], roots):
+        assert script("auroc_table").main([*options, *map(str, given)]) == 2
+        assert "do not differ in the seed" in capsys.readouterr().err
+    for k, root in enumerate(roots):
+        content = read_json(path := Store(root, key).results)
+        made_with = content["run"]["configuration"] | ({"seed": k} if key == "resnet18" else {})
+        made_with["preprocessing"] |= {"protocol": "rd", "seed": k}
+        write_json(path, content | {"run": content["run"] | {"configuration": made_with}})
+    assert script("auroc_table").main([*options, *map(str, roots)]) == 0
+    assert "(n = 3)" in (tmp_path / "auroc_table.md").read_text(encoding="utf-8")
 
 
 def test_the_latex_table_compiles(tmp_path, figures):

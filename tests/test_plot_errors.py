@@ -129,8 +129,12 @@ def test_comparisons_that_are_none(refused, made, predecessors, tmp_path):
     content = store.read_results()
     content["classes"]["tile"]["test_files"] = "1"
     store.write_results(content)
-    line = refused("localization", "--result", root, "--compare")
-    assert "results_resnet18" in line and "results_spade" in line and "different test pictures of tile" in line
+    for script_and_options in (("localization", "--compare"), ("auroc_table",)):
+        line = refused(*script_and_options, "--result", root)
+        assert "results_resnet18" in line and "results_spade" in line and "different test pictures of tile" in line
+        assert line.endswith("leave one of them out with --arch\n")
+    store.results.with_name("results_resnet18.json").unlink()
+    assert refused("auroc_table", "--result", made, root).endswith("leave one of them out with --result\n")
 
 
 def test_a_predecessor_has_no_results_yet(refused, made):
@@ -230,6 +234,22 @@ def test_a_class_without_left_out_scores(refused, root):
     write_json(path, read_json(path) | {"leave_one_out_scores": None})
     line = refused("training_pictures", "--result", root)
     assert "bottle has no left-out scores" in line and line.endswith(made)
+
+
+def test_what_a_run_without_features_never_wrote(refused, root):
+    """The command that is named does write it; what is scored all the same can be made as it was."""
+    store = Store(root, "resnet18")
+    content = store.read_results()
+    made = content["run"]["command"]
+    store.write_results(content | {"run": content["run"] | {"command": f"{made} --no_features"}})
+    shutil.rmtree(store.fitted("tile").parent)
+    for name in ("gaussian_parameters", "patch_gaussian", "model_parameters"):
+        assert refused(name, "--result", root).endswith(f"make it with: {made}\n")
+    for name in ("bottle", "tile"):
+        store.left_out(name).unlink()
+    assert refused("training_pictures", "--result", root).endswith(f"make some with: {made} --leave_one_out\n")
+    store.maps("tile").unlink()
+    assert refused("localization", "--result", root).endswith(f"make it with: {made} --no_features\n")
 
 
 def test_a_class_that_was_not_scored(refused, root):
