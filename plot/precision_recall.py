@@ -58,8 +58,8 @@ def figure(results: Results, say: Say) -> Figure:
         best_at = say(f": F1 {f1:.3f} at {arrays['threshold']:.3f}", f"：F1 {f1:.3f}，阈值 {arrays['threshold']:.3f}")
         label = style.printable(name) + best_at
         axes.plot(*arrays["pixel_pr"].T, label=label, **lines[name])
-        dot = {"ms": 4, "color": lines[name]["color"], "mec": "white", "mew": 0.6}
-        axes.plot(*best_point(arrays["pixel_pr"]), "o", zorder=3, **dot)
+        colour = lines[name]["color"]
+        axes.plot(*best_point(arrays["pixel_pr"]), "o", zorder=3, ms=4, color=colour, mec="white", mew=0.6)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.set(xlabel=say("Recall", "召回率"), ylabel=say("Precision", "精确率"))
     axes.set_title(say("Pixel level; dots: best F1", "像素级，圆点为最佳 F1"))
