@@ -113,12 +113,16 @@ def draw(args: argparse.Namespace) -> None:
     skipped: list[str] = []  # 两种语言的缘由相同，末了只说一次
     # 进程而非线程：matplotlib 的设置是全局的。spawn：各平台行为一致；绘图进程启动只需半秒
     with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), obey_parent) as pool:
-        drawing = [
-            (call, names, pool.submit(figure, call, shared, names, language))
-            for script, names in jobs
-            for call in by_class(script, names, args.result)
-            for language in args.lang
-        ]
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # 子进程承袭它：还没走到 obey_parent 的，也不理 Ctrl-C
+        try:
+            drawing = [
+                (call, names, pool.submit(figure, call, shared, names, language))
+                for script, names in jobs
+                for call in by_class(script, names, args.result)
+                for language in args.lang
+            ]
+        finally:
+            signal.signal(signal.SIGINT, before)
         try:
             for call, names, future in drawing:
                 try:
