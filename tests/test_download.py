@@ -45,7 +45,7 @@ def test_download_and_use(server, tmp_path, capsys):
 
 def test_main_runs_on_the_download(server, tmp_path):
     get(server, tmp_path / "a b")
-    options = ["--arch", "resnet18", "--weights", "random", "--rd", "4", "--classes", "wood"]
+    options = ["--arch", "resnet18", "--weights", "random", "--rd", "4", "--classes", "wood", "--figures", "none"]
     done = run_main(*options, "--data_path", tmp_path / "a b", "--save_path", tmp_path / "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
