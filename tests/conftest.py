@@ -1,9 +1,10 @@
-"""What tests share: the real images where they are at hand, and a small sample data set."""
+"""What tests share: the real images where they are at hand, a small sample data set, and what a run on it writes."""
 
 from pathlib import Path
 
 import pytest
 
+import main
 from datasets.sample import write_sample
 from system.command import yield_while_waiting
 
@@ -25,4 +26,13 @@ def sample(tmp_path_factory) -> Path:
     """Both sample classes: 8 training and 9 test pictures of 96×96 each. Tests do not change it."""
     root = tmp_path_factory.mktemp("sample") / "data"
     write_sample(root, n_train=8, n_test=9, size=96)
+    return root
+
+
+@pytest.fixture(scope="session")
+def result(sample, tmp_path_factory) -> Path:
+    """What main.py writes for both sample classes, with few dimensions. Tests add to it, and change nothing."""
+    root = tmp_path_factory.mktemp("result") / "result"
+    options = ["--arch", "resnet18", "--weights", "random", "--rd", "8", "--figures", "1", "--num_workers", "0"]
+    assert main.main([*options, "--leave_one_out", "--data_path", str(sample), "--save_path", str(root)]) == 0
     return root

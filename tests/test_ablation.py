@@ -1,14 +1,11 @@
 """Studies from one pass of the backbone give what separate runs give."""
 
-import importlib.util
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 
 import ablation
 import main
@@ -17,7 +14,6 @@ from experiment.store import Store
 from padim.model import ALL, PaDiM
 from padim.variants import Variant, all_components, layer_choices, maps_of, variants
 
-sys.path.insert(0, str(ROOT / "plot"))
 FAST = ["--arch", "resnet18", "--weights", "random", "--classes", "flange", "--num_workers", "0"]
 TWO = ["--layers", "layer2,layer3", "--resize", 96, "--crop", 0]  # 位置少，工夫少；方法不变
 
@@ -252,16 +248,3 @@ def test_what_does_not_fit_is_refused(sample, tmp_path, capsys, monkeypatch):
     assert run(sample, tmp_path / "out", *TWO, "--rd", 385) == 2
     assert "385 dimensions" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_the_figure_needs_a_file_of_studies(tmp_path, capsys):
-    path = ROOT / "plot" / "ablation.py"
-    spec = importlib.util.spec_from_file_location("plot_ablation", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    words = ["--result", str(tmp_path), "--out", str(tmp_path / "out"), "--format", "png"]
-    assert script.main(words) == 2
-    assert "python ablation.py" in capsys.readouterr().err
-    (tmp_path / "ablation_resnet18.json").write_text('{"studies": {"layers": {"variants": []}}}', encoding="utf-8")
-    assert script.main(words) == 2
-    assert "ablation_resnet18.json" in capsys.readouterr().err

@@ -158,7 +158,7 @@ def test_a_rank_is_killed(data, alone, tmp_path, victim):
     assert_same(out, alone)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_picture_in_one_ranks_share_is_damaged(data, tmp_path, victim):
     """Whichever rank meets it names it, and nobody waits for anybody."""
     root = shutil.copytree(data, tmp_path / "data")

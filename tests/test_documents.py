@@ -14,7 +14,6 @@ from conftest import ROOT
 from plotting import SCRIPTS, script
 
 import ablation
-import main
 from experiment import options
 from experiment.published import sentence
 from experiment.records import PREDICTIONS, STUDIES
@@ -165,15 +164,6 @@ def test_every_plot_script_and_option_is_described():
     }
     taken = {word for name in SCRIPTS for action in script(name).options()._actions for word in action.option_strings}
     assert {row for row in rows(path, "Options") if re.match("--[a-z]", row)} == taken - {"-h", "--help"}
-
-
-@pytest.fixture(scope="module")
-def result(sample, tmp_path_factory) -> Path:
-    """What a run writes."""
-    out = tmp_path_factory.mktemp("documents") / "result"
-    fast = ["--arch", "resnet18", "--weights", "random", "--rd", "8", "--figures", "1", "--num_workers", "0"]
-    assert main.main([*fast, "--leave_one_out", "--data_path", str(sample), "--save_path", str(out)]) == 0
-    return out
 
 
 def keys(content: object) -> set[str]:

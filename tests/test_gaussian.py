@@ -86,13 +86,14 @@ def test_distances_are_scipys(embeddings):
             assert distances[p, n] == pytest.approx(wanted, rel=1e-4)
 
 
-def test_one_memory_and_the_position_without_a_factor(embeddings):
+@pytest.mark.parametrize("bad", [float("nan"), -1])
+def test_one_memory_and_the_position_without_a_factor(embeddings, bad):
     mean, covariance = fit(embeddings, [N])
     before, address = covariance.clone(), covariance.data_ptr()
     model = Gaussians(mean, covariance)
     model.distances(embeddings[:, :2])
     assert not torch.equal(covariance, before)
     assert model.covariance().data_ptr() == address and torch.equal(covariance, before)
-    covariance[41, 2, 2] = float("nan")
-    with pytest.raises(UserError, match="position 41 "):
+    covariance[41, 2, 2] = bad
+    with pytest.raises(UserError, match="position 41 is not positive definite"):
         model.distances(embeddings[:, :2])

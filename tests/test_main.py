@@ -93,7 +93,7 @@ def test_demo_as_a_process(tmp_path):
     for name, row in results(out)["classes"].items():
         assert row["image_rocauc"] > 0.99 and row["pixel_rocauc"] > 0.99
         arrays = np.load(out / "scores_resnet18" / f"{name}.npz")
-        for i in script("localization").typical(arrays["files"], arrays["image_scores"]):  # README 所示的几张
+        for i in script("localization").typical(arrays["kinds"], arrays["image_scores"]):  # README 所示的几张
             scores = normalise(maps(out, name)[i], arrays["score_min"], arrays["score_max"])
             marked, truth = predicted_mask(scores, arrays["threshold"]), arrays["masks"][i] > 0
             assert marked.any() == truth.any() and (marked & truth).sum() >= 0.5 * truth.sum(), arrays["files"][i]

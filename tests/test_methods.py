@@ -170,6 +170,7 @@ def test_two_processes_score_as_one(out, sample, tmp_path, method, key):
     for name in ("flange", "linen"):
         alone, divided = (Store(root, key).read_arrays(name) for root in (out, tmp_path / "out"))
         for arrays in (alone, divided):
-            arrays["raw"] = arrays["image_scores"] * (arrays["image_score_max"] - arrays["image_score_min"])
+            low, high = arrays["image_score_min"], arrays["image_score_max"]
+            arrays["raw"] = arrays["image_scores"] * (high - low) + low
         assert alone["files"].tolist() == divided["files"].tolist()
         np.testing.assert_allclose(divided["raw"], alone["raw"], rtol=1e-3, atol=1e-3)

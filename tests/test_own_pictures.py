@@ -3,16 +3,13 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import ROOT
 from PIL import Image
+from plotting import script
 
 import main
 from datasets.sample import write_sample
@@ -102,11 +99,12 @@ def test_classes_of_several_sizes_in_one_folder(data, tmp_path, capsys):
     for name in ("flange", "linen"):
         assert run(data, out, "--resize", 64, "--crop", 0, "--classes", name) == 0
     assert maps(out, "flange").shape[1:] == (64, 96) and maps(out).shape[1:] == (64, 64)
-    plot = [sys.executable, "plot/all.py", "--result", str(out), "--out", str(out / "imgs"), "--format", "png"]
-    drawn = subprocess.run([*plot, "--dpi", "50"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
-    assert drawn.returncode == 0, drawn.stderr
-    stems = {Path(line.split(" ", 1)[1]).stem for line in drawn.stdout.splitlines() if line.startswith("wrote")}
-    assert {"flange", "linen", "patch_gaussian_flange_r18", "model_parameters_r18", "roc_curve_r18"} <= stems
+    plot = ["--result", str(out), "--out", str(out / "imgs"), "--format", "png", "--dpi", "50"]
+    for name in ("localization", "gaussian_parameters", "patch_gaussian"):
+        assert script(name).main([*plot, "--all"]) == 0
+    for name in ("model_parameters", "roc_curve", "pro_curve"):
+        assert script(name).main(plot) == 0
+    assert len(list((out / "imgs").iterdir())) == 3 * 2 + 3
 
 
 @pytest.mark.parametrize("kept", ["good", "hole"])

@@ -46,10 +46,6 @@ def error(text) -> str:
     return line
 
 
-def absent(key: str):
-    return lambda record: record.pop(key)
-
-
 def becomes(key: str, value: object):
     return lambda record: record.update({key: value})
 
@@ -57,22 +53,8 @@ def becomes(key: str, value: object):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        *((absent(key), f"has no {key};") for key in ("arch", "weights_sha256", "seed", "dimensions", "precision")),
-        *((absent(key), f"has no {key};") for key in ("preprocessing", "layers")),
-        *((becomes("layers", v), "has layers ") for v in (None, [], "layer1", [{}], [{"name": 1}], ["layer1"])),
-        *((becomes("dimensions", v), "has dimensions ") for v in (None, [], "ab", ["1"], [1.5], [-1], [True], {})),
-        *((becomes("size", v), "has size ") for v in ("ab", None, [64], [64, "64"], [0, 64], [64.5, 64], [True, True])),
-        *((becomes("arch", v), "has arch ") for v in (3, None, ["resnet18"])),
-        *((becomes("weights", v), "has weights ") for v in (3, None)),
-        *((becomes("weights_sha256", v), "has weights_sha256 ") for v in (3, None)),
-        *((becomes("seed", v), "has seed ") for v in ("1024", None, 1.5, True)),
-        *(
-            (becomes("leave_one_out_scores", v), "has leave_one_out_scores ")
-            for v in (["a"], [None, 1.0], 3, [], [float("nan")])
-        ),
-        *((becomes("precision", v), "has precision ") for v in ("x", None, ["bf16"])),
-        *((becomes("reduction", v), "has reduction ") for v in ("x", None, {})),
-        *((becomes("preprocessing", v), "has preprocessing ") for v in (None, "x", [])),
+        (lambda record: record.pop("seed"), "has no seed;"),  # 各项的形式：test_records.py
+        (becomes("layers", [{}]), "has layers "),
         *((becomes("preprocessing", v), "no preprocessing of this program") for v in ({}, {"resize": ["a", "b"]})),
         (becomes("arch", "resnet19"), "no network 'resnet19'"),
         (lambda record: record["layers"][0].update(name="layer9"), "no layer 'layer9'"),
@@ -91,10 +73,9 @@ def test_records_that_lack_or_garble_something(model, data, tmp_path, capsys, sp
     assert words in error(captured.err) and captured.out == "" and not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000, '"x"'])
-def test_files_that_are_no_records(model, data, tmp_path, capsys, content):
+def test_a_file_that_is_no_record(model, data, tmp_path, capsys):
     other = shutil.copy(model, tmp_path / model.name)
-    (tmp_path / "train_linen.json").write_text(content, encoding="utf-8")
+    (tmp_path / "train_linen.json").write_text("{", encoding="utf-8")
     assert run(other, data / "test/good") == 2
     assert "no record of main.py" in error(capsys.readouterr().err)
 

@@ -6,12 +6,9 @@ import math
 import os
 import pickle
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from synthetic import write_ablation, write_results
 
 from experiment.store import Store
@@ -252,9 +249,3 @@ def test_names_that_are_no_utf_8(results, tmp_path):
     arrays = Store(results, "resnet18").read_arrays("tile")
     store.write_arrays(name, arrays | {"files": np.full(len(arrays["labels"]), name)})
     assert set(store.read_arrays(name)["files"]) == {name} and store.arrays(name).exists()
-
-
-@pytest.mark.parametrize("module", ["store", "records", "fitted", "results", "published", "figures", "style"])
-def test_figures_and_files_need_no_torch(module):
-    code = f"import sys, experiment.{module}; sys.exit(bool({{'torch', 'sklearn'}} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
