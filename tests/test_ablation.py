@@ -72,8 +72,9 @@ def test_layers_without_the_first_are_the_same_as_separate_runs(layers, sample, 
 @pytest.mark.parametrize(
     ("arch", "size", "added"),
     [
-        ("resnet18", (64, 64), False), ("resnet18", (33, 49), True), ("efficientnet_b5", (64, 96), False),
+        ("resnet18", (64, 64), False), ("resnet18", (33, 49), True),
         pytest.param("resnet18", (71, 115), True, marks=pytest.mark.slow),
+        pytest.param("efficientnet_b5", (64, 96), False, marks=pytest.mark.slow),
         pytest.param("efficientnet_b5", (75, 110), False, marks=pytest.mark.slow),
     ],
 )  # fmt: skip

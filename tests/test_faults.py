@@ -53,7 +53,7 @@ def refused(data, capsys):
     return run
 
 
-@pytest.mark.parametrize("runs", [3, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runs", [2, pytest.param(60, marks=pytest.mark.slow)])
 def test_killed_runs_lose_nothing(data, reference, tmp_path, runs):
     tally = faults.Tally()
     faults.faults(data, tmp_path, runs, seed=runs, reference=reference[0], tally=tally)
