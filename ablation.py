@@ -123,22 +123,19 @@ def begin(
         If another configuration made them, they are of another data set, or classes that are not chosen have other
         variants in a wanted study; if the file holds something else.
     """
-    from experiment.fitted import difference
-    from experiment.same_data import check_same_data
+    from experiment.same_data import check_same_data, may_stay
 
     empty: dict[str, Any] = {"configuration": configuration, "data": {}, "studies": {}}
     stored = store.read_studies()
     if stored is None:
         return empty
-    try:
-        if words := difference(stored["configuration"], configuration):
-            remedy = "give another --save_path, or --refit to replace it"
-            raise UserError(f"{str(store.ablation)!r} was made with {words}; {remedy}")
-        check_same_data(stored["data"], data, chosen, store.ablation)
-    except UserError:
-        if replace:
-            return empty
-        raise
+    made_with, made_of = stored["configuration"], stored["data"]
+
+    def check() -> None:
+        check_same_data(made_of, data, chosen, store.ablation)
+
+    if not may_stay(store.ablation, made_with, configuration, check, replace):
+        return empty
     studies = stored["studies"]
     for study in [study for study in wanted if study in studies and studies[study]["variants"] != wanted[study]]:
         left = [name for name in studies[study]["classes"] if name not in chosen]
@@ -148,7 +145,7 @@ def begin(
                 "run these, too (--classes), or give another --save_path, or --refit to replace the study"
             )
         del studies[study]
-    stored["data"] = {name: made for name, made in stored["data"].items() if _studies_of(name, studies)}
+    stored["data"] = {name: made for name, made in made_of.items() if _studies_of(name, studies)}
     return stored
 
 

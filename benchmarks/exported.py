@@ -24,19 +24,18 @@ import numpy as np
 import onnxruntime
 import torch
 
-from benchmarks.core import BATCH, timed
+from benchmarks.core import BATCH, as_it_comes, timed
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
 from datasets.preprocessing import Preprocessing, to_images, to_pictures
-from experiment.exported import Exported
+from experiment.exported import Exported, session_options
 from experiment.exporting import metadata, write_exported
 from experiment.published import LEVELS
 from experiment.saving import describe
 from experiment.threshold import Thresholds
-from padim.backbone import ARCHITECTURES, load_network
+from padim.backbone import ARCHITECTURES
 from padim.metrics import evaluate_maps
 from padim.model import PaDiM
-from system.resources import cores
 
 CPU = torch.device("cpu")
 
@@ -51,14 +50,11 @@ def exported(model: PaDiM, folder: Path, half: bool = False) -> tuple[Exported, 
 
 
 def network_alone(model: PaDiM, folder: Path) -> Callable[[np.ndarray], Any]:
-    """The truncated network in onnxruntime, with as many threads as `Exported` has."""
+    """The truncated network in onnxruntime, run as `Exported` runs the whole."""
     path = folder / f"{model.arch}_network.onnx"
     network = torch.nn.Sequential(model.backbone).eval()  # 导出器不许最外层的模块有名为 graph 的部分
     torch.onnx.export(network, (torch.zeros(1, 3, *model.size),), path, dynamo=True, verbose=False)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cores()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # 轮流计时：不抢下一项的核
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
     return lambda images: session.run(None, {session.get_inputs()[0].name: images})
 
 
@@ -71,9 +67,7 @@ def latency(arch: str, folder: Path, rounds: int) -> dict[str, Any]:
         onnx, _ = exported(PaDiM(arch, "random").fit(noise), folder)
         model = PaDiM(arch, "random").fit(noise)
         network = network_alone(model, folder)
-    whole, _ = load_network(arch, "random")
-    children, last = dict(whole.named_children()), ARCHITECTURES[arch].layers[-1]
-    plain = torch.nn.Sequential(*list(children.values())[: list(children).index(last) + 1])
+    plain = as_it_comes(arch)
     picture = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
     image = to_images(picture)
     works: dict[str, Callable[[], Any]] = {

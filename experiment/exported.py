@@ -36,6 +36,17 @@ class MapsAndScores(NamedTuple):
     image_scores: np.ndarray
 
 
+def session_options() -> Any:
+    """``onnxruntime.SessionOptions`` for this process's cores, which threads that wait leave to others."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = cores(), 4  # 出的错由异常说
+    # 等着的线程让出核，给解码线程用；同 system.command.yield_while_waiting
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
 class Exported:
     """The ONNX file; `experiment.stored.Stored` does the same with PyTorch.
 
@@ -76,12 +87,8 @@ class Exported:
             ) from problem
         if not path.is_file():
             raise UserError(f"no exported model {str(path)!r}; export.py writes them, see --model")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = cores(), 4  # 出的错由异常说
-        # 等着的线程让出核，给解码线程用；同 system.command.yield_while_waiting
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
         except Exception as problem:  # 文件里什么都可能有，抛什么都有可能
             raise _refused(path, _in_a_line(problem)) from problem
         self.path = path

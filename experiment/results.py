@@ -12,13 +12,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiment.fitted import difference
 from experiment.options import METHODS
 from experiment.published import LEVELS, Reference, Row, compare, departures, sentence, verdict
+from experiment.same_data import may_stay
 from experiment.store import Store
 from experiment.style import printable
 from padim.metrics import FIGURES
-from system.errors import UserError
 
 UNSCORED: Row = dict.fromkeys((*FIGURES, "threshold"))  # 没有测试图片的一类
 
@@ -92,19 +91,11 @@ def begin(
     results = {"classes": {}, "averages": {}, "run": run, "complete": False}
     if previous is None:
         return results
-    try:
-        if words := difference(previous["run"]["configuration"], configuration):
-            raise UserError(
-                f"{str(store.results)!r} was made with {words}; give another --save_path, or --refit to replace it"
-            )
-        check_data(previous["classes"])
-    except UserError:
-        if replace:
-            return results
-        raise
-    results["classes"] = previous["classes"]
+    made_with, rows = previous["run"]["configuration"], previous["classes"]
+    if not may_stay(store.results, made_with, configuration, lambda: check_data(rows), replace):
+        return results
+    results["classes"] = rows
     if not previous["complete"] and previous["run"]["options"] == options:
-        rows = previous["classes"]
         known = (name for name in previous["run"]["finished"] if name in rows)
         run["finished"] = [name for name in known if store.arrays(name).exists() or not rows[name]["n_test"]]
     return results

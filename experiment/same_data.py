@@ -1,16 +1,18 @@
-"""Whether stored results are of the data at hand: one table never holds two data sets.
+"""Whether stored results are of the data at hand and made alike: one table never holds two data sets.
 
-已存的结果是否出自手头的数据：一张表里绝不混有两个数据集。
+已存的结果是否出自手头的数据、以同样的配置得来：一张表里绝不混有两个数据集。
 """
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from datasets.folder import FolderDataset
 from datasets.images import DataError
 from datasets.preprocessing import Preprocessing
+from experiment.fitted import difference
+from experiment.pickled import REMEDY
 from system.errors import UserError
 
 
@@ -104,3 +106,39 @@ def check_same_data(
                 f"{str(path)!r} holds class {name!r} of {there['data_path']!r}, which is not that of "
                 f"{str(here.root)!r}; give another --save_path for each data set, or --refit to replace what is stored"
             )
+
+
+def may_stay(
+    path: Path,
+    made_with: dict[str, Any],
+    configuration: dict[str, Any],
+    check_data: Callable[[], None],
+    replace: bool,
+) -> bool:
+    """Whether figures that are stored may stand beside those of this run.
+
+    Parameters
+    ----------
+    path : Path
+        Their file, for the message.
+    made_with, configuration : dict
+        What they were made with, and what this run has.
+    check_data : callable
+        Raises UserError unless they are of the data set at hand.
+    replace : bool
+        Drop what may not stay instead of refusing.
+
+    Raises
+    ------
+    UserError
+        If they may not, and ``replace`` is not set.
+    """
+    try:
+        if words := difference(made_with, configuration):
+            raise UserError(f"{str(path)!r} was made with {words}; {REMEDY}")
+        check_data()
+    except UserError:
+        if not replace:
+            raise
+        return False
+    return True
