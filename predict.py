@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from datasets.pictures import NewPictures
-    from experiment.exported import Exported
-    from experiment.stored import Stored
+    from experiment.scoring.onnx_model import Exported
+    from experiment.scoring.torch_model import Stored
 
 
 def predict(args: "Namespace", unreadable: list[int]) -> None:
@@ -51,10 +51,10 @@ def predict(args: "Namespace", unreadable: list[int]) -> None:
 
     from datasets.pictures import NewPictures, find_pictures
     from datasets.preprocessing import Preprocessing
-    from experiment.answers import Answer, alone_in, answers
-    from experiment.predictions import Predicted, predictions_of, write_predictions
-    from experiment.store import Store
-    from experiment.threshold import find_thresholds
+    from experiment.files.folder import Store
+    from experiment.report.threshold import find_thresholds
+    from experiment.scoring.answers import Answer, alone_in, answers
+    from experiment.scoring.predictions import Predicted, predictions_of, write_predictions
 
     # 先查后做：能预先发现的错误都在写任何东西之前报出
     model = opened(args.model, args.device)
@@ -67,9 +67,9 @@ def predict(args: "Namespace", unreadable: list[int]) -> None:
     model.load(args.weights, args.batch_size, len(found))
     tell(f"{model.name}: threshold {_number(thresholds.decision)} ({thresholds.origin})")
     if drawing := args.figures == "all":
-        from experiment.figures import drawn_below
+        from experiment.report.figures import drawn_below
     if args.json:
-        from experiment.regions import find_regions
+        from experiment.scoring.regions import find_regions
 
     threads = options.decoding_threads(args.num_workers, model.device_type)
     pictures = NewPictures([picture.file for picture in found], preprocessing, (height, width))
@@ -141,7 +141,7 @@ def opened(path: Path, device: str) -> "Exported | Stored":
         For stored features where there is no PyTorch; else as the model's own class.
     """
     if path.suffix.lower() == ".onnx":
-        from experiment.exported import Exported
+        from experiment.scoring.onnx_model import Exported
 
         return Exported(path, device)
     if find_spec("torch") is None:
@@ -149,7 +149,7 @@ def opened(path: Path, device: str) -> "Exported | Stored":
             f"--model {str(path)!r} is no exported model (.onnx), and stored features need PyTorch, which is not "
             "installed: python -m pip install -r requirements.txt, or give what export.py made of them"
         )
-    from experiment.stored import Stored
+    from experiment.scoring.torch_model import Stored
 
     return Stored(path, device)
 

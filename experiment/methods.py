@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from experiment.files.folder import Store
 from experiment.ranks import Ranks
-from experiment.store import Store
 from padim.backbone import ARCHITECTURES, find_architecture
 from padim.baselines.mahalanobis_ad import MahalanobisAD
 from padim.baselines.spade import SPADE
@@ -19,7 +19,7 @@ from system.files import scratch
 
 
 def key_of(method: str, arch: str) -> str:
-    """Under which a model's results are filed; `experiment.style.split_key` undoes it."""
+    """Under which a model's results are filed; `experiment.report.style.split_key` undoes it."""
     return arch if method == "padim" else f"{method}_{arch}"
 
 

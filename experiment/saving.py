@@ -1,4 +1,4 @@
-"""A model's state to and from the files of `experiment.fitted`, in the background while scoring begins.
+"""A model's state to and from the files of `experiment.files.gaussians`, in the background while scoring begins.
 
 模型状态的存与取；存盘与打分的开头同时进行。
 """
@@ -15,9 +15,9 @@ import scipy
 import torch
 import torchvision
 
-from experiment.fitted import DamagedError, Progress, read_components, read_fitted, stored_state, write_fitted
+from experiment.files.gaussians import DamagedError, Progress, read_components, read_fitted, stored_state, write_fitted
+from experiment.files.records import read_fitted_record
 from experiment.ranks import Ranks
-from experiment.records import read_fitted_record
 from padim.model import PaDiM
 from padim.pretrained import Pretrained
 from system.command import wait_for
@@ -59,7 +59,7 @@ def save(model: PaDiM, path: Path, progress: Progress | None = None, **more: Any
         ``….pkl``.
     progress : Progress, optional
     more
-        More entries for the JSON, about the training images: `experiment.records` says which.
+        More entries for the JSON, about the training images: `experiment.files.records` says which.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def load(model: PaDiM, path: Path) -> None:
 
     Raises
     ------
-    experiment.fitted.DamagedError
+    experiment.files.gaussians.DamagedError
         If the file is truncated or of another shape.
     """
     model.release()  # 旧的高斯不与新的同占内存

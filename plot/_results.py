@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from experiment.fitted import check_covariances, map_fitted
-from experiment.records import is_fitted_record
-from experiment.store import Store
-from experiment.style import METHODS, NETWORKS, arch_label, class_order, split_key
+from experiment.files.gaussians import check_covariances, map_fitted
+from experiment.files.records import is_fitted_record
+from experiment.files.folder import Store
+from experiment.report.style import METHODS, NETWORKS, arch_label, class_order, split_key
 from system.command import Parser
 from system.errors import UserError
 from system.files import read_json

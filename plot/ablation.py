@@ -18,10 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import HashableList
 
-from experiment import style
-from experiment.published import LEVELS
-from experiment.store import Store
-from experiment.style import Say
+from experiment.report import style
+from experiment.report.published import LEVELS
+from experiment.files.folder import Store
+from experiment.report.style import Say
 from system.errors import UserError
 
 COLOURS = dict(zip(LEVELS, (style.IMAGE_COLOUR, style.PIXEL_COLOUR), strict=True))

@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from experiment import style
-from experiment.published import LEVELS, OTHER_WEIGHTS
-from experiment.style import Say
+from experiment.report import style
+from experiment.report.published import LEVELS, OTHER_WEIGHTS
+from experiment.report.style import Say
 
 STEM = "auroc_table"
 

@@ -18,11 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from experiment import style
-from experiment.figures import PANELS, panel_images
+from experiment.report import style
+from experiment.report.figures import PANELS, panel_images
 from padim.metrics import normalise
 from system.errors import UserError
-from experiment.style import Say
+from experiment.report.style import Say
 
 TITLES_ZH = ("图像", "真值", "预测热图", "预测掩码", "分割结果")
 LEFT, TITLE, BOTTOM, GAP, BAR, RIGHT = 0.2, 0.13, 0.06, 0.05, 0.09, 0.5  # 英寸；TITLE：一行列名

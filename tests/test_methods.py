@@ -10,9 +10,9 @@ from conftest import ROOT
 from sklearn.metrics import roc_auc_score
 
 import main
+from experiment.files.folder import Store
 from experiment.options import METHODS
-from experiment.published import compare, published, verdict
-from experiment.store import Store
+from experiment.report.published import compare, published, verdict
 from padim.metrics import FIGURES
 
 SMALL = ["--weights", "random", "--resize", "64", "--crop", "0", "--num_workers", "0", "--figures", "1"]

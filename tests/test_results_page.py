@@ -16,11 +16,11 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 from synthetic import FIFTEEN, write_results
 
-from experiment.figures import Drawer
-from experiment.predictions import Predicted, write_predictions
-from experiment.published import Reference, verdict
-from experiment.store import Store
-from experiment.threshold import ROUNDING, Thresholds
+from experiment.files.folder import Store
+from experiment.report.figures import Drawer
+from experiment.report.published import Reference, verdict
+from experiment.report.threshold import ROUNDING, Thresholds
+from experiment.scoring.predictions import Predicted, write_predictions
 
 page = script("results_page")
 

@@ -3,7 +3,7 @@ import pytest
 from matplotlib import font_manager
 
 from datasets import mvtec
-from experiment import style
+from experiment.report import style
 from system.errors import UserError
 
 

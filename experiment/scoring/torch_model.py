@@ -11,8 +11,8 @@ import torch
 
 from datasets.preprocessing import to_images
 from experiment import memory
-from experiment.fitted import DamagedError
-from experiment.records import read_fitted_record
+from experiment.files.gaussians import DamagedError
+from experiment.files.records import read_fitted_record
 from experiment.saving import load, model_of
 from padim.device import pick_device
 from padim.extraction import BLOCK
@@ -21,7 +21,7 @@ from system.errors import UserError
 
 
 class Stored:
-    """The pickle and its JSON; `experiment.exported.Exported` does the same without PyTorch.
+    """The pickle and its JSON; `experiment.scoring.onnx_model.Exported` does the same without PyTorch.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from experiment.store import Store
+from experiment.files.folder import Store
 from padim.metrics import normalise
 from system.errors import UserError
 

@@ -19,7 +19,7 @@ from system.files import without_leftovers
 from system.lock import lock
 
 if TYPE_CHECKING:
-    from experiment.regions import Region  # 要装入 skimage：只有 --json 才等它
+    from experiment.scoring.regions import Region  # 要装入 skimage：只有 --json 才等它
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from experiment.records import is_predictions
-from experiment.threshold import Thresholds
+from experiment.files.records import is_predictions
+from experiment.report.threshold import Thresholds
 from system.errors import UserError
 from system.files import read_json, write_json
 
