@@ -44,7 +44,7 @@ class _Cell(NamedTuple):
 
 
 class ELPVDataset(FolderDataset):
-    """One class of ELPV, one split, see `FolderDataset`; good cells are shuffled, so that modules are in both splits."""
+    """One class of ELPV, one split, see `FolderDataset`: the good cells are shuffled, so modules are in both splits."""
 
     NAME: ClassVar[str] = "elpv"
     CLASSES: ClassVar[tuple[str, ...]] = ("elpv_mono", "elpv_poly")
@@ -72,18 +72,21 @@ class ELPVDataset(FolderDataset):
         # images 与 labels.csv 是常见的名字：表里真有这样的行，才是 ELPV
         if not is_folder(root / "images") or not (root / TABLE).is_file():
             return []
-        with open(root / TABLE, encoding="utf-8", errors="replace") as file:
-            return list(cls.CLASSES) if _ROW.search(file.read(4096)) else []
+        lines = (root / TABLE).read_text(encoding="utf-8", errors="replace").splitlines()
+        kinds = {row[3] for row in map(_ROW.fullmatch, lines) if row}
+        return [name for name in cls.CLASSES if name.removeprefix("elpv_") in kinds]
 
     def _list(self, split: str) -> Listing:
+        if split == "validation":
+            return Listing([], has_masks=False)
         cells = self._cells()
         good = [cell for cell in cells if cell.probability < 0.1]
         training = set(self._training(good, int(_SHARE * len(good))))
         defective = [cell for cell in cells if cell.probability > 0.5]
-        chosen: list[_Cell] = {
-            "train": [cell for cell in good if cell in training],
-            "test": [cell for cell in good if cell not in training] + defective,
-        }.get(split, [])
+        if split == "train":
+            chosen = [cell for cell in good if cell in training]
+        else:
+            chosen = [cell for cell in good if cell not in training] + defective
         files = {path.name: path for path in pictures(self.folder / "images")}
         for cell in chosen:
             if cell.name not in files:
@@ -92,7 +95,8 @@ class ELPVDataset(FolderDataset):
         entries = [
             Entry(files[cell.name], GOOD if cell.probability < 0.1 else f"{cell.probability:.2f}") for cell in chosen
         ]
-        return Listing(entries, has_masks=False, left_out=len(cells) - len(good) - len(defective))
+        left_out = len(cells) - len(good) - len(defective) if split == "train" else 0
+        return Listing(entries, has_masks=False, left_out=left_out)
 
     @staticmethod
     def _training(good: list[_Cell], count: int) -> list[_Cell]:
