@@ -19,7 +19,7 @@ from _options import Parser, report, write_text
 from _results import Results, architectures, open_results, raw_scores
 
 from experiment.report import style
-from experiment.scoring.predictions import read_predictions
+from experiment.scoring.answers import read_predictions
 from experiment.report.published import LEVELS, TOLERANCE
 from experiment.report.threshold import BEST_F1, ROUNDING
 from padim.metrics import FIGURES
