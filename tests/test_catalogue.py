@@ -67,7 +67,9 @@ def test_a_folder_of_another_set_names_it(tmp_path, named, there):
         if DATASETS[named].MARKS == DATASETS[there].MARKS:  # 同一布局的两种划分
             assert find_classes(DATASETS[named], *locate(DATASETS[named], place))[0] == CLASSES[there][0]
             continue
-        with pytest.raises(UserError, match=rf"looks like {LAYOUTS[there].__name__}; give --dataset {LAYOUTS[there].__name__}$"):
+        with pytest.raises(
+            UserError, match=rf"looks like {LAYOUTS[there].__name__}; give --dataset {LAYOUTS[there].__name__}$"
+        ):
             find_classes(DATASETS[named], *locate(DATASETS[named], place))
 
 
