@@ -3,9 +3,9 @@
 阈值可不可信：高于阈值的正常测试图像的比例，对照应有的比例。
 
 The threshold at the k-th highest of n left-out (or validation) scores is passed by k/(n + 1) of new good pictures on
-average, where these are drawn as the n were: the curve is the distribution function of the p values of `predict.py`. How
-many of m test pictures pass it varies, since both the scores and the test pictures are samples: it is beta-binomial
-with m trials and the parameters k and n + 1 − k.
+average, where these are drawn as the n were: the curve is the distribution function of the p values of `predict.py`.
+How many of m test pictures pass it varies, since both the scores and the test pictures are samples: it is
+beta-binomial with m trials and the parameters k and n + 1 − k.
 """
 
 import _root  # noqa: F401, I001
@@ -117,7 +117,10 @@ def figure(found: dict[str, dict[str, Curve]], say: Say) -> Figure:
     actual = say("Good test pictures above it (%)", "高于阈值的正常测试图像（%）")
     drawing.supxlabel(expected, size=style.TEXT_SIZE)
     drawing.supylabel(actual, size=style.TEXT_SIZE)
-    keys = [Line2D([], [], label=style.printable(label), **looks[label]) for label in found]
+    keys = [
+        Line2D([], [], label=style.printable(label), color=look["color"], ls=look["linestyle"])
+        for label, look in looks.items()
+    ]
     chance = say(f"what chance explains ({BAND:.0%})", f"偶然所能解释的（{BAND:.0%}）")
     drawing.legend(handles=[*keys, Patch(color=BAND_COLOUR, label=chance)], loc="outside upper center", ncols=3)
     return drawing

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_two_splits_of_one_folder_are_kept_apart(runs, capsys):
 
 
 def test_elpv_without_its_package(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if not os.path.isdir(f"{path}/elpv_dataset")])
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not Path(path, "elpv_dataset").is_dir()])
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
     monkeypatch.setenv("MVTEC_PATH", str(tmp_path))
     assert main.main([*FAST, "--dataset", "elpv", "--save_path", str(tmp_path / "out")]) == 2
