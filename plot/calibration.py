@@ -94,7 +94,7 @@ def show(axes: Axes, name: str, shown: dict[str, Curve], looks: dict[str, style.
     axes.set_yscale("function", functions=(np.sqrt, np.square))
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     lines = [say(f"{n} scores, {m} pictures", f"{n} 个得分，{m} 张图像") for n, m in counts]
-    axes.set_title("\n".join([style.printable(name), *lines]))
+    axes.set_title("\n".join([style.printable(name), *lines]), linespacing=1.3)
 
 
 def figure(found: dict[str, dict[str, Curve]], say: Say) -> Figure:
