@@ -39,6 +39,7 @@ METHODS = {"padim": "PaDiM", "spade": "SPADE", "mahalanobis_ad": "MahalanobisAD"
 NETWORKS = {  # 印出的名字，表头与文件名里的简称
     "resnet18": ("ResNet18", "R18"),
     "wide_resnet50_2": ("WideResNet50", "WR50"),
+    "efficientnet_lite0": ("EfficientNet-Lite0", "ENL0"),
     "efficientnet_b4": ("EfficientNet-B4", "ENB4"),
     "efficientnet_b5": ("EfficientNet-B5", "ENB5"),
 }
