@@ -107,7 +107,10 @@ def _data_path() -> Path:
 def options() -> dict[str, Option]:
     """All options of main.py, in the order of its help; the other commands take some of them."""
     methods = "padim (default), or one of its predecessors: spade, mahalanobis_ad"
-    networks = "backbone: wide_resnet50_2, resnet18, efficientnet_b5, or another of torchvision's (default %(default)s)"
+    networks = (
+        "backbone: wide_resnet50_2, resnet18, efficientnet_lite0, efficientnet_b5, or another of torchvision's "
+        "(default %(default)s)"
+    )
     return {
         "method": Option("padim", methods, None, (("choices", list(METHODS)),)),
         "arch": Option("wide_resnet50_2", networks),
@@ -154,7 +157,9 @@ def options() -> dict[str, Option]:
         ),
         "device": Option("auto", "auto (default: CUDA if there is one), cpu, cuda or cuda:N"),
         "precision": Option("float32", "float32 (default), tf32 (GPU), bf16", None, (("choices", list(PRECISIONS)),)),
-        "rd": Option(None, "channels kept (default 100 for resnet18, 550 for wide_resnet50_2, else all)", at_least(1)),
+        "rd": Option(
+            None, "channels kept (default: the backbone's own, 550 for wide_resnet50_2, 100 for resnet18)", at_least(1)
+        ),
         "top_k": Option(5, "nearest training images of spade (default %(default)s)", at_least(1)),
         "reduction": Option(
             "random",
