@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections import Counter
 from random import Random
 
 import numpy as np
@@ -281,6 +282,19 @@ def test_elpv_is_found_where_its_package_lies(tmp_path, monkeypatch):
     importlib.invalidate_caches()
     assert DATASETS["elpv"].default_root() == DATASETS["elpv_lots"].default_root() == root
     assert find_classes(DATASETS["elpv"], root) == CLASSES["elpv"]
+
+
+@pytest.mark.skipif(not DATASETS["elpv"].default_root().is_dir(), reason="requirements-elpv.txt is not installed")
+@pytest.mark.parametrize("name", ["elpv", "elpv_lots"])
+def test_elpv_as_its_package_delivers_it(name):
+    dataset, numbers = DATASETS[name], {"elpv_mono": (352, 236, 56, 313, 117), "elpv_poly": (552, 368, 50, 402, 178)}
+    assert find_classes(dataset, dataset.default_root()) == list(numbers)
+    for each, (n_train, good, likely, certain, unsure) in numbers.items():
+        train, _, test = splits(dataset.default_root(), name, each, Preprocessing())
+        assert (len(train), train.left_out) == (n_train, unsure) and not set(train.files) & set(test.files)
+        assert Counter(test.kinds) == {"good": good, "0.67": likely, "1.00": certain}
+        is_first = max(train.names()) < min(test.names()[:good])  # 好图在前
+        assert is_first == (name == "elpv_lots")
 
 
 def test_the_draws_of_rd_do_not_depend_on_where_kolektor_lies(tmp_path):
