@@ -308,7 +308,11 @@ def test_children_end_when_their_parent_is_killed(small, tmp_path):
     process.communicate()
 
 
-WITHOUT_TORCH = ("figures", "style", "results", "published", "store", "fitted", "records", "threshold", "options")
+WITHOUT_TORCH = (
+    *(f"files.{name}" for name in ("folder", "gaussians", "provenance", "records", "unpickle")),
+    *(f"report.{name}" for name in ("figures", "published", "results", "style", "threshold")),
+    *("methods", "options", "studies", "scoring.answers", "scoring.onnx_model", "scoring.regions", "scoring.session"),
+)
 
 
 def test_no_model_is_imported():
