@@ -298,7 +298,6 @@ def test_weights_from_a_file_are_remembered(data, tmp_path, capsys, monkeypatch)
     assert run(model, "flange/train/good", "--weights", tmp_path / "moved.pth") == 0
 
 
-@pytest.mark.lowest
 def test_a_pipeline(fitted, data, tmp_path):
     """As a process: rows alone on stdout; a reader that leaves early is no mistake."""
     broken = tmp_path / "broken.png"
