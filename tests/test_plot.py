@@ -130,6 +130,7 @@ def test_the_list_of_scripts():
     assert {*FIGURES, "all", "results_page"} == set(SCRIPTS)
 
 
+@pytest.mark.lowest
 @pytest.mark.filterwarnings("error:.*(Glyph|layout|font)", "error::RuntimeWarning")
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("name", FIGURES)
