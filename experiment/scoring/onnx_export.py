@@ -4,6 +4,7 @@
 """
 
 import json
+import logging
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -88,8 +89,10 @@ def write_exported(path: Path, model: PaDiM, described: dict[str, Any]) -> list[
     module = Deployed(model, MEAN, STD, described["half"]).eval()
     weights = sum(each.nbytes for each in (*module.parameters(), *module.buffers()))
     check_room(path, weights, "give another --out")
+    # 导出器说的是它自己的内部：作为警告，torch 2.9 也写进日志
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # 导出器说的是它自己的内部
+        warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
             (torch.zeros((EXAMPLE, *model.size, 3), dtype=torch.uint8),),
