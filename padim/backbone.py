@@ -267,6 +267,8 @@ class Backbone(nn.Module):
         try:
             returned, most = dry_run(self.graph, height, width)
             features = [returned[name] for name in self.layers]
+            if not all(feature.numel() for feature in features):  # 卷积到零行零列，torch 2.9 还不报错
+                raise RuntimeError("nothing is left of them")
             device = next(self.parameters()).device
             torch.empty(most, dtype=torch.uint8, device=device)  # 只是预订：主存不写入就不占用
         except (RuntimeError, AssertionError, MemoryError) as problem:

@@ -178,7 +178,7 @@ KILLED = """
         return real(self, target)
     Path.replace = replace
     mean, covariance = np.ones((5, 2), np.float32), np.stack([np.eye(2, dtype=np.float32)] * 5)
-    fitted.write_fitted(Path(sys.argv[1]), mean, covariance, eval(sys.argv[3]))
+    gaussians.write_fitted(Path(sys.argv[1]), mean, covariance, eval(sys.argv[3]))
 """
 
 
