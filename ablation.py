@@ -211,12 +211,13 @@ def experiment(args: "Namespace") -> None:
     UserError
         For what the user must change.
     """
-    from datasets.folder import common_size
+    from datasets.check import common_size, cut_off
     from datasets.preprocessing import Preprocessing
     from experiment import memory
     from experiment.checks import check_data
     from experiment.files.folder import Store
     from experiment.files.records import configuration
+    from experiment.report.results import remark
     from experiment.saving import describe
     from padim.backbone import find_architecture
     from padim.device import pick_device
@@ -252,7 +253,9 @@ def experiment(args: "Namespace") -> None:
     for name, found in checked.items():
         more = 4 * found.n_test * (2 * features + model.positions * model.channels)
         numbers = args.batch_size, found.n_train, found.n_test
-        memory.check(model, name, *numbers, stored=False, more=more, remedy=remedy)
+        room = memory.check(model, name, *numbers, stored=False, more=more, remedy=remedy)
+        if words := cut_off(found.longest, preprocessing, room):
+            remark(name, words)
     made_from = describe(model) | {"preprocessing": preprocessing.record()}
     wanted = {study: [asdict(variant) for variant in rows] for study, rows in studies.items()}
     with store.locked():  # 读了再写：两项研究同时写，后写的会抹去先写的

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.btad import BTADDataset
-from datasets.folder import FolderDataset, visible
+from datasets.folder import FolderDataset
 from datasets.kolektor_sdd2 import KolektorSDD2Dataset
 from datasets.mvtec import MVTecDataset
 from datasets.mvtec_ad_2 import MVTecAD2Dataset
 from datasets.mvtec_loco import MVTecLOCODataset
 from datasets.visa import VisADataset
+from datasets.walk import visible
 from system.errors import UserError
 
 DATASETS: dict[str, type[FolderDataset]] = {

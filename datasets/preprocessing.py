@@ -117,6 +117,12 @@ class Preprocessing:
             )
         return crop
 
+    def cut_off(self, size: tuple[int, int]) -> float:
+        """The share of a picture's area, of this width and height, that the crop cuts off."""
+        height, width = self._resized(size)
+        h, w = _pair(self.crop) if self.crop else (height, width)
+        return 1 - h * w / (height * width)
+
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
         if not isinstance(self.resize, int):
             return self.resize

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from datasets.catalogue import DATASETS, find_classes, locate
-from datasets.folder import CheckedClass, check_class, remarks
+from datasets.check import CheckedClass, check_class, cut_off
 from datasets.preprocessing import Preprocessing
 from datasets.sample import renew_sample
 from experiment import memory
@@ -37,7 +37,7 @@ def check_data(
 ) -> tuple[DataFolder, dict[str, CheckedClass]]:
     """The data folder of ``args.data_path`` and its classes, or ``args.classes``, checked; and that one can write.
 
-    Says what a user should know of the pictures beforehand.
+    What a user should know of the pictures is said beforehand, and is among each class's remarks.
 
     Raises
     ------
@@ -53,8 +53,9 @@ def check_data(
     store.check_writable()
     if getattr(args, "leave_one_out", False) and any(len(dataset(root, name, "validation")) for name in checked):
         raise UserError(f"{args.dataset} has validation pictures, which give a threshold; leave out --leave_one_out")
-    for line in remarks(checked, preprocessing):
-        print(line, flush=True)
+    for name, found in checked.items():
+        for words in found.remarks:
+            report.remark(name, words)
     return DataFolder(dataset, root, preprocessing), checked
 
 
@@ -90,7 +91,13 @@ def begin(
     """
     for name, found in checked.items():
         numbers = args.batch_size, found.n_train, found.n_test
-        memory.check(model, name, *numbers, processes=ranks.local_size, stored=not args.no_features)
+        room = memory.check(model, name, *numbers, processes=ranks.local_size, stored=not args.no_features)
+        command = f"python predict.py --model {shlex.quote(str(store.fitted(name)))} PICTURES"
+        how = "nothing is stored" if args.no_features else f"score others with: {command}"
+        unscored = None if found.n_test else f"no test pictures, nothing is scored; {how}"
+        for words in filter(None, (cut_off(found.longest, data.preprocessing, room), unscored)):
+            report.remark(name, words)
+            found.remarks.append(words)
     held.enter_context(store.locked())
     made_from = describe(model) | {"preprocessing": data.preprocessing.record()}
     if args.no_features:

@@ -29,8 +29,8 @@ def check(
     stored: bool = True,
     more: int = 0,
     remedy: str = _REMEDY,
-) -> None:
-    """Compare what a class will need with what is free.
+) -> float:
+    """Compare what a class will need with what is free; how many times as much is free as is needed.
 
     Parameters
     ----------
@@ -71,6 +71,7 @@ def check(
                 f"class {name!r} needs about {need / 1e9:.1f} GB of {place}, and {free / 1e9:.1f} GB are free{each}; "
                 f"{remedy} needs less"
             )
+    return min(free / need for _, need, free in wanted)
 
 
 def _free_on_gpu(device: torch.device) -> int:

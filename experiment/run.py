@@ -4,7 +4,6 @@
 """
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from datasets.folder import FolderDataset, common_size
+from datasets.check import common_size
+from datasets.folder import FolderDataset
 from datasets.preprocessing import Preprocessing
 from experiment.batches import Images, Part
 from experiment.checks import begin, prepare_data
@@ -42,7 +42,7 @@ class Current:
     ----------
     name : str
     data : dict
-        From `DataFolder.record`.
+        From `DataFolder.record`, and the class's ``remarks``.
     n_train : int
     watch : Stopwatch
     waited : float
@@ -145,7 +145,7 @@ class Run:
         watch, waited = report.Stopwatch(), self._ranks.seconds
         train, test = self._data.train_and_test(name)
         with watch.stage("fingerprint"):
-            data = self._ranks.agree(lambda: self._data.record(name))
+            data = self._ranks.agree(lambda: self._data.record(name) | {"remarks": self._checked[name].remarks})
         self._class = Current(name, data, len(train), watch, waited)
         return train, test
 
@@ -199,18 +199,16 @@ class Run:
 
     def wants_left_out(self, train: FolderDataset, test: FolderDataset) -> bool:
         """Whether left-out scores are to be made: asked for, or no labelled test set; and not stored already."""
-        now = self._class
         if self.args.no_features or (test.is_labelled and not self.args.leave_one_out) or self.validation() is not None:
             return False
         if len(train) < 3:
-            self._say(f"{now.name}: leaving one out needs three training pictures; there are no scores for a threshold")
+            self.remark("leaving one out needs three training pictures; there are no scores for a threshold")
             return False
-        return not self._ranks.agree(lambda: self._saving is None and has_left_out(self._store, now.name))
+        return not self._ranks.agree(lambda: self._saving is None and has_left_out(self._store, self._class.name))
 
     @contextmanager
     def good_scores(self, pictures: FolderDataset, kind: str) -> Iterator[GoodScores]:
         """What takes the scores of good pictures: ``leave_one_out`` of the training pictures, or ``validation``."""
-        now = self._class
         with self.stage(kind):
             yield (collected := GoodScores(self._ranks.share(len(pictures)).start))
             scores, unusual = collected.gather(self._ranks)
@@ -219,7 +217,7 @@ class Run:
             if kind == "leave_one_out":
                 self._unusual = as_arrays(unusual, pictures.names())
                 if words := those_that_stand_out(scores, pictures.names()):
-                    self._say(f"{now.name}: {words}")
+                    self.remark(words)
 
     @contextmanager
     def score_files(self, test: FolderDataset) -> Iterator[ScoreFiles]:
@@ -238,14 +236,10 @@ class Run:
         if not self.leads:
             return
         now = self._class
-        if not len(test):
-            command = f"python predict.py --model {shlex.quote(str(self._store.fitted(now.name)))} PICTURES"
-            how = "nothing is stored" if self.args.no_features else f"score others with: {command}"
-            self._say(f"{now.name}: no test pictures, nothing is scored; {how}")
         if self._ranks.size > 1:
             now.watch.seconds["communication"] = round(self._ranks.seconds - now.waited, 3)  # 含等待；分散在各阶段之内
-        counts = {"n_train": now.n_train, "n_test": len(test)}
-        self._evaluator.hand_over(now.name, test, files, now.watch, counts | now.data)
+        known = {"n_train": now.n_train, "n_test": len(test), **now.data}
+        self._evaluator.hand_over(now.name, test, files, now.watch, known)
 
     def report(self) -> None:
         """At the end: the ROC figure, the results, the table, the files, the verdict."""
@@ -262,6 +256,12 @@ class Run:
         run["evaluation_wait_seconds"] = round(self._evaluator.waited, 3)
         self._results.complete(vars(self.args), defaults, **run)
         print(report.ending(self._results.content, self._store, self.args.weights == "random"))
+
+    def remark(self, words: str) -> None:
+        """Tell what a user should know of the class at work, and keep that in its row."""
+        if self.leads:
+            report.remark(self._class.name, words)
+            self._class.data["remarks"].append(words)
 
     # 后台的工作
 

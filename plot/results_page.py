@@ -98,7 +98,10 @@ def scored_run(results: Results, drawn: set[str]) -> Entry:
         },
         "verdict": content.get("verdict"),
         "tolerance": (content.get("verdict") or {}).get("tolerance", TOLERANCE),
-        "rows": [{"name": name, "figures": figures_of_merit(rows[name])} for name in style.class_order(rows)],
+        "rows": [
+            {"name": name, "figures": figures_of_merit(rows[name]), "remarks": rows[name]["remarks"]}
+            for name in style.class_order(rows)
+        ],
         "averages": [
             {"name": group, "figures": figures_of_merit(row)} for group, row in content["averages"].items() if row
         ],

@@ -51,7 +51,7 @@ def write_results(root: Path, key: str, classes: tuple[str, ...] = FIFTEEN, seed
         patches = rng.standard_normal((12, DIMENSIONS if method == "padim" else 0)).astype(np.float32)
         store.write_arrays(name, arrays | {"files": np.array(files), "kinds": np.array(kinds), "patches": patches})
         seconds = {"fit": 3.0, "save": 0.5, "score": 2.0, "evaluate": 1.0, "total": 7.0}
-        row |= {"n_train": 30, "n_test": 12, "seconds": seconds} | DATA
+        row |= {"n_train": 30, "n_test": 12, "seconds": seconds, "remarks": []} | DATA
         rows[name] = compare(row, reference.of(name, key))
         if method == "padim":
             write_model(store.fitted(name), arch, rng)

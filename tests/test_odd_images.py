@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from datasets.catalogue import find_classes, locate
-from datasets.folder import check_class
+from datasets.check import check_class
 from datasets.images import DataError, read_image, read_mask, read_size
 from datasets.mvtec import MVTecDataset
 

@@ -66,6 +66,7 @@ _ROW = (
         "threshold": (NUMBER, None),
         "n_train": int,
         "n_test": int,
+        "remarks": [str],
         "seconds": {"total": NUMBER, str: NUMBER},
     }
 )

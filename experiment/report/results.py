@@ -149,6 +149,12 @@ class ResultsFile:
         self._store.write_results(self.content)
 
 
+def remark(name: str, words: str) -> None:
+    """Tell on standard error what a user should know of a class; its row keeps it under ``remarks``."""
+    tqdm.write(f"{name}: {words}", file=sys.stderr)  # 在进度条之上
+    sys.stderr.flush()
+
+
 def line(name: str, row: Row) -> str:
     """What is said as soon as a class is done."""
     figures = [f"{level} ROC AUC {_cell(row[f'{level}_rocauc'], '.4f')}" for level in LEVELS]

@@ -7,6 +7,12 @@ function define(list, pairs) {
   list.replaceChildren(...pairs.filter(([, value]) => value !== null).map(entry));
 }
 
+/** What the run had to say, a line each. */
+function remark(list, lines) {
+  list.replaceChildren(...lines.map((line) => make("li", {}, line)));
+  list.hidden = !lines.length;
+}
+
 /** One figure of a row in print. */
 function printed(column, value) {
   if (column.startsWith("n_")) return String(value);
@@ -91,6 +97,9 @@ function showTable() {
       return make("tr", {}, make("th", { scope: "row" }, name), ...cells(row, columns));
     }),
   );
+  // 没有打分的类没有自己的一页：它的话写在这里
+  const apart = run.rows.filter((row) => !run.classes.some((each) => each.name === row.name));
+  remark(part("others"), apart.flatMap((row) => row.remarks.map((line) => `${row.name}${say("colon")}${line}`)));
   const average = (row) => make("th", { scope: "row" }, heading(row.name));
   foot.replaceChildren(...run.averages.map((row) => make("tr", {}, average(row), ...cells(row, columns, ""))));
 }

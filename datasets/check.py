@@ -1,0 +1,128 @@
+"""What is checked of a class before a run, and what a user should know of its pictures: one line a kind of trouble.
+
+开始之前对一个类别的检查，以及关于它的图片应当告诉用户的话：每种问题一行。
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets.folder import SPLITS, FolderDataset
+from datasets.images import read_size
+from datasets.preprocessing import Preprocessing, words
+from system.errors import UserError
+
+LONG = 1.15  # 长边超过短边的这么多倍，居中的方形裁剪就会丢掉两端
+_STRIDE = 32  # 网络的步长：边长取它的整数倍
+
+
+class CheckedClass(NamedTuple):
+    """What is known of a class beforehand: numbers of pictures, and height and width as prepared.
+
+    ``longest`` is the height and width of the most elongated picture as it is, ``remarks`` are lines for the user.
+    """
+
+    n_train: int
+    n_test: int
+    size: tuple[int, int]
+    longest: tuple[int, int]
+    remarks: list[str]
+
+
+def check_class(
+    dataset: type[FolderDataset], root: Path, name: str, preprocessing: Preprocessing | None = None
+) -> CheckedClass:
+    """Check what can be known of a class without decoding a picture.
+
+    Raises
+    ------
+    UserError
+        For fewer than two training pictures, a file that is no picture, a defect picture without
+        mask, a mask of another size, or pictures that are not of one size once they are prepared;
+        the message names the file and the remedy.
+    """
+    preprocessing = preprocessing or Preprocessing()
+    train, validation, test = (dataset(root, name, split, preprocessing) for split in SPLITS)
+    folder = str(train.folder / dataset.MARKS[0])
+    if not train.files:
+        raise UserError(f"no training pictures in {folder!r}; put normal pictures there")
+    if len(train.files) == 1:
+        raise UserError(f"a single training picture in {folder!r}; a covariance needs at least two")
+
+    def check(file: Path, masks: tuple[Path, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+        size = read_size(file)
+        for mask in masks:
+            if (other := read_size(mask)) != size:
+                (w, h), (mw, mh) = size, other
+                raise UserError(f"mask {str(mask)!r} is {mw}x{mh}, its picture {w}x{h}; they must be of one size")
+        return size[::-1], preprocessing.output_size(size, file)
+
+    files = train.files + validation.files + test.files
+    with ThreadPoolExecutor() as pool:
+        sizes = pool.map(check, files, train.masks + validation.masks + test.masks)
+        longest, first = next(sizes)
+        for file, (size, prepared) in zip(files[1:], sizes, strict=True):
+            if prepared != first:
+                raise UserError(
+                    f"{str(file)!r} comes out at {words(*prepared)}, {str(files[0])!r} at {words(*first)} (height x "
+                    "width); a class has one size: give --resize HEIGHTxWIDTH, or a --crop"
+                )
+            longest = max(longest, size, key=elongation)
+    remarks = [_left_out(train)]
+    return CheckedClass(len(train), len(test), first, longest, [line for line in remarks if line])
+
+
+def elongation(size: tuple[int, int]) -> float:
+    """How many times as long as wide."""
+    return max(size) / min(size)
+
+
+def common_size(checked: dict[str, CheckedClass]) -> tuple[int, int]:
+    """The height and width that all classes of a run share.
+
+    Raises
+    ------
+    UserError
+        If there is more than one.
+    """
+    (name, first), *others = checked.items()
+    for other, found in others:
+        if found.size != first.size:
+            raise UserError(
+                f"class {name!r} comes out at {words(*first.size)}, class {other!r} at {words(*found.size)} (height x "
+                "width); a run has one size: give --resize HEIGHTxWIDTH, a --crop, or one of them with --classes"
+            )
+    return first.size
+
+
+def _left_out(train: FolderDataset) -> str | None:
+    return f"training pictures left out because they show a defect: {train.left_out}" if train.left_out else None
+
+
+def cut_off(longest: tuple[int, int], preprocessing: Preprocessing, room: float) -> str | None:
+    """What a user should know of a square crop out of elongated pictures, and the options that keep everything.
+
+    Parameters
+    ----------
+    longest : (int, int)
+        Height and width of the most elongated picture.
+    preprocessing : Preprocessing
+    room : float
+        How many times as many pixels as now fit into memory.
+    """
+    resize, crop = preprocessing.resize, preprocessing.crop
+    if elongation(longest) <= LONG or not (crop and isinstance(resize, int) and isinstance(crop, int)):
+        return None
+    published = "the published preprocessing, " if preprocessing.is_published else ""
+    told = (
+        f"pictures up to {elongation(longest):.1f} times as long as wide; {published}--resize {resize} --crop {crop} "
+        f"cuts off {100 * preprocessing.cut_off(longest[::-1]):.0f} % of their area; "
+    )
+    square = f"--resize {words(crop, crop)} --crop 0"
+    # 短边如裁剪后那么长，装不下就再短些；长边按比例
+    for short in (crop, *range((crop - 1) // _STRIDE * _STRIDE, 0, -_STRIDE)):
+        long = max(_STRIDE, round(short * elongation(longest) / _STRIDE) * _STRIDE)
+        if short * long <= room * crop**2:
+            kept = words(*((long, short) if longest[0] > longest[1] else (short, long)))
+            return f"{told}--resize {kept} --crop 0 keeps all of it, and so does {square}, stretched to a square"
+    return f"{told}{square} keeps all of it, stretched to a square"
