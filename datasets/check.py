@@ -4,6 +4,7 @@
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,7 +46,8 @@ def check_class(
     train, validation, test = (dataset(root, name, split, preprocessing) for split in SPLITS)
     folder = str(train.folder / dataset.MARKS[0])
     if not train.files:
-        raise UserError(f"no training pictures in {folder!r}; put normal pictures there")
+        others = "".join(f"; {line}" for line in train.unread([]))
+        raise UserError(f"no training pictures in {folder!r}; put normal pictures there{others}")
     if len(train.files) == 1:
         raise UserError(f"a single training picture in {folder!r}; a covariance needs at least two")
 
@@ -57,9 +59,10 @@ def check_class(
                 raise UserError(f"mask {str(mask)!r} is {mw}x{mh}, its picture {w}x{h}; they must be of one size")
         return size[::-1], preprocessing.output_size(size, file)
 
-    files = train.files + validation.files + test.files
+    splits = train, validation, test
+    files, masks = ([each for split in splits for each in getattr(split, key)] for key in ("files", "masks"))
     with ThreadPoolExecutor() as pool:
-        sizes = pool.map(check, files, train.masks + validation.masks + test.masks)
+        sizes = pool.map(check, files, masks)
         longest, first = next(sizes)
         for file, (size, prepared) in zip(files[1:], sizes, strict=True):
             if prepared != first:
@@ -68,8 +71,8 @@ def check_class(
                     "width); a class has one size: give --resize HEIGHTxWIDTH, or a --crop"
                 )
             longest = max(longest, size, key=elongation)
-    remarks = [_left_out(train)]
-    return CheckedClass(len(train), len(test), first, longest, [line for line in remarks if line])
+    remarks = [*_left_out(train), *train.unread([*files, *chain.from_iterable(masks)])]
+    return CheckedClass(len(train), len(test), first, longest, remarks)
 
 
 def elongation(size: tuple[int, int]) -> float:
@@ -95,8 +98,8 @@ def common_size(checked: dict[str, CheckedClass]) -> tuple[int, int]:
     return first.size
 
 
-def _left_out(train: FolderDataset) -> str | None:
-    return f"training pictures left out because they show a defect: {train.left_out}" if train.left_out else None
+def _left_out(train: FolderDataset) -> list[str]:
+    return [f"training pictures left out because they show a defect: {train.left_out}"] if train.left_out else []
 
 
 def cut_off(longest: tuple[int, int], preprocessing: Preprocessing, room: float) -> str | None:

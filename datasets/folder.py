@@ -145,6 +145,16 @@ class FolderDataset(ABC):
         """Whether there are both normal and defective pictures: without either no threshold can be found."""
         return 0 < int(self.labels.sum()) < len(self)
 
+    def unread(self, read: Collection[Path]) -> list[str]:
+        """Lines about what else lies in the class's folder, as if it were to be read, and what to do about it.
+
+        Parameters
+        ----------
+        read : collection of Path
+            The pictures and masks of all splits.
+        """
+        return []
+
     def names(self) -> list[str]:
         """The pictures' POSIX paths below the class folder."""
         return [p.relative_to(self.folder).as_posix() for p in self.files]

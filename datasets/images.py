@@ -13,10 +13,13 @@ from PIL import Image, ImageOps
 
 from system.errors import UserError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+SUFFIXES = frozenset({
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".mpo", ".bmp", ".dib", ".tif", ".tiff", ".webp",
+    ".avif", ".gif", ".jp2", ".j2k", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".tga",
+})  # fmt: skip
 _LOST = "a symbolic link that is circular or leads nowhere"
 # 扩展名之下可能是别的格式；只认像素格式：Pillow 遇到 EPS 会去运行 Ghostscript
-_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP", "PPM")
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM")
 
 
 class DataError(UserError):
@@ -49,7 +52,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         if not path.is_file():  # 命名管道会让 open 永远等下去
             raise ValueError(_no_file(path))
-        with Image.open(path, formats=_FORMATS) as image:
+        tga = ("TGA",) if path.suffix.lower() == ".tga" else ()  # 没有标志的格式，只凭扩展名
+        with Image.open(path, formats=(*_FORMATS, *tga)) as image:
             yield image
     except MemoryError:  # 不是文件的错
         raise

@@ -33,7 +33,6 @@ class MVTecLOCODataset(KindFolders):
     MARKS: ClassVar[tuple[str, ...]] = ("train/good", "test/logical_anomalies")
     SOURCE: ClassVar[str] = "get MVTec LOCO AD: https://www.mvtec.com/company/research/datasets/mvtec-loco"
     APART: ClassVar[tuple[str, ...]] = ("logical_anomalies", "structural_anomalies")
-    FOLDERS: ClassVar[dict[str, str]] = {"train": "train", "validation": "validation", "test": "test"}
     MASK: ClassVar[str] = "{}/000.png"
 
     @staticmethod

@@ -189,7 +189,7 @@ def test_ad_2_is_tested_on_what_has_labels(tmp_path):
     picture(tmp_path / "vial/validation/good/2.png", size=(80, 80))  # 验证图片也要合得来
     with pytest.raises(UserError, match=r"2\.png' comes out at 36x36"):
         check_class(DATASETS["mvtec_ad_2"], tmp_path, "vial", Preprocessing(36, 0))
-    assert not len(DATASETS["mvtec"](tmp_path, "vial", "validation"))  # MVTec 布局里的 validation 不归谁用
+    assert len(DATASETS["mvtec"](tmp_path, "vial", "validation")) == 3  # MVTec 布局里的 validation 也一样
 
 
 def test_kolektor_leaves_out_training_pictures_with_defects(tmp_path):
