@@ -226,7 +226,7 @@ def experiment(args: "Namespace") -> None:
     from system.files import write_json
 
     device = pick_device(args.device)
-    preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed)
+    preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed, args.bits)
     store = Store(args.save_path, args.arch)
     data, checked = check_data(args, preprocessing, store)
     classes = list(checked)

@@ -16,7 +16,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from PIL import Image
 
-from datasets.images import is_folder, read_image, read_mask
+from datasets.images import is_folder, read_image
+from datasets.masks import read_mask_of
 from datasets.preprocessing import Preprocessing
 from datasets.walk import spelled, visible
 
@@ -131,8 +132,9 @@ class FolderDataset(ABC):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.int64, np.ndarray]:
         # 数据集内的路径，含类别名：同一张图在哪台机器上都有同样的随机旋转与裁剪
         key = f"{self.name}/{self.files[index].relative_to(self.folder).as_posix()}"
-        image = self.preprocessing.image(read_image(self.files[index]), key)  # (3, 224, 224)
-        parts = [np.asarray(read_mask(path)) for path in self.masks[index]]
+        picture = read_image(self.files[index], self.preprocessing.bits)
+        image = self.preprocessing.image(picture, key)  # (3, 224, 224)
+        parts = [np.asarray(read_mask_of(path, self.files[index], picture.size)) for path in self.masks[index]]
         if parts:
             joined = Image.fromarray(np.maximum.reduce(parts))
             mask = self.preprocessing.mask(joined, key)  # (1, 224, 224)

@@ -118,12 +118,20 @@ class KindFolders(FolderDataset):
         below = [p for p in below if self.IGNORED.isdisjoint(p.parts)]
         others = [p.relative_to(self.folder) for p in found.others if any(place in p.parents for place in places)]
         others = [p for p in others if self.IGNORED.isdisjoint(p.parts)]
-        test, masks = self.FOLDERS["test"], [p for p in below if _may_be_mask(p)]
-        a_mask = f"{self.TRUTH}/KIND/{self.MASK.format('NAME')}"
+        truth = spelled(self.folder, self.TRUTH)
+        lost = [p for p in below if truth in (self.folder / p).parents]
+        masks = [p for p in below if p not in lost and _may_be_mask(p)]
+        test, a_mask = self.FOLDERS["test"], f"{self.TRUTH}/KIND/{self.MASK.format('NAME')}"
         return [
-            *_named(masks, "pictures", f"look like masks and are not read: call that of {test}/KIND/NAME.png {a_mask}"),
+            *_named(lost, "masks", "belong to no picture with a defect"),
             *_named(
-                [p for p in below if not _may_be_mask(p)],
+                masks,
+                "pictures",
+                f"look like masks and are not read: call their folder {self.TRUTH!r}, where the mask of "
+                f"{test}/KIND/NAME.png is {a_mask}",
+            ),
+            *_named(
+                [p for p in below if p not in lost and p not in masks],
                 "pictures",
                 f"are not read: {self.MARKS[0]} trains, {test}/{self.NORMAL} and {test}/KIND test",
             ),

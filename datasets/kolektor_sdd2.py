@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from datasets.folder import GOOD, Entry, FolderDataset, Listing
-from datasets.images import DataError, is_folder, is_picture, read_mask
+from datasets.images import DataError, is_folder, is_picture
+from datasets.masks import read_mask
 from datasets.walk import visible
 
 

@@ -100,7 +100,7 @@ class NewPictures:
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.int64, np.bool_, np.ndarray]:
         file = self.files[index]
         try:
-            picture = read_image(file)
+            picture = read_image(file, self.preprocessing.bits)
             self._check(file, picture)
             framed, size, readable = self.preprocessing.framed(picture), picture.size, True  # (H, W, 3)
         except DataError as problem:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.catalogue import DATASETS
+from datasets.preprocessing import BITS
 from padim import PRECISIONS
 from system.command import Parser
 from system.resources import cores
@@ -91,6 +92,15 @@ def _figures(text: str) -> str | int:
 _figures.__name__ = "choice ('all', 'none' or a number)"
 
 
+def _bits(text: str) -> int:
+    if int(text) not in BITS:
+        raise ValueError
+    return int(text)
+
+
+_bits.__name__ = "number of bits (8 to 16)"
+
+
 @dataclass(frozen=True)
 class Option:
     """What argparse is told; ``extra`` holds what only some options have."""
@@ -146,6 +156,9 @@ def options() -> dict[str, Option]:
             "aligned (default), or rd: random rotation and crop of all pictures, from --seed (Rd-MVTec AD)",
             None,
             (("choices", ["aligned", "rd"]),),
+        ),
+        "bits": Option(
+            None, "of 16-bit pictures, how many are used: 8 to 16 (default: all)", _bits, (("metavar", "N"),)
         ),
         "batch_size": Option(
             32,

@@ -90,7 +90,7 @@ class Run:
             args, self._ranks = self.args, join()
             stack.push(self._ranks.speak_once)
             device = pick_device(args.device, self._ranks.local_rank, self._ranks.local_size)
-            self._preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed)
+            self._preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed, args.bits)
             self._store = Store(args.save_path, key_of(args.method, args.arch))
             self._data, self._checked = self._ranks.agree(lambda: prepare_data(args, self._preprocessing, self._store))
             with self._ranks.leader_first():
