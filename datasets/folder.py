@@ -10,6 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -169,17 +170,20 @@ class FolderDataset(ABC):
 
     def fingerprint(self) -> str:
         """SHA-256 over the pictures' and masks' names and contents, in order (a hex string)."""
-
-        def digest(path: Path) -> bytes:
-            return hashlib.sha256(path.read_bytes()).digest()
-
-        files = self.files + [path for paths in self.masks for path in paths]
         total = hashlib.sha256()
-        with ThreadPoolExecutor() as pool:  # 哈希与读盘都不占解释器锁
-            for path, content in zip(files, pool.map(digest, files), strict=True):
-                name = path.relative_to(self.folder).as_posix()
-                total.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
+        for path, content in self.digests.items():
+            name = path.relative_to(self.folder).as_posix()
+            total.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
         return total.hexdigest()
+
+    @cached_property
+    def digests(self) -> dict[Path, bytes]:
+        """SHA-256 of every picture's content, then of every mask's."""
+        files = self.files + [path for paths in self.masks for path in paths]
+        with ThreadPoolExecutor() as pool:  # 哈希与读盘都不占解释器锁
+            return dict(
+                zip(files, pool.map(lambda path: hashlib.sha256(path.read_bytes()).digest(), files), strict=True)
+            )
 
 
 def _leads_to(folder: Path, mark: str) -> bool:

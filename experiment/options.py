@@ -13,17 +13,12 @@ from typing import Any
 
 from datasets.catalogue import DATASETS
 from datasets.preprocessing import BITS
+from experiment.methods import METHODS
 from padim import PRECISIONS
 from system.command import Parser
 from system.resources import cores
 
-METHODS = {"padim": "wide_resnet50_2", "spade": "wide_resnet50_2", "mahalanobis_ad": "efficientnet_b4"}  # 与各自的网络
-_OF_PADIM = ("layers", "rd", "reduction", "leave_one_out", "no_features")
-MEANINGLESS = {
-    "padim": ("top_k",),
-    "spade": _OF_PADIM,
-    "mahalanobis_ad": (*_OF_PADIM, "top_k", "figures"),
-}  # 对该方法无意义
+STUDIES = ("layers", "dimensions", "seeds")
 THREADS = {"cpu": 8, "cuda": 16}  # 解码线程至多这么多：网络在 CPU 上算时，核要分着用
 
 DEMO = {
@@ -122,7 +117,10 @@ def _data_path() -> Path:
 def options() -> dict[str, Option]:
     """All options of main.py, in the order of its help; the other commands take some of them."""
     methods = "padim (default), or one of its predecessors: spade, mahalanobis_ad"
-    networks = "backbone: wide_resnet50_2, resnet18, efficientnet_b5, or another of torchvision's (default %(default)s)"
+    networks = (
+        "backbone: wide_resnet50_2, resnet18, efficientnet_lite0, efficientnet_b5, or another of torchvision's "
+        "(default %(default)s)"
+    )
     return {
         "method": Option("padim", methods, None, (("choices", list(METHODS)),)),
         "arch": Option("wide_resnet50_2", networks),
@@ -172,7 +170,9 @@ def options() -> dict[str, Option]:
         ),
         "device": Option("auto", "auto (default: CUDA if there is one), cpu, cuda or cuda:N"),
         "precision": Option("float32", "float32 (default), tf32 (GPU), bf16", None, (("choices", list(PRECISIONS)),)),
-        "rd": Option(None, "channels kept (default 100 for resnet18, 550 for wide_resnet50_2, else all)", at_least(1)),
+        "rd": Option(
+            None, "channels kept (default: the backbone's own, 550 for wide_resnet50_2, 100 for resnet18)", at_least(1)
+        ),
         "top_k": Option(5, "nearest training images of spade (default %(default)s)", at_least(1)),
         "reduction": Option(
             "random",
@@ -207,34 +207,35 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="main.py", description="PaDiM on MVTec AD, any folder in its layout, or another data set.")
     _add(parser, *options())
     args = parser.parse_args(argv)
-    parser.set_defaults(arch=METHODS[args.method])
+    method = METHODS[args.method]
+    parser.set_defaults(arch=method.arch)
     if args.demo:
-        parser.set_defaults(**DEMO, arch="resnet18" if args.method != "mahalanobis_ad" else METHODS[args.method])
+        parser.set_defaults(**DEMO, arch="resnet18" if args.method != "mahalanobis_ad" else method.arch)
     args = parser.parse_args(argv)
     if args.demo and (args.data_path != DEMO["data_path"] or args.dataset != "mvtec"):
         parser.error("--demo brings its own data; leave out --data_path and --dataset")
     if args.leave_one_out and args.no_features:
         parser.error("--leave_one_out stores its scores beside the features; leave out --no_features")
-    for name in MEANINGLESS[args.method]:
+    for name in method.meaningless:
         if getattr(args, name) != options()[name].default:
             parser.error(f"--{name} means nothing for --method {args.method}; leave it out")
     if args.method != "padim" and args.protocol == "aligned" and args.seed != options()["seed"].default:
         parser.error(f"--seed means nothing for --method {args.method} without --protocol rd; leave it out")
-    if args.method != "padim":
-        args.no_features = True  # 前身不存特征
-    if args.method == "mahalanobis_ad":
-        args.figures = "none"  # 没有异常图
+    if not method.has_gaussians:
+        args.no_features = True  # 没有可存的
+    if not method.has_maps:
+        args.figures = "none"
     return args
 
 
-def study(argv: Sequence[str] | None, studies: Sequence[str]) -> argparse.Namespace:
+def study(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line of ablation.py."""
     description = "The paper's studies from one pass of the backbone: layers, dimensions, and the spread over seeds."
     parser = Parser(prog="ablation.py", description=description)
     left_out = {"rd", "reduction", "figures", "no_features", "leave_one_out", "refit", "demo", "method", "top_k"}
     _add(parser, *(name for name in options() if name not in left_out), arch="resnet18")
     add = parser.add_argument
-    add("--study", nargs="+", choices=studies, default=list(studies), help="default: all three")
+    add("--study", nargs="+", choices=STUDIES, default=list(STUDIES), help="default: all three")
     add("--rd", type=at_least(1), help="channels kept by the random choices (default 100; wide_resnet50_2 550)")
     dimensions = "of the study of dimensions (default 10 25 50 100 200 300, as far as there are)"
     add("--dimensions", nargs="+", type=at_least(1), metavar="D", help=dimensions)

@@ -20,7 +20,8 @@ from experiment.checks import begin, prepare_data
 from experiment.evaluation import Evaluator
 from experiment.files.folder import Store
 from experiment.good_scores import GoodScores, as_arrays, has_left_out, those_that_stand_out
-from experiment.methods import build, is_own_setting, key_of, together
+from experiment.methods import key_of
+from experiment.models import build, is_own_setting, together
 from experiment.options import decoding_threads, options
 from experiment.ranks import SOLO, RankError, join
 from experiment.report import results as report
@@ -42,8 +43,7 @@ class Current:
     ----------
     name : str
     data : dict
-        From `DataFolder.record`, and the class's ``remarks``.
-    n_train : int
+        From `DataFolder.record`, ``n_train`` and the class's ``remarks``.
     watch : Stopwatch
     waited : float
         Seconds of communication before the class.
@@ -51,7 +51,6 @@ class Current:
 
     name: str
     data: dict[str, Any]
-    n_train: int
     watch: report.Stopwatch
     waited: float
 
@@ -70,8 +69,6 @@ class Run:
     Attributes
     ----------
     model : Pretrained
-    leads : bool
-        Whether this process is the one that writes and speaks.
 
     Raises
     ------
@@ -113,6 +110,7 @@ class Run:
 
     @property
     def leads(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
         return self._ranks.leads
 
     @property
@@ -145,8 +143,11 @@ class Run:
         watch, waited = report.Stopwatch(), self._ranks.seconds
         train, test = self._data.train_and_test(name)
         with watch.stage("fingerprint"):
-            data = self._ranks.agree(lambda: self._data.record(name) | {"remarks": self._checked[name].remarks})
-        self._class = Current(name, data, len(train), watch, waited)
+            data = self._ranks.agree(lambda: self._data.record(name))
+        known = {"n_train": len(train), "remarks": [*self._checked[name].remarks]}
+        self._class = Current(name, known | data, watch, waited)
+        if self.leads and (words := self._data.repeated(name)):
+            self.remark(words)
         return train, test
 
     def stage(self, name: str) -> AbstractContextManager[None]:
@@ -172,7 +173,9 @@ class Run:
             if not self.args.no_features:
                 # 那里若有别的拟合的 pickle，--no_features 不许与它并存
                 check_room(path, self.model.state_bytes, another if path.exists() else f"{another}, or --no_features")
-            check_room(self._store.root, self.model.scratch_bytes(now.n_train) * self._ranks.local_size, another)
+            check_room(
+                self._store.root, self.model.scratch_bytes(now.data["n_train"]) * self._ranks.local_size, another
+            )
         return False
 
     def _made_from(self) -> dict[str, Any]:
@@ -238,8 +241,7 @@ class Run:
         now = self._class
         if self._ranks.size > 1:
             now.watch.seconds["communication"] = round(self._ranks.seconds - now.waited, 3)  # 含等待；分散在各阶段之内
-        known = {"n_train": now.n_train, "n_test": len(test), **now.data}
-        self._evaluator.hand_over(now.name, test, files, now.watch, known)
+        self._evaluator.hand_over(now.name, test, files, now.watch, now.data | {"n_test": len(test)})
 
     def report(self) -> None:
         """At the end: the ROC figure, the results, the table, the files, the verdict."""
@@ -262,8 +264,6 @@ class Run:
         if self.leads:
             report.remark(self._class.name, words)
             self._class.data["remarks"].append(words)
-
-    # 后台的工作
 
     def _say(self, message: str) -> None:
         if self.leads:

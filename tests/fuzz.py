@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from PIL import Image
 
-from datasets.images import read_image
+from datasets.images import read_header, read_image
 from datasets.masks import read_mask
 from experiment.files.gaussians import map_fitted, read_fitted
 from system.errors import UserError
