@@ -94,10 +94,12 @@ def begin(
         room = memory.check(model, name, *numbers, processes=ranks.local_size, stored=not args.no_features)
         command = f"python predict.py --model {shlex.quote(str(store.fitted(name)))} PICTURES"
         how = "nothing is stored" if args.no_features else f"score others with: {command}"
-        unscored = None if found.n_test else f"no test pictures, nothing is scored; {how}"
-        for words in filter(None, (cut_off(found.longest, data.preprocessing, room), unscored)):
-            report.remark(name, words)
-            found.remarks.append(words)
+        lines = [(cut_off(found.longest, data.preprocessing, room), sys.stderr)]
+        lines += [] if found.n_test else [(f"no test pictures, nothing is scored; {how}", sys.stdout)]
+        for words, place in lines:
+            if words:
+                report.remark(name, words, place)
+                found.remarks.append(words)
     held.enter_context(store.locked())
     made_from = describe(model) | {"preprocessing": data.preprocessing.record()}
     if args.no_features:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from datasets.check import common_size
 from datasets.folder import FolderDataset
@@ -220,7 +220,7 @@ class Run:
             if kind == "leave_one_out":
                 self._unusual = as_arrays(unusual, pictures.names())
                 if words := those_that_stand_out(scores, pictures.names()):
-                    self.remark(words)
+                    self.remark(words, sys.stdout)
 
     @contextmanager
     def score_files(self, test: FolderDataset) -> Iterator[ScoreFiles]:
@@ -259,10 +259,10 @@ class Run:
         self._results.complete(vars(self.args), defaults, **run)
         print(report.ending(self._results.content, self._store, self.args.weights == "random"))
 
-    def remark(self, words: str) -> None:
+    def remark(self, words: str, file: TextIO | None = None) -> None:
         """Tell what a user should know of the class at work, and keep that in its row."""
         if self.leads:
-            report.remark(self._class.name, words)
+            report.remark(self._class.name, words, file)
             self._class.data["remarks"].append(words)
 
     def _say(self, message: str) -> None:

@@ -20,6 +20,7 @@ from experiment.files.records import is_fitted_record
 from experiment.files.folder import Store
 from experiment.methods import METHODS, place, split_key
 from experiment.report.style import arch_label, class_order
+from experiment.report.threshold import class_thresholds
 from system.command import Parser
 from system.errors import UserError
 from system.files import read_json
@@ -239,9 +240,9 @@ def score_range(arrays: dict[str, Any]) -> tuple[float, float]:
     return low, high
 
 
-def normalised_threshold(arrays: dict[str, Any]) -> float | None:
+def normalised_threshold(results: Results, name: str, arrays: dict[str, Any]) -> float | None:
     """The image threshold on the scale of ``image_scores``, which is the class's min–max."""
-    raw, (low, high) = arrays["image_threshold_raw"], score_range(arrays)
+    raw, (low, high) = class_thresholds(results.store, name, arrays).decision, score_range(arrays)
     # 得分全都相同时无从归一化，也就没有阈值
     return None if raw is None or not high > low else float((raw - low) / (high - low))
 

@@ -22,7 +22,7 @@ from experiment.methods import method_of, split_key, tolerance_of
 from experiment.report import style
 from experiment.scoring.answers import read_predictions
 from experiment.report.published import LEVELS
-from experiment.report.threshold import BEST_F1, ROUNDING
+from experiment.report.threshold import ROUNDING, class_thresholds
 from padim.metrics import FIGURES
 from system import command
 
@@ -66,11 +66,12 @@ def scored_class(results: Results, name: str, drawn: set[str]) -> Entry:
     files = arrays["files"].tolist()
     kinds = arrays["kinds"].tolist()
     names = sorted(set(kinds), key=lambda kind: (kind != "good", kind))
+    thresholds = class_thresholds(store, name, arrays)
     figures = [store.picture(name, i).relative_to(store.root).as_posix() for i in range(len(files))]
     return {
         "name": name,
-        "threshold": rounded(arrays["image_threshold_raw"]),
-        "origin": BEST_F1,
+        "threshold": rounded(thresholds.decision),
+        "origin": thresholds.origin,
         "files": factored(files),
         "labels": arrays["labels"].tolist(),
         "kinds": {"names": names, "of": [names.index(kind) for kind in kinds]},

@@ -14,6 +14,7 @@ from experiment.files.records import configuration as common_configuration
 from experiment.methods import split_key
 from experiment.report.published import compare, published
 from experiment.report.results import averages
+from experiment.report.threshold import BEST_F1
 from experiment.studies import summarise
 from padim.metrics import evaluate_maps, evaluate_scores, normalise
 from padim.variants import Variant
@@ -51,6 +52,7 @@ def write_results(root: Path, key: str, classes: tuple[str, ...] = FIFTEEN, seed
         patches = rng.standard_normal((12, DIMENSIONS if method == "padim" else 0)).astype(np.float32)
         store.write_arrays(name, arrays | {"files": np.array(files), "kinds": np.array(kinds), "patches": patches})
         seconds = {"fit": 3.0, "save": 0.5, "score": 2.0, "evaluate": 1.0, "total": 7.0}
+        row |= {"image_threshold": arrays["image_threshold_raw"], "threshold_origin": BEST_F1}
         row |= {"n_train": 30, "n_test": 12, "seconds": seconds, "remarks": []} | DATA
         rows[name] = compare(row, reference.of(name, key))
         if method == "padim":

@@ -191,7 +191,7 @@ def test_a_run_names_the_pictures_that_do_not_belong(sample, tmp_path, capsys):
     out = tmp_path / "out"
     command = [*FAST, "--data_path", str(own), "--save_path", str(out)]
     assert main.main([*command, "--leave_one_out"]) == 0
-    said = next(line for line in capsys.readouterr().err.splitlines() if "stand out" in line)
+    said = next(line for line in capsys.readouterr().out.splitlines() if "stand out" in line)
     assert {name.split("/")[-1] for name in said.split() if name.endswith(".png")} >= {"hole_a.png", "hole_b.png"}
     record = json.loads((out / "temp_resnet18/train_flange.json").read_text(encoding="utf-8"))
     scores, names = record["leave_one_out_scores"], MVTecDataset(tmp_path, "flange", "train").names()

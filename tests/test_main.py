@@ -403,7 +403,7 @@ def test_one_kind_of_label_no_masks_and_no_test_pictures(data, tmp_path, capsys)
     assert len(list((out / "pictures_resnet18").iterdir())) == 3 + 9
     shutil.rmtree(data / "flange/test")
     assert run(data, out, "--classes", "flange") == 0
-    assert "nothing is scored" in capsys.readouterr().err
+    assert "nothing is scored" in capsys.readouterr().out
     assert results(out)["classes"]["flange"]["n_test"] == 0
     assert not (out / "scores_resnet18" / "flange.npz").exists()
 

@@ -221,7 +221,7 @@ class Store:
     def write_results(self, results: dict) -> None:
         """Write the results as JSON, and their rows as CSV."""
         write_json(self.results, results)
-        columns = (*FIGURES, "threshold", "n_train", "n_test")
+        columns = (*FIGURES, "threshold", "image_threshold", "threshold_origin", "n_train", "n_test")
         nested = [(kind, level) for kind in ("published", "difference") for level in LEVELS]
         path = self.results.with_suffix(".csv")
         with replacing(path) as temporary, open(temporary, "w", newline="", **TEXT) as file:

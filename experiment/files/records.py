@@ -64,6 +64,8 @@ _ROW = (
     | DATA
     | {
         "threshold": (NUMBER, None),
+        "image_threshold": (NUMBER, None),
+        "threshold_origin": str,
         "n_train": int,
         "n_test": int,
         "remarks": [str],

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -149,10 +149,10 @@ class ResultsFile:
         self._store.write_results(self.content)
 
 
-def remark(name: str, words: str) -> None:
-    """Tell on standard error what a user should know of a class; its row keeps it under ``remarks``."""
-    tqdm.write(f"{name}: {words}", file=sys.stderr)  # 在进度条之上
-    sys.stderr.flush()
+def remark(name: str, words: str, file: TextIO | None = None) -> None:
+    """Tell, by default on standard error, what a user should know of a class; its row keeps it under ``remarks``."""
+    tqdm.write(f"{name}: {words}", file=file or sys.stderr)  # 在进度条之上
+    (file or sys.stderr).flush()
 
 
 def line(name: str, row: Row) -> str:

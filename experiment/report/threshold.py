@@ -7,6 +7,7 @@ Its distance to the Gaussians of all others does (`padim.model.PaDiM.leave_one_o
 a percentile of these scores is the threshold.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -15,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from experiment.files.folder import Store
+from experiment.files.records import is_fitted_record
 from padim.metrics import normalise
 from system.errors import UserError
+from system.files import read_json
 
 PERCENTILE = 99.0
 BEST_F1 = "best F1 on the labelled test set"
@@ -112,9 +115,7 @@ def find_thresholds(
     -----
     The decision threshold is the one given; else, unless a percentile is asked for, the one with the
     best F1 on the test set's image scores; else a percentile of the good images' scores. The pixel
-    threshold is the one with the best F1 on the test set's pixels, else the decision threshold. The
-    colours span the test set's scores; else 0 to twice the decision threshold; else 0 to 2√d, since a
-    normal patch's squared distance is d on average.
+    threshold is the one with the best F1 on the test set's pixels, else the decision threshold.
     """
     known = record["test_set"] if "test_set" in record else read_test_set(features, record)
     kind = "left-out training" if record["validation_scores"] is None else "validation"
@@ -124,7 +125,7 @@ def find_thresholds(
             f"{str(features)!r} has no left-out scores for --percentile: main.py makes them where there is no labelled "
             "test set, and with --leave_one_out; run it so, or give --threshold instead"
         )
-    best, pixel, low, high = (known[key] for key in TEST_SET)
+    best, pixel = (known[key] for key in TEST_SET[:2])
     if given is not None:
         decision, origin = given, "given"
     elif percentile is None and best is not None:
@@ -135,9 +136,44 @@ def find_thresholds(
         origin = f"{percentile:g}th percentile of {len(good)} {kind} scores"
     else:
         decision, origin = None, "none: give --threshold"
-    if low is None or high is None or not high > low:
-        low, high = 0.0, 2 * (decision if decision and decision > 0 else sqrt(len(record["dimensions"])))
+    low, high = colour_range(known, decision, len(record["dimensions"]))
     return Thresholds(decision, decision if pixel is None else pixel, origin, low, high, good)
+
+
+def colour_range(test_set: Mapping[str, float | None], decision: float | None, dimensions: int) -> tuple[float, float]:
+    """The ends of the colour scale of all figures, of raw maps.
+
+    Where the test set's labels gave a threshold, the colours span its scores. Else they run from 0 to twice the
+    decision threshold; else they span the test set's scores, too; else from 0 to 2√d, since a normal patch's squared
+    distance is d on average.
+    """
+    best, pixel, low, high = (test_set[key] for key in TEST_SET)
+    twice = 2 * decision if decision is not None and decision > 0 else None
+    if twice is not None and best is None and pixel is None:  # 没有标签：正常图片自己的最高分不该是最深的红
+        return 0.0, twice
+    if low is not None and high is not None and high > low:
+        return low, high
+    return 0.0, twice or 2 * sqrt(dimensions)
+
+
+def class_thresholds(store: Store, name: str, arrays: Mapping[str, Any]) -> Thresholds:
+    """The thresholds of a class in its result folder: what predict.py takes, for figures, tables and page, too.
+
+    Parameters
+    ----------
+    store : Store
+    name : str
+    arrays : mapping
+        The small arrays of its test set; empty where it has none.
+    """
+    record = read_json(store.fitted(name).with_suffix(".json"))
+    if not is_fitted_record(record):  # 没有存特征，或不是 PaDiM
+        record = {"leave_one_out_scores": None, "validation_scores": None, "dimensions": [0]}
+    return find_thresholds(store.fitted(name), record | {"test_set": _test_set(arrays)}, None, None)
+
+
+def _test_set(arrays: Mapping[str, Any]) -> dict[str, float | None]:
+    return {key: None if arrays.get(key) is None else float(arrays[key]) for key in TEST_SET}
 
 
 def read_test_set(features: Path, record: dict[str, Any]) -> dict[str, float | None]:
@@ -147,5 +183,4 @@ def read_test_set(features: Path, record: dict[str, Any]) -> dict[str, float | N
     """
     features = features.absolute()  # 在其文件夹之内给出文件名也行
     store, name = Store(features.parent.parent, record["arch"]), features.stem.removeprefix("train_")
-    arrays = (store.read_arrays(name) if store.fitted(name) == features else None) or {}
-    return {key: None if arrays.get(key) is None else float(arrays[key]) for key in TEST_SET}
+    return _test_set((store.read_arrays(name) if store.fitted(name) == features else None) or {})
