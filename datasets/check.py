@@ -111,7 +111,7 @@ def common_size(checked: dict[str, CheckedClass]) -> tuple[int, int]:
 
 
 def _left_out(train: FolderDataset) -> list[str]:
-    return [f"training pictures left out because they show a defect: {train.left_out}"] if train.left_out else []
+    return [f"{train.LEFT_OUT}: {train.left_out}"] if train.left_out else []
 
 
 def _masks(test: FolderDataset, headers: list[Header]) -> list[str]:

@@ -7,6 +7,7 @@ lists the sets.
 """
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +72,8 @@ class FolderDataset(ABC):
         The folders that a class must have, the one with the normal training pictures first.
     SOURCE : str
         How to get the set, in words; ``{}`` stands for the root.
+    LEFT_OUT : str
+        Which pictures it leaves out, in words.
     APART : tuple of str
         Kinds of defect whose figures of merit are usually given apart, too.
     files : list of Path
@@ -83,7 +86,7 @@ class FolderDataset(ABC):
         What is joined to a picture's mask; empty for a normal picture, and everywhere where ``has_masks`` is false.
     has_masks : bool
     left_out : int
-        Pictures of the split that are not used.
+        Pictures that are not used, counted with the split that trains.
 
     Raises
     ------
@@ -95,6 +98,7 @@ class FolderDataset(ABC):
     CLASSES: ClassVar[tuple[str, ...]]
     MARKS: ClassVar[tuple[str, ...]]
     SOURCE: ClassVar[str]
+    LEFT_OUT: ClassVar[str] = "training pictures left out because they show a defect"
     APART: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, root: Path, name: str, split: str, preprocessing: Preprocessing | None = None):
@@ -111,6 +115,11 @@ class FolderDataset(ABC):
     @abstractmethod
     def _list(self, split: str) -> Listing:
         """The split's pictures, below ``self.folder``."""
+
+    @classmethod
+    def default_root(cls) -> Path:
+        """The folder that is taken where none is given."""
+        return Path(os.environ.get("MVTEC_PATH") or "data/mvtec_anomaly_detection")
 
     @classmethod
     def folder_of(cls, root: Path, name: str) -> Path:
