@@ -12,7 +12,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiment.report.style import Say, look
+from experiment.report.style import Say, legible, look
 from system import command
 from system.command import Parser
 from system.files import TEXT, replacing
@@ -70,7 +70,7 @@ def target(args: argparse.Namespace, stem: str, suffix: str) -> Path:
 def save(figure: Figure, args: argparse.Namespace, stem: str) -> list[Path]:
     """Write a figure in every format wanted: all of its files, or on an error none."""
     paths = [target(args, stem, suffix) for suffix in args.format]
-    with ExitStack() as files:
+    with legible(figure), ExitStack() as files:
         for path, suffix in zip(paths, args.format, strict=True):
             # 不写日期：同样的结果给出同样的文件
             metadata = {"CreationDate": None} if suffix == "pdf" else None

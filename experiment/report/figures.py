@@ -262,4 +262,6 @@ def roc_drawing(curves: Curves, say: style.Say) -> Figure:
 def roc_figure(curves: Curves, path: Path) -> None:
     """Write `roc_drawing` as a PNG, in English."""
     with style.look() as say, replacing(path, sync=False) as temporary:
-        roc_drawing(curves, say).savefig(temporary, format="png", dpi=300)
+        drawing = roc_drawing(curves, say)
+        with style.legible(drawing):
+            drawing.savefig(temporary, format="png", dpi=300)
