@@ -106,7 +106,7 @@ def scored_run(results: Results, drawn: set[str]) -> Entry:
         "averages": [
             {"name": group, "figures": figures_of_merit(row)} for group, row in content["averages"].items() if row
         ],
-        "classes": [scored_class(results, name, drawn) for name in results.classes],
+        "classes": [scored_class(results, name, drawn) for name in results.classes if results.scores(name).exists()],
     }
 
 
@@ -149,7 +149,7 @@ def contents(root: Path) -> Entry:
     predictions = read_predictions(root)
     runs = [predicted_run(predictions, drawn)] if predictions else []
     if architectures(root) or not predictions:
-        runs = [scored_run(results, drawn) for results in open_results(root, None)] + runs
+        runs = [scored_run(results, drawn) for results in open_results(root, None, unscored=True)] + runs
     return {"rounding": ROUNDING, "columns": COLUMNS, "runs": runs}
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import matplotlib
 from matplotlib import font_manager
@@ -156,19 +156,22 @@ def legible(figure: Figure) -> Iterator[None]:
 
     Classes and kinds of defect are named in any script, whatever the language of the figure.
     """
-    characters = {ord(c) for text in figure.findobj(Text) for c in text.get_text() if c.isprintable()}
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    characters = {ord(c) for text in texts for c in text.get_text() if c.isprintable()}
     families = list(matplotlib.rcParams["font.sans-serif"])
     left = characters.difference(*map(_characters, families))
-    settings: dict[str, Any] = {}
+    pdf = matplotlib.rcParams["pdf.fonttype"]
     for family in _families() if left else ():
         if left & (found := _characters(family)):
             families.append(family)
             left -= found
             if _is_cff(font_manager.findfont(font_manager.FontProperties(family=[family]))):
-                settings["pdf.fonttype"] = 3
+                pdf = 3
         if not left:
             break
-    with matplotlib.rc_context(settings | {"font.sans-serif": families}), warnings.catch_warnings():
+    for text in texts if len(families) > len(matplotlib.rcParams["font.sans-serif"]) else ():
+        text.set_fontfamily(families)  # 逐个写明：只写 sans-serif，matplotlib 就只取其中的第一种
+    with matplotlib.rc_context({"pdf.fonttype": pdf}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")  # 哪种字体都没有的字：画成方框
         yield
 
