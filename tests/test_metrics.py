@@ -180,7 +180,10 @@ def test_mapped_files_of_more_pictures_than_are_read_at_a_time(tmp_path, kind):
 
 def test_sums_beyond_64_bits_are_exact():
     """As of a test set of a hundred thousand megapixel pictures."""
-    few = Counts(np.float32([1, 2]), np.array([3, 5]), np.zeros(2), np.array([10, 20]), np.array([4, 0]), 8, 40)
+    few = Counts(
+        *(np.float32([1, 2]), np.array([3, 5]), np.zeros(2), np.array([10, 20]), np.array([4, 0])),
+        *(8, 40, np.empty((0, 0), np.int64)),
+    )
     many = replace(
         few,
         **{key: getattr(few, key) << 33 for key in ("defect", "below", "equal", "positive", "negative")},
