@@ -217,7 +217,7 @@ def experiment(args: "Namespace") -> None:
     from experiment.checks import check_data
     from experiment.files.folder import Store
     from experiment.files.records import configuration
-    from experiment.saving import describe
+    from experiment.models import describe
     from padim.backbone import find_architecture
     from padim.device import pick_device
     from padim.model import ALL, PaDiM

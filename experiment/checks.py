@@ -24,9 +24,9 @@ from experiment.files.folder import Store
 from experiment.files.gaussians import stored_state
 from experiment.files.provenance import DataFolder, check_same_data
 from experiment.files.records import configuration
+from experiment.models import describe
 from experiment.ranks import Ranks
 from experiment.report import results as report
-from experiment.saving import describe
 from padim.device import describe_device
 from padim.pretrained import Pretrained
 from system.errors import UserError

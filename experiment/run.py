@@ -20,7 +20,8 @@ from experiment.checks import begin, prepare_data
 from experiment.evaluation import Evaluator
 from experiment.files.folder import Store
 from experiment.good_scores import GoodScores, as_arrays, has_left_out, those_that_stand_out
-from experiment.methods import build, is_own_setting, key_of, together
+from experiment.methods import key_of
+from experiment.models import build, is_own_setting, together
 from experiment.options import decoding_threads, options
 from experiment.ranks import SOLO, RankError, join
 from experiment.report import results as report
@@ -262,8 +263,6 @@ class Run:
         run["evaluation_wait_seconds"] = round(self._evaluator.waited, 3)
         self._results.complete(vars(self.args), defaults, **run)
         print(report.ending(self._results.content, self._store, self.args.weights == "random"))
-
-    # 后台的工作
 
     def _say(self, message: str) -> None:
         if self.leads:

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import HashableList
 
+from experiment.methods import split_key
 from experiment.report import style
 from experiment.report.published import LEVELS
 from experiment.files.folder import Store
@@ -43,7 +44,7 @@ def read(root: Path, archs: Sequence[str] | None) -> list[tuple[str, dict[str, A
     """
     found = []
     for each in archs or architectures(root, "ablation") or ["resnet18"]:
-        if style.split_key(each)[0] != "padim":
+        if split_key(each)[0] != "padim":
             raise UserError(f"{style.arch_label(each)} has no studies: they are PaDiM's; give --arch another network")
         store, command = Store(root, each), f"python ablation.py --arch {each} --save_path {root}"
         try:

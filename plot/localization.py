@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
+from experiment.methods import split_key
 from experiment.report import style
 from experiment.report.figures import PANELS, panel_images
 from padim.metrics import normalise
@@ -53,7 +54,7 @@ def best(models: list[Results], name: str) -> Results:
     """Of the models with a class the one to show: scored before not, PaDiM before others, then by its pixel ROC AUC."""
 
     def merit(results: Results) -> tuple[bool, bool, float]:
-        is_padim = style.split_key(results.store.key)[0] == "padim"
+        is_padim = split_key(results.store.key)[0] == "padim"
         return name in results.classes, is_padim, results.row(name)["pixel_rocauc"] or 0  # 没有掩码的类别没有这一项
 
     return max((each for each in models if name in each.content["classes"]), key=merit)

@@ -12,9 +12,9 @@ from datasets.mvtec import OBJECTS, TEXTURES
 from experiment.files.folder import Store
 from experiment.files.gaussians import write_fitted
 from experiment.files.records import configuration as common_configuration
+from experiment.methods import split_key
 from experiment.report.published import compare, published
 from experiment.report.results import averages
-from experiment.report.style import split_key
 from padim.metrics import evaluate_maps, evaluate_scores, normalise
 from padim.variants import Variant
 from system.files import read_json, write_json

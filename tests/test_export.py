@@ -24,8 +24,8 @@ from datasets.preprocessing import Preprocessing
 from datasets.sample import write_sample
 from experiment import memory
 from experiment.scoring import onnx_export
+from experiment.scoring.answers import read_predictions
 from experiment.scoring.onnx_model import Exported
-from experiment.scoring.predictions import read_predictions
 from experiment.scoring.torch_model import Stored
 from system.errors import UserError
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from experiment.files.folder import Store
 from experiment.files.provenance import may_stay
-from experiment.options import METHODS
+from experiment.methods import METHODS
 from experiment.report.published import LEVELS, Reference, Row, compare, departures, sentence, verdict
 from experiment.report.style import printable
 from padim.metrics import FIGURES
@@ -204,7 +204,7 @@ def ending(results: dict[str, Any], store: Store, is_random: bool) -> str:
         name = results["run"]["options"]["dataset"]
         data = f"--dataset {name} --data_path FOLDER" if name != "mvtec" else "--data_path FOLDER_OF_MVTEC_AD"
         method = results["run"]["options"]["method"]
-        which = f"--arch {METHODS[method]}" if method == "padim" else f"--method {method}"
+        which = f"--arch {METHODS[method].arch}" if method == "padim" else f"--method {method}"
         lines.append(f"The real result: python main.py {which} {data}")
     return "\n".join(lines)
 

@@ -13,7 +13,8 @@ from datasets.preprocessing import to_images
 from experiment import memory
 from experiment.files.gaussians import DamagedError
 from experiment.files.records import read_fitted_record
-from experiment.saving import load, model_of
+from experiment.models import model_of
+from experiment.saving import load
 from padim.device import pick_device
 from padim.extraction import BLOCK
 from padim.model import Scores
