@@ -20,7 +20,7 @@ ENOUGH = 10**6  # 正常图的像素少于此，下限处的假阳性不足十�
 
 
 def aupimo(maps: np.ndarray, masks: Masks, labels: np.ndarray, chunk: int = CHUNK) -> np.ndarray | None:
-    """The area under every defective picture's per-image overlap.
+    """The area under every defective picture's overlap curve.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def aupimo(maps: np.ndarray, masks: Masks, labels: np.ndarray, chunk: int = CHUN
     Returns
     -------
     ndarray, (N,) float64, or None
-        0 to 1; NaN for good pictures, and where a mask is empty. None without good pictures.
+        0 to 1; NaN for pictures without a defect pixel. None without good pictures.
 
     Notes
     -----
@@ -67,7 +67,7 @@ def aupimo(maps: np.ndarray, masks: Masks, labels: np.ndarray, chunk: int = CHUN
     for start in range(0, len(maps), chunk):
         part = slice(start, start + chunk)
         for i, (picture, mask) in enumerate(zip(maps[part], np.asarray(masks[part]), strict=True), start):
-            if not is_good[i] and mask.any():
+            if mask.any():
                 own = np.sort(picture[mask != 0])
                 missed = [np.searchsorted(own, scores, side) for side in ("right", "left")]
                 areas[i] = (weights * (1 - np.array(missed) / len(own))).sum()

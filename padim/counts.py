@@ -42,6 +42,8 @@ class Counts:
         Normal pixels with a lower score, and with this one.
     positive, negative : int
         All defect and all normal pixels; neither is 0.
+    sizes : ndarray, (N,) int64
+        Every picture's defect pixels.
     wins : ndarray, (D, N) int64
         For each picture with defect pixels and for every picture, twice the pairs of one of the former's defect
         pixels and one of the latter's normal pixels in which the defect pixel scores higher; pairs that tie once.
@@ -54,7 +56,13 @@ class Counts:
     equal: np.ndarray
     positive: int
     negative: int
+    sizes: np.ndarray
     wins: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """Pixels of a picture."""
+        return (self.positive + self.negative) // len(self.sizes)
 
     @property
     def true_positives(self) -> np.ndarray:
@@ -94,13 +102,13 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
     of a picture's normal pixels over the defect scores, added up from the lowest, are its terms of all sums.
     """
     # 第一遍：只看缺陷像素
-    sizes: list[np.ndarray] = []  # 每张图的缺陷像素数
+    in_pictures: list[np.ndarray] = []  # 每张图的缺陷像素数
     found: list[np.ndarray] = []  # 每段里缺陷像素的得分
     weights: list[np.ndarray] = []  # 与它们的 1/|R|
     regions = 0
     for part in _parts(len(maps), chunk):
         numbered, count = _label_regions(masks[part])
-        sizes.append(np.count_nonzero(numbered, axis=(1, 2)))
+        in_pictures.append(np.count_nonzero(numbered, axis=(1, 2)))
         numbers = numbered[numbered > 0]
         found.append(maps[part][numbered > 0] + 0)  # 加零：-0 与 0 同分
         weights.append(1 / np.bincount(numbers, minlength=count + 1)[numbers])
@@ -117,8 +125,8 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
     scores, defect = values[first], np.diff(np.r_[first, positive])
     ranks = np.empty(positive, np.int64)
     ranks[order] = np.repeat(np.arange(len(scores)), defect)  # 每个缺陷像素的得分是第几个，按图排列
-    of_picture = np.concatenate(sizes)
-    starts = (np.cumsum(of_picture) - of_picture)[of_picture > 0]  # (D,)，有缺陷的各图的像素之首
+    sizes = np.concatenate(in_pictures)
+    starts = (np.cumsum(sizes) - sizes)[sizes > 0]  # (D,)，有缺陷的各图的像素之首
     del found, weights, values, order, first  # 第二遍之前让出内存
 
     # 第二遍：每张图的正常像素落在哪两个缺陷得分之间
@@ -138,7 +146,7 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
         forget(maps)
     below = np.cumsum(under)[:-1]
     equal = np.cumsum(within)[:-1] - below
-    return Counts(scores, defect, gain, below, equal, positive, negative, wins)
+    return Counts(scores, defect, gain, below, equal, positive, negative, sizes, wins)
 
 
 def _parts(count: int, chunk: int) -> list[slice]:

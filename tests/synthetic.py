@@ -16,6 +16,7 @@ from experiment.methods import split_key
 from experiment.report.published import compare, published
 from experiment.report.results import averages
 from padim.metrics import evaluate_maps, evaluate_scores, normalise
+from padim.uncertainty import image_interval
 from padim.variants import Variant
 from system.files import read_json, write_json
 
@@ -79,6 +80,7 @@ def score_images(arrays: dict[str, Any], row: dict[str, Any], scores: np.ndarray
     arrays |= {"image_scores": normalise(scores, *ends), "image_score_min": ends[0], "image_score_max": ends[1]}
     arrays |= {"image_threshold_raw": image.threshold, "image_roc": image.roc}
     row |= {"image_rocauc": image.rocauc, "image_ap": image.ap, "image_f1": image.f1}
+    row["image_rocauc_interval"] = image_interval(scores, arrays["labels"])[0]
 
 
 def without_maps(store: Store, name: str, arrays: dict[str, Any], row: dict[str, Any]) -> None:
@@ -87,6 +89,7 @@ def without_maps(store: Store, name: str, arrays: dict[str, Any], row: dict[str,
         path.unlink()
     arrays |= {key: arrays[f"image_{key}"] for key in ("score_min", "score_max")}
     arrays |= dict.fromkeys(("masks", "threshold", "threshold_raw", "pixel_roc", "pixel_pr", "pixel_pro"))
+    arrays |= dict.fromkeys(("pixel_wins", "pixel_aupimo"))
     row |= dict.fromkeys([key for key in row if key.startswith("pixel_")] + ["threshold"])
 
 

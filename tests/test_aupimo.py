@@ -1,5 +1,7 @@
 """AUPIMO: the definition written out threshold by threshold, and anomalib's own where it is installed."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,7 +25,7 @@ def by_definition(maps: np.ndarray, masks: np.ndarray, labels: np.ndarray) -> li
             if points[-1][0] > BOUNDS[1]:  # 之后都在上限之外
                 break
         area, (low, high) = 0.0, np.log(BOUNDS)
-        for (rate, overlap), (next_rate, next_overlap) in zip(points, points[1:], strict=False):
+        for (rate, overlap), (next_rate, next_overlap) in pairwise(points):
             if rate == next_rate:
                 continue
             if rate == 0:  # 对数轴上没有起点：第一个假阳性之前的重叠率，一直平到它
