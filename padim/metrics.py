@@ -151,13 +151,15 @@ def evaluate_maps(
             "an anomaly score is not finite: the weights hold NaN or are far out of scale; try other --weights"
         )
     image = evaluate_scores(image_scores, labels)  # 图像级
-    counts = None if maps is None or masks is None else count_pixels(maps, masks)  # 没有掩码，就只有图像级
+    counts, areas = None, None
+    if maps is not None and masks is not None:  # 没有掩码，就只有图像级
+        counts = count_pixels(maps, masks)
+        areas = counts and aupimo(maps, masks, labels)  # 每张图一个
     pixel = None if counts is None else evaluate(counts)  # 像素级
     overlap = None if counts is None else region_overlap(counts)  # 积到 0.3
     strict = None if counts is None else region_overlap(counts, STRICT_LIMIT)  # 积到 0.05
-    areas = None if counts is None else aupimo(maps, masks, labels)  # 每张图一个
     intervals, remarks = _intervals(image_scores, labels, image, counts)
-    if areas is not None and (few := int(np.count_nonzero(labels == 0)) * maps[0].size) < ENOUGH:
+    if counts and areas is not None and (few := int(np.count_nonzero(labels == 0)) * counts.size) < ENOUGH:
         remarks.append(
             f"AUPIMO starts at a false-positive rate of 1e-5, which is under ten of the {few} pixels of the good test "
             "pictures: it is coarse"
@@ -228,7 +230,7 @@ def _extremes(maps: np.ndarray) -> tuple[float, np.ndarray]:
 
 def evaluate_scores(scores: np.ndarray, labels: np.ndarray) -> Evaluation | None:
     """Evaluate scores against as many labels, non-zero is defect; None where one kind of label is missing."""
-    counts = count_pixels(*(np.asarray(each).reshape(1, 1, -1) for each in (scores, labels)))  # 当作一张图的像素
+    counts = count_pixels(np.reshape(scores, (1, 1, -1)), np.reshape(labels, (1, 1, -1)))  # 都当作一张图的像素
     return None if counts is None else evaluate(counts)
 
 
