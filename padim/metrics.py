@@ -154,7 +154,7 @@ def evaluate_maps(
     counts, areas = None, None
     if maps is not None and masks is not None:  # 没有掩码，就只有图像级
         counts = count_pixels(maps, masks)
-        areas = counts and aupimo(maps, masks, labels)  # 每张图一个
+        areas = aupimo(maps, masks, labels) if counts else None  # 每张图一个
     pixel = None if counts is None else evaluate(counts)  # 像素级
     overlap = None if counts is None else region_overlap(counts)  # 积到 0.3
     strict = None if counts is None else region_overlap(counts, STRICT_LIMIT)  # 积到 0.05
