@@ -35,6 +35,7 @@ FIGURES = {
     "complexity": ["complexity"],
     "training_pictures": ["training_pictures_flange_r18"],
     "ablation": ["ablation_r18"],
+    "calibration": ["calibration_r18"],
 }
 
 
