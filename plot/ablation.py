@@ -1,6 +1,6 @@
-"""The studies of layers, dimensions and seeds: image and pixel ROC AUC of every variant.
+"""The studies of layers, dimensions, seeds and the covariance: image and pixel ROC AUC of every variant.
 
-层、维数与随机种子三项研究：各方案的图像级与像素级 ROC AUC（论文 V.A）。
+层、维数、随机种子与协方差的研究：各方案的图像级与像素级 ROC AUC（论文 V.A）。
 """
 
 import _root  # noqa: F401, I001
@@ -125,12 +125,27 @@ def seeds(axes: Axes, study: dict[str, Any], say: Say) -> None:
     axes.set_title(say(f"{count} seeds", f"{count} 个种子"))
 
 
-PANELS = {"layers": layers, "dimensions": dimensions, "seeds": seeds}
+def covariance(axes: Axes, study: dict[str, Any], say: Say) -> None:
+    """A column a covariance, from the full one to none, a mark a level."""
+    words = {
+        "full": say("full", "完整"),
+        "diagonal": say("diagonal", "对角"),
+        "shared": say("shared", "共用"),
+        "identity": say("identity", "单位阵"),
+    }
+    variants = study["variants"]
+    for level in LEVELS:
+        axes.plot(values(study, level, variants), MARKERS[level], ms=4, color=COLOURS[level])
+    axes.set_xticks(range(len(variants)), [words[v["covariance"]] for v in variants])
+    axes.set(xlim=(-0.5, len(variants) - 0.5), ylabel="ROC AUC", title=say("Covariance", "协方差"))
+
+
+PANELS = {"layers": layers, "dimensions": dimensions, "seeds": seeds, "covariance": covariance}
 
 
 def figure(arch: str, studies: dict[str, Any], say: Say) -> Figure:
-    """The study of layers above, dimensions and seeds below; what is not there is left out."""
-    # 版面：上为各层的组合，占一整行；下为维数与种子；没有做的不占地方
+    """The study of layers above, the others below; what is not there is left out."""
+    # 版面：上为各层的组合，占一整行；下为其余的；没有做的不占地方
     there = [name for name in PANELS if name in studies]
     below: HashableList[str] = [name for name in there if name != "layers"]
     above: HashableList[str] = ["layers"] * max(1, len(below))

@@ -17,7 +17,7 @@ from experiment.report.results import averages
 from experiment.studies import summarise
 from padim.metrics import evaluate_maps, evaluate_scores, normalise
 from padim.uncertainty import image_interval
-from padim.variants import Variant
+from padim.variants import COVARIANCES, Variant
 from system.files import read_json, write_json
 
 FIFTEEN = tuple(sorted(TEXTURES + OBJECTS))
@@ -113,7 +113,7 @@ def write_left_out(store: Store, name: str) -> None:
 
 
 def write_ablation(root: Path, arch: str, classes: tuple[str, ...] = FIFTEEN) -> None:
-    """The three studies with random figures; a class without normal test pictures among them."""
+    """The four studies with random figures; a class without normal test pictures among them."""
     rng, names = np.random.default_rng(0), ["layer1", "layer2", "layer3"]
     studies = {
         "layers": [Variant(n, [n], "none", 64) for n in names]
@@ -121,6 +121,7 @@ def write_ablation(root: Path, arch: str, classes: tuple[str, ...] = FIFTEEN) ->
         "dimensions": [Variant(f"{r} {d}", names, r, d) for d in (50, 100) for r in ("random", "pca")]
         + [Variant("all", names, "none", 448)],
         "seeds": [Variant(f"seed {s}", names, "random", 100, s) for s in range(10)],
+        "covariance": [Variant(kind, names, "random", 100, 1024, covariance=kind) for kind in COVARIANCES],
     }
     content = {}
     for study, variants in studies.items():

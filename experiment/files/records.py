@@ -87,7 +87,7 @@ RESULTS = {
     "verdict?": {"reproduced": (bool, None), "reason": str, "tolerance": NUMBER},
 }
 _VARIANT = {"label": str, "layers": [str], "reduction": str, "dimensions": int, "seed": (int, None)}
-_VARIANT |= {"grid": ([int], None)}
+_VARIANT |= {"grid": ([int], None), "covariance": str}
 _SPREAD = {"mean": NUMBER, "std": NUMBER, "min": NUMBER, "max": NUMBER}
 _STUDY = {
     "variants": [_VARIANT],
