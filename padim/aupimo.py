@@ -66,7 +66,7 @@ def aupimo(maps: np.ndarray, masks: Masks, labels: np.ndarray, chunk: int = CHUN
     areas = np.full(len(maps), np.nan)
     for start in range(0, len(maps), chunk):
         part = slice(start, start + chunk)
-        for i, (picture, mask) in enumerate(zip(maps[part], np.asarray(masks[part]), strict=True), start):
+        for i, (picture, mask) in enumerate(zip(np.asarray(maps[part]), np.asarray(masks[part]), strict=True), start):
             if mask.any():
                 own = np.sort(picture[mask != 0])
                 missed = [np.searchsorted(own, scores, side) for side in ("right", "left")]

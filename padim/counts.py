@@ -133,7 +133,7 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
     under, within = np.zeros(len(scores) + 1, np.int64), np.zeros(len(scores) + 1, np.int64)
     wins = np.empty((len(starts), len(maps)), np.int64)
     for part in _parts(len(maps), chunk):
-        pictures, truth = maps[part], np.asarray(masks[part])
+        pictures, truth = np.asarray(maps[part]), np.asarray(masks[part])
         for i, (picture, mask) in enumerate(zip(pictures, truth, strict=True), part.start):
             normal = np.sort(picture[mask == 0])  # 有序的，查起来快
             lower = np.searchsorted(scores, normal)  # 比它低的缺陷得分有几个

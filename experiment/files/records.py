@@ -22,7 +22,8 @@ CONFIGURATION = (
 )  # fmt: skip
 
 NUMBER = "number"
-LEVEL = {"image": (NUMBER, None), "pixel": (NUMBER, None)}
+LEVELS = ("image", "pixel")
+LEVEL = dict.fromkeys(LEVELS, (NUMBER, None))
 
 
 def configuration(record: dict[str, Any]) -> dict[str, Any]:
