@@ -116,6 +116,12 @@ def test_the_table_is_the_results_and_sorts(seen, folder):
             at, form = columns.index(column), "+.4f" if column.startswith("difference") else ".4f"
             printed = seen.texts(f"tbody tr > :nth-child({at + 1})")
             assert printed == ["–" if value[n] is None else format(value[n], form) for n in wanted]
+    ends = {name: content[name]["pixel_rocauc_interval"] for name in names}
+    seen.one("th[data-column=pixel_rocauc_interval] button").click()
+    wanted = sorted(names, key=lambda n: (ends[n] is None, -(ends[n] or [0])[0]))  # 区间按下端排
+    at = columns.index("pixel_rocauc_interval")
+    printed = seen.texts(f"tbody tr > :nth-child({at + 1})")
+    assert printed == ["–" if ends[n] is None else "–".join(f"{end:.4f}" for end in ends[n]) for n in wanted]
     seen.one("th[data-column=class] button").click()
     assert seen.texts("tbody th")[:2] == ["bottle", "grid"]
     assert seen.texts("tfoot th") == ["Mean of textures", "Mean of objects", "Mean of all"]
