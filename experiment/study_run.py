@@ -169,4 +169,4 @@ class StudyRun:
 
 def _key(variant: Variant) -> tuple:
     """What a variant computes, whatever it is called."""
-    return *variant.layers, variant.reduction, variant.dimensions, variant.seed
+    return *variant.layers, variant.reduction, variant.dimensions, variant.seed, variant.covariance

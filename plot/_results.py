@@ -242,13 +242,14 @@ def chosen_classes(args: argparse.Namespace, *models: Results) -> list[str]:
     return [args.name]
 
 
-def check_same_pictures(name: str, models: Sequence[Results]) -> None:
+def check_same_pictures(name: str, models: Sequence[Results], remedy: str | None = None) -> None:
     """Raise UserError unless these models were run on the same test pictures of a class."""
     for other in models[1:]:
         if other.row(name)["test_files"] != models[0].row(name)["test_files"]:
             both = " and ".join(repr(str(each.store.results)) for each in (models[0], other))
             option = "--arch" if other.store.root == models[0].store.root else "--result"
-            raise UserError(f"{both} are of different test pictures of {name}; leave one of them out with {option}")
+            remedy = remedy or f"leave one of them out with {option}"
+            raise UserError(f"{both} are of different test pictures of {name}; {remedy}")
 
 
 def class_options(made: Parser) -> Parser:

@@ -13,6 +13,7 @@ VALIDATED = RECORD | {"validation_scores": [1, 2, 3]}
 NO_LABELS = dict.fromkeys(
     ("masks", "threshold", "threshold_raw", "image_threshold_raw", "image_roc", "pixel_roc", "pixel_pr", "pixel_pro")
 )
+NO_LABELS |= dict.fromkeys(("pixel_wins", "pixel_aupimo"))
 NO_LABELS |= {
     "files": np.array(["test/good/0.png"]),
     "kinds": np.array(["good"]),

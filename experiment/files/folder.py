@@ -27,7 +27,7 @@ from experiment.files.records import (
     parse_arrays,
     wrong_array,
 )
-from padim.metrics import FIGURES
+from padim.metrics import FIGURES, INTERVALS
 from system.errors import UserError
 from system.files import TEXT, allocate, close, read_json, replacing, without_leftovers, write_json
 from system.lock import lock
@@ -213,9 +213,11 @@ class Store:
         path = self.results.with_suffix(".csv")
         with replacing(path) as temporary, open(temporary, "w", newline="", **TEXT) as file:
             writer = csv.writer(file)
-            writer.writerow(["class", *columns, "seconds", *map("_".join, nested)])
+            ends = [f"{key}_{end}" for key in INTERVALS for end in ("low", "high")]
+            writer.writerow(["class", *columns, "seconds", *map("_".join, nested), *ends])
             for name, row in results["classes"].items():
                 figures = [(row[kind] or {}).get(level) for kind, level in nested]
+                figures += [end for key in INTERVALS for end in row[key] or (None, None)]
                 writer.writerow([name, *(row.get(c) for c in columns), row["seconds"]["total"], *figures])
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from padim.metrics import FIGURES
+from padim.metrics import FIGURES, INTERVALS
 from system.errors import UserError
 from system.files import read_json
 
@@ -67,6 +67,7 @@ _ROW = (
         "threshold": (NUMBER, None),
         "image_threshold": (NUMBER, None),
         "threshold_origin": str,
+        **dict.fromkeys(INTERVALS, ([NUMBER], None)),
         "n_train": int,
         "n_test": int,
         "remarks": [str],
@@ -89,7 +90,7 @@ RESULTS = {
     "verdict?": {"reproduced": (bool, None), "reason": str, "tolerance": NUMBER},
 }
 _VARIANT = {"label": str, "layers": [str], "reduction": str, "dimensions": int, "seed": (int, None)}
-_VARIANT |= {"grid": ([int], None)}
+_VARIANT |= {"grid": ([int], None), "covariance": str}
 _SPREAD = {"mean": NUMBER, "std": NUMBER, "min": NUMBER, "max": NUMBER}
 _STUDY = {
     "variants": [_VARIANT],
@@ -121,7 +122,10 @@ SCORED: dict[str, tuple[str, tuple]] = {
     **dict.fromkeys(("threshold", "threshold_raw", "image_threshold_raw"), ("f", ())),
     **dict.fromkeys(("score_min", "score_max", "image_score_min", "image_score_max"), ("f", ())),
     **dict.fromkeys(("image_roc", "pixel_roc", "pixel_pr", "pixel_pro"), ("f", (None, 2))),
+    "pixel_wins": ("i", (None, "n")),
+    "pixel_aupimo": ("f", ("n",)),
 }
+_MAY_BE_NAN = {"pixel_aupimo"}  # 没有缺陷像素的图
 _ALWAYS = {"files", "kinds", "labels", "image_scores", "patches"}
 _ALWAYS |= {"score_min", "score_max", "image_score_min", "image_score_max"}
 LEFT_OUT: dict[str, tuple[str, tuple]] = {
@@ -221,7 +225,9 @@ def read_fitted_record(path: Path) -> dict[str, Any]:
 
 def is_results(content: Any) -> TypeGuard[dict[str, Any]]:
     """Whether this is the content of a results file."""
-    return matches(content, RESULTS)
+    return matches(content, RESULTS) and all(
+        row[key] is None or len(row[key]) == 2 for row in content["classes"].values() for key in INTERVALS
+    )
 
 
 def is_studies(content: Any) -> TypeGuard[dict[str, Any]]:
@@ -278,6 +284,6 @@ def wrong_array(arrays: dict[str, Any], form: dict[str, tuple[str, tuple]]) -> s
                 wanted = count = size if count is None else count
             if wanted not in (None, size):
                 return key
-        if kinds == "f" and not np.isfinite(array).all():
+        if kinds == "f" and key not in _MAY_BE_NAN and not np.isfinite(array).all():
             return key
     return None
