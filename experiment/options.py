@@ -14,7 +14,7 @@ from typing import Any
 from datasets.catalogue import DATASETS
 from datasets.folder import FolderDataset
 from datasets.preprocessing import BITS
-from experiment.methods import METHODS
+from experiment.methods import METHODS, NETWORKS
 from padim import PRECISIONS
 from system.command import Parser
 from system.resources import cores
@@ -23,7 +23,6 @@ STUDIES = ("layers", "dimensions", "seeds", "covariance")
 THREADS = {"cpu": 8, "cuda": 16}  # 解码线程至多这么多：网络在 CPU 上算时，核要分着用
 
 DEMO = {
-    "weights": "random",
     "data_path": Path("data/sample"),
     "save_path": Path("mvtec_result/demo"),
 }  # 给了 --demo 时的默认值
@@ -183,7 +182,7 @@ def options() -> dict[str, Option]:
         "leave_one_out": _flag("score each training picture as if left out: a threshold without labels"),
         "no_features": _flag("neither read nor write the pickled training features"),
         "refit": _flag("replace what is stored, whatever made it"),
-        "demo": _flag("run on procedural sample data with random weights; needs no network"),
+        "demo": _flag("run on procedural sample data with efficientnet_lite0; needs no download"),
     }
 
 
@@ -209,7 +208,9 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     method = METHODS[args.method]
     parser.set_defaults(arch=method.arch, data_path=DATASETS[args.dataset].default_root())
     if args.demo:
-        parser.set_defaults(**DEMO, arch="resnet18" if args.method != "mahalanobis_ad" else method.arch)
+        parser.set_defaults(**DEMO, arch=method.demo)
+        network = NETWORKS.get(parser.parse_args(argv).arch)
+        parser.set_defaults(weights="imagenet" if network and network.is_installed else "random")  # 不用下载
     args = parser.parse_args(argv)
     if args.demo and (args.data_path != DEMO["data_path"] or args.dataset != "mvtec"):
         parser.error("--demo brings its own data; leave out --data_path and --dataset")

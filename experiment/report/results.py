@@ -206,11 +206,14 @@ def ending(results: dict[str, Any], store: Store, is_random: bool) -> str:
     lines = ["", table(results), "", *(f"wrote {what}: {path}" for what, path in store.written())]
     lines.append(f"to look at them: python plot/results_page.py --result {shlex.quote(str(store.root))}")
     lines += ["", sentence(results["verdict"])]
+    options = results["run"]["options"]
     if is_random:
         lines.append("These weights are random: the figures above check the program, not the method.")
-        name = results["run"]["options"]["dataset"]
+    elif options["demo"]:
+        lines.append("These pictures are drawn: the figures above are what a trained network finds on them.")
+    if is_random or options["demo"]:
+        name, method = options["dataset"], options["method"]
         data = f"--dataset {name} --data_path FOLDER" if name != "mvtec" else "--data_path FOLDER_OF_MVTEC_AD"
-        method = results["run"]["options"]["method"]
         which = f"--arch {METHODS[method].arch}" if method == "padim" else f"--method {method}"
         lines.append(f"The real result: python main.py {which} {data}")
     return "\n".join(lines)
