@@ -18,7 +18,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from experiment import options
-from experiment.published import LEVELS
+from experiment.report.published import LEVELS
 from system import command
 from system.errors import UserError
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from datasets.folder import FolderDataset
-    from experiment.same_data import DataFolder
-    from experiment.store import Store
+    from experiment.files.folder import Store
+    from experiment.files.provenance import DataFolder
     from padim.model import PaDiM
     from padim.variants import Variant
 
@@ -123,7 +123,7 @@ def begin(
         If another configuration made them, they are of another data set, or classes that are not chosen have other
         variants in a wanted study; if the file holds something else.
     """
-    from experiment.same_data import check_same_data, may_stay
+    from experiment.files.provenance import check_same_data, may_stay
 
     empty: dict[str, Any] = {"configuration": configuration, "data": {}, "studies": {}}
     stored = store.read_studies()
@@ -214,10 +214,10 @@ def experiment(args: "Namespace") -> None:
     from datasets.folder import common_size
     from datasets.preprocessing import Preprocessing
     from experiment import memory
-    from experiment.opening import check_data
-    from experiment.records import configuration
-    from experiment.saving import describe
-    from experiment.store import Store
+    from experiment.checks import check_data
+    from experiment.files.folder import Store
+    from experiment.files.records import configuration
+    from experiment.models import describe
     from padim.backbone import find_architecture
     from padim.device import pick_device
     from padim.model import ALL, PaDiM

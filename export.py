@@ -30,10 +30,10 @@ def export(args: Namespace) -> None:
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise UserError(f"export.py needs {' and '.join(missing)}; python -m pip install -r requirements-export.txt")
-    from experiment.exporting import EXAMPLE, bytes_besides, metadata, write_exported
-    from experiment.store import Store
-    from experiment.stored import Stored
-    from experiment.threshold import find_thresholds
+    from experiment.files.folder import Store
+    from experiment.report.threshold import find_thresholds
+    from experiment.scoring.onnx_export import EXAMPLE, bytes_besides, metadata, write_exported
+    from experiment.scoring.torch_model import Stored
 
     # 先查后做：能预先发现的错误都在写任何东西之前报出
     stored = Stored(args.model, "cpu")

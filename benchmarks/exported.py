@@ -28,11 +28,11 @@ from benchmarks.core import BATCH, as_it_comes, timed
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
 from datasets.preprocessing import Preprocessing, to_images, to_pictures
-from experiment.exported import Exported, session_options
-from experiment.exporting import metadata, write_exported
-from experiment.published import LEVELS
-from experiment.saving import describe
-from experiment.threshold import Thresholds
+from experiment.models import describe
+from experiment.report.published import LEVELS
+from experiment.report.threshold import Thresholds
+from experiment.scoring.onnx_export import metadata, write_exported
+from experiment.scoring.onnx_model import Exported, session_options
 from padim.backbone import ARCHITECTURES
 from padim.metrics import evaluate_maps
 from padim.model import PaDiM

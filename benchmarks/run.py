@@ -29,12 +29,12 @@ import numpy as np
 from benchmarks.report import show
 from benchmarks.tree import measure
 from datasets.sample import write_sample
-from experiment.options import METHODS
+from experiment.methods import METHODS
 from system import command
 from system.resources import cores
 
 NAME = "flange"
-PREDECESSORS = {method: arch for method, arch in METHODS.items() if method != "padim"}
+PREDECESSORS = {name: method.arch for name, method in METHODS.items() if name != "padim"}
 WALKED = 3  # 教科书 SPADE 所算的测试图片数：一张要近一分钟
 
 

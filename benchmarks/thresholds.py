@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from experiment.records import read_fitted_record
-from experiment.store import Store
-from experiment.threshold import ROUNDING
+from experiment.files.folder import Store
+from experiment.files.records import read_fitted_record
+from experiment.report.threshold import ROUNDING
 from system import command
 from system.errors import UserError
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from datasets.folder import FolderDataset
-from experiment.figures import Drawer, Drawings, chosen_figures
-from experiment.results import UNSCORED, ResultsFile, Stopwatch
+from experiment.files.folder import Store
+from experiment.report.figures import Drawer, Drawings, chosen_figures
+from experiment.report.results import UNSCORED, ResultsFile, Stopwatch
 from experiment.score_files import ScoreFiles
-from experiment.store import Store
 from padim.apart import evaluate_apart
 from padim.metrics import evaluate_maps
 from system.command import wait_for

@@ -10,10 +10,10 @@ import numpy as np
 from torch import Tensor
 
 from datasets.preprocessing import to_pictures
+from experiment.files.folder import Store
+from experiment.files.records import read_fitted_record
 from experiment.ranks import Ranks
-from experiment.records import read_fitted_record
-from experiment.store import Store
-from experiment.threshold import stands_out_from
+from experiment.report.threshold import stands_out_from
 from padim.model import Scores
 
 SHOWN = 12  # 连图带异常图一起留下的张数
@@ -89,7 +89,7 @@ def has_left_out(store: Store, name: str) -> bool:
 
 
 def as_arrays(pictures: list[Unusual], names: list[str]) -> dict[str, np.ndarray]:
-    """What `experiment.store.Store.write_left_out` takes; ``names`` are those of all training pictures."""
+    """What `experiment.files.folder.Store.write_left_out` takes; ``names`` are those of all training pictures."""
     return {
         "files": np.array([names[one.index] for one in pictures]),
         "scores": np.array([one.score for one in pictures]),

@@ -1,64 +1,129 @@
-"""Which model a run has: PaDiM, or one of the predecessors that it is compared with.
+"""The methods and the networks, one row each: what is printed, what they lack, what was published. Imports no torch.
 
-一次运行所用的模型：PaDiM，或与之比较的前身。
+方法与网络的总表，每种一行：印出的名字，没有什么，发表过什么。
+
+Their order is that of every table and figure.
 """
 
-import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 
-from experiment.ranks import Ranks
-from experiment.store import Store
-from padim.backbone import ARCHITECTURES, find_architecture
-from padim.baselines.mahalanobis_ad import MahalanobisAD
-from padim.baselines.spade import SPADE
-from padim.model import PaDiM
-from padim.pretrained import Pretrained
-from system.files import scratch
+@dataclass(frozen=True)
+class Method:
+    """PaDiM, or one of its predecessors.
+
+    Attributes
+    ----------
+    label : str
+        Its name in print.
+    arch : str
+        The network that ``--method`` brings.
+    meaningless : tuple of str
+        Options that mean nothing for it.
+    has_maps : bool
+        Whether pictures get anomaly maps.
+    has_gaussians : bool
+        Whether a class is stored as Gaussians, with left-out scores.
+    published : tuple of str
+        Networks with which figures were published.
+    tolerance : float
+        How far reproduced figures may lie from the published ones, which have three digits.
+    has_published_weights : bool
+        Whether those figures were made with torchvision's weights.
+    """
+
+    label: str
+    arch: str
+    meaningless: tuple[str, ...]
+    has_maps: bool = True
+    has_gaussians: bool = True
+    published: tuple[str, ...] = ()
+    tolerance: float = 0.005
+    has_published_weights: bool = True
+
+
+@dataclass(frozen=True)
+class Network:
+    """A backbone that has a name in print; any other is called by torchvision's.
+
+    Attributes
+    ----------
+    label, tag : str
+        Its name, and the short one of table heads and file names.
+    rd : int or None
+        The channels that PaDiM's published figures were made with.
+    """
+
+    label: str
+    tag: str
+    rd: int | None = None
+
+
+_OF_PADIM = ("layers", "rd", "reduction", "leave_one_out", "no_features")
+METHODS = {
+    "padim": Method("PaDiM", "wide_resnet50_2", ("top_k",), published=("resnet18", "wide_resnet50_2")),
+    "spade": Method(
+        "SPADE", "wide_resnet50_2", _OF_PADIM, has_gaussians=False,
+        published=("wide_resnet50_2",), tolerance=0.01,  # 公开脚本漏掉图库末尾不足一百的向量，这里没有
+    ),
+    "mahalanobis_ad": Method(
+        "MahalanobisAD", "efficientnet_b4", (*_OF_PADIM, "top_k", "figures"), has_maps=False, has_gaussians=False,
+        published=("efficientnet_b4",), has_published_weights=False,  # 发表值出自另一个包的权重
+    ),
+}  # fmt: skip
+NETWORKS = {
+    "resnet18": Network("ResNet18", "R18", 100),
+    "wide_resnet50_2": Network("WideResNet50", "WR50", 550),
+    "efficientnet_b4": Network("EfficientNet-B4", "ENB4"),
+    "efficientnet_b5": Network("EfficientNet-B5", "ENB5"),
+}
+PUBLISHED_LAYERS = {"layer1", "layer2", "layer3"}  # PaDiM 发表时的两个网络都是；给出的次序无关
 
 
 def key_of(method: str, arch: str) -> str:
-    """Under which a model's results are filed; `experiment.style.split_key` undoes it."""
-    return arch if method == "padim" else f"{method}_{arch}"
+    """Under which a model's results are filed."""
+    return arch if method == "padim" else f"{method}_{arch}"  # PaDiM 的键就是网络名
 
 
-def is_own_setting(args: argparse.Namespace) -> bool:
-    """Whether the model's layers and channels are those that its figures were published with."""
-    if args.method != "padim":
-        return True
-    return find_architecture(args.arch, args.layers) is ARCHITECTURES.get(args.arch) and args.reduction == "random"
+def split_key(key: str) -> tuple[str, str]:
+    """A model's method, as ``--method`` names it, and its backbone: `key_of` undone."""
+    method = next((method for method in METHODS if key.startswith(f"{method}_")), "padim")
+    return method, key.removeprefix(f"{method}_")
 
 
-def build(args: argparse.Namespace, device: torch.device, size: tuple[int, int], store: Store) -> Pretrained:
-    """The model that ``args.method`` names.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-        From `experiment.options.experiment`.
-    device : torch.device
-    size : (int, int)
-        Height and width of the images.
-    store : Store
-        Below its root SPADE keeps the training features while a class is computed.
-
-    Raises
-    ------
-    UserError
-        As the model.
-    """
-    if args.method == "spade":
-        kept = args.top_k, lambda shape: scratch(store.root, shape)
-        return SPADE(args.arch, args.weights, device, size, args.precision, *kept)
-    if args.method == "mahalanobis_ad":
-        return MahalanobisAD(args.arch, args.weights, device, size, args.precision)
-    chosen = {"precision": args.precision, "layers": args.layers, "reduction": args.reduction}
-    return PaDiM(args.arch, args.weights, args.rd, args.seed, device, size, **chosen)
+def method_of(key: str) -> Method:
+    """The row of a model's method."""
+    return METHODS[split_key(key)[0]]
 
 
-def together(model: Pretrained, ranks: Ranks) -> dict[str, Any]:
-    """What ``model.fit`` is given so that several processes fit one model; nothing for one process."""
-    if ranks.size == 1:
-        return {}
-    return {"add": ranks.sum, "leads": ranks.leads} if isinstance(model, PaDiM) else {"gather": ranks.gather}
+def place(key: str) -> tuple[int, int, str]:
+    """Where a model stands among others, to sort by: PaDiM's first."""
+    method, arch = split_key(key)
+    networks = list(NETWORKS)
+    return list(METHODS).index(method), networks.index(arch) if arch in networks else len(networks), arch
+
+
+def is_published(key: str) -> bool:
+    """Whether figures of this model were published."""
+    return split_key(key)[1] in method_of(key).published
+
+
+def tolerance_of(key: str) -> float:
+    """How far a model's reproduced figures may lie from the published ones."""
+    return method_of(key).tolerance if is_published(key) else Method.tolerance
+
+
+def has_other_weights(key: str) -> bool:
+    """Whether a model's published figures were made with weights that are not torchvision's."""
+    return is_published(key) and not method_of(key).has_published_weights
+
+
+def own_choices(options: Mapping[str, Any]) -> set[str]:
+    """Which of ``rd`` and ``layers`` are given, and are what PaDiM was published with."""
+    network = NETWORKS.get(options["arch"])
+    if network is None or network.rd is None:
+        return set()
+    is_own = {"rd": options.get("rd") == network.rd, "layers": set(options.get("layers") or ()) == PUBLISHED_LAYERS}
+    return {name for name, own in is_own.items() if own}

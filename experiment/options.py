@@ -12,17 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets.catalogue import DATASETS
+from experiment.methods import METHODS
 from padim import PRECISIONS
 from system.command import Parser
 from system.resources import cores
 
-METHODS = {"padim": "wide_resnet50_2", "spade": "wide_resnet50_2", "mahalanobis_ad": "efficientnet_b4"}  # 与各自的网络
-_OF_PADIM = ("layers", "rd", "reduction", "leave_one_out", "no_features")
-MEANINGLESS = {
-    "padim": ("top_k",),
-    "spade": _OF_PADIM,
-    "mahalanobis_ad": (*_OF_PADIM, "top_k", "figures"),
-}  # 对该方法无意义
 THREADS = {"cpu": 8, "cuda": 16}  # 解码线程至多这么多：网络在 CPU 上算时，核要分着用
 
 DEMO = {
@@ -194,23 +188,24 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="main.py", description="PaDiM on MVTec AD, any folder in its layout, or another data set.")
     _add(parser, *options())
     args = parser.parse_args(argv)
-    parser.set_defaults(arch=METHODS[args.method])
+    method = METHODS[args.method]
+    parser.set_defaults(arch=method.arch)
     if args.demo:
-        parser.set_defaults(**DEMO, arch="resnet18" if args.method != "mahalanobis_ad" else METHODS[args.method])
+        parser.set_defaults(**DEMO, arch="resnet18" if args.method != "mahalanobis_ad" else method.arch)
     args = parser.parse_args(argv)
     if args.demo and (args.data_path != DEMO["data_path"] or args.dataset != "mvtec"):
         parser.error("--demo brings its own data; leave out --data_path and --dataset")
     if args.leave_one_out and args.no_features:
         parser.error("--leave_one_out stores its scores beside the features; leave out --no_features")
-    for name in MEANINGLESS[args.method]:
+    for name in method.meaningless:
         if getattr(args, name) != options()[name].default:
             parser.error(f"--{name} means nothing for --method {args.method}; leave it out")
     if args.method != "padim" and args.protocol == "aligned" and args.seed != options()["seed"].default:
         parser.error(f"--seed means nothing for --method {args.method} without --protocol rd; leave it out")
-    if args.method != "padim":
-        args.no_features = True  # 前身不存特征
-    if args.method == "mahalanobis_ad":
-        args.figures = "none"  # 没有异常图
+    if not method.has_gaussians:
+        args.no_features = True  # 没有可存的
+    if not method.has_maps:
+        args.figures = "none"
     return args
 
 

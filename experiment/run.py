@@ -15,19 +15,20 @@ from typing import Any
 
 from datasets.folder import FolderDataset, common_size
 from datasets.preprocessing import Preprocessing
-from experiment import results as report
+from experiment.batches import Images, Part
+from experiment.checks import begin, prepare_data
 from experiment.evaluation import Evaluator
-from experiment.figures import roc_figure
+from experiment.files.folder import Store
 from experiment.good_scores import GoodScores, as_arrays, has_left_out, those_that_stand_out
-from experiment.images import Images, Part
-from experiment.methods import build, is_own_setting, key_of, together
-from experiment.opening import begin, prepare_data
+from experiment.methods import key_of
+from experiment.models import build, is_own_setting, together
 from experiment.options import decoding_threads, options
-from experiment.published import published
 from experiment.ranks import SOLO, RankError, join
+from experiment.report import results as report
+from experiment.report.figures import roc_figure
+from experiment.report.published import published
 from experiment.saving import Saving, add_scores, load_if_same
 from experiment.score_files import ScoreFiles
-from experiment.store import Store
 from padim.device import pick_device
 from padim.model import PaDiM
 from system.files import check_room
@@ -262,8 +263,6 @@ class Run:
         run["evaluation_wait_seconds"] = round(self._evaluator.waited, 3)
         self._results.complete(vars(self.args), defaults, **run)
         print(report.ending(self._results.content, self._store, self.args.weights == "random"))
-
-    # 后台的工作
 
     def _say(self, message: str) -> None:
         if self.leads:

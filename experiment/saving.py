@@ -1,52 +1,19 @@
-"""A model's state to and from the files of `experiment.fitted`, in the background while scoring begins.
+"""A model's state to and from the files of `experiment.files.gaussians`, in the background while scoring begins.
 
 模型状态的存与取；存盘与打分的开头同时进行。
 """
 
-import platform
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL
-import scipy
-import torch
-import torchvision
-
-from experiment.fitted import DamagedError, Progress, read_components, read_fitted, stored_state, write_fitted
+from experiment.files.gaussians import DamagedError, Progress, read_components, read_fitted, stored_state, write_fitted
+from experiment.files.records import read_fitted_record
+from experiment.models import describe
 from experiment.ranks import Ranks
-from experiment.records import read_fitted_record
 from padim.model import PaDiM
-from padim.pretrained import Pretrained
 from system.command import wait_for
-from system.errors import UserError
 from system.files import write_json
-
-
-def describe(model: Pretrained) -> dict[str, Any]:
-    """What a model's features depend on, and what its positions and layers are: the JSON beside the pickle."""
-    return {
-        "arch": model.arch,
-        "weights": model.weights,
-        "weights_sha256": model.weights_sha256,
-        **model.choices,
-        "precision": model.precision,
-        "size": list(model.size),
-        "layers": [asdict(layer) for layer in model.layers],
-        "n_train": model.count,
-        "leave_one_out_scores": None,  # 这两项算好后补入
-        "validation_scores": None,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "numpy": np.__version__,
-            "scipy": scipy.__version__,
-            "pillow": PIL.__version__,
-        },
-    }
 
 
 def save(model: PaDiM, path: Path, progress: Progress | None = None, **more: Any) -> None:
@@ -59,7 +26,7 @@ def save(model: PaDiM, path: Path, progress: Progress | None = None, **more: Any
         ``….pkl``.
     progress : Progress, optional
     more
-        More entries for the JSON, about the training images: `experiment.records` says which.
+        More entries for the JSON, about the training images: `experiment.files.records` says which.
 
     Raises
     ------
@@ -79,7 +46,7 @@ def load(model: PaDiM, path: Path) -> None:
 
     Raises
     ------
-    experiment.fitted.DamagedError
+    experiment.files.gaussians.DamagedError
         If the file is truncated or of another shape.
     """
     model.release()  # 旧的高斯不与新的同占内存
@@ -125,35 +92,6 @@ def load_if_same(model: PaDiM, path: Path, made_from: dict[str, Any], ranks: Ran
 def add_scores(path: Path, scores: dict[str, list[float]]) -> None:
     """Put ``leave_one_out_scores`` or ``validation_scores`` into the JSON beside a pickle that is whole."""
     write_json(path.with_suffix(".json"), read_fitted_record(path) | scores)
-
-
-def model_of(record: dict[str, Any], weights: str, device: torch.device) -> PaDiM:
-    """The model that made stored features, without its Gaussians.
-
-    Parameters
-    ----------
-    record : dict
-        The JSON beside them.
-    weights : str
-    device : torch.device
-
-    Raises
-    ------
-    UserError
-        If these are not the weights, or not the channels, that the features were made with.
-    """
-    layers = [layer["name"] for layer in record["layers"]]
-    chosen = {"precision": record["precision"], "layers": layers, "reduction": record["reduction"]}
-    dimensions, size = record["dimensions"], tuple(record["size"])
-    model = PaDiM(record["arch"], weights, len(dimensions), record["seed"], device, size, **chosen)
-    if model.weights_sha256 != record["weights_sha256"]:
-        raise UserError(
-            f"--weights {weights} are not what the features were made with ({record['weights']}, "
-            f"SHA-256 {record['weights_sha256'][:12]}, these have {model.weights_sha256[:12]}); give that file"
-        )
-    if model.dimensions != dimensions:
-        raise UserError("the features hold other channels than their seed draws; fit again with --refit")
-    return model
 
 
 class Saving:

@@ -11,9 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from datasets.preprocessing import to_pictures
+from experiment.files.folder import Store
 from experiment.masks import PackedMasks
 from experiment.ranks import Ranks
-from experiment.store import Store
 from padim.extraction import BLOCK
 from padim.pretrained import ImageScores, Pretrained, Scores
 from system.files import forget

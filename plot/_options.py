@@ -12,7 +12,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from experiment.style import Say, look
+from experiment.report.style import Say, look
 from system import command
 from system.command import Parser
 from system.files import TEXT, replacing

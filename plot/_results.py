@@ -15,17 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from experiment.fitted import check_covariances, map_fitted
-from experiment.records import is_fitted_record
-from experiment.store import Store
-from experiment.style import METHODS, NETWORKS, arch_label, class_order, split_key
+from experiment.files.gaussians import check_covariances, map_fitted
+from experiment.files.records import is_fitted_record
+from experiment.files.folder import Store
+from experiment.methods import METHODS, place, split_key
+from experiment.report.style import arch_label, class_order
 from system.command import Parser
 from system.errors import UserError
 from system.files import read_json
 
 # 缺了什么的方法，与说这件事的话
-WITHOUT_MAPS = {"mahalanobis_ad": "scores whole pictures and has no anomaly maps"}
-WITHOUT_GAUSSIANS = dict.fromkeys(("spade", "mahalanobis_ad"), "stores neither Gaussians nor left-out scores")
+WITHOUT_MAPS = {name: "scores whole pictures and has no anomaly maps" for name, m in METHODS.items() if not m.has_maps}
+WITHOUT_GAUSSIANS = {
+    name: "stores neither Gaussians nor left-out scores" for name, m in METHODS.items() if not m.has_gaussians
+}
 EVERY: Mapping[str, str] = {}
 
 
@@ -145,13 +148,6 @@ class Results:
 def architectures(root: Path, kind: str = "results") -> list[str]:
     """The keys of the models with ``results`` (or an ``ablation``) below ``root``, in the order of every figure."""
     return sorted((p.stem.removeprefix(f"{kind}_") for p in root.glob(f"{kind}_*.json")), key=place)
-
-
-def place(key: str) -> tuple[int, int, str]:
-    """Where a model's key stands among others, to sort by: PaDiM's first."""
-    method, arch = split_key(key)
-    known = list(NETWORKS)
-    return list(METHODS).index(method), known.index(arch) if arch in known else len(known), arch
 
 
 def open_results(

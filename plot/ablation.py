@@ -18,10 +18,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.typing import HashableList
 
-from experiment import style
-from experiment.published import LEVELS
-from experiment.store import Store
-from experiment.style import Say
+from experiment.methods import split_key
+from experiment.report import style
+from experiment.report.published import LEVELS
+from experiment.files.folder import Store
+from experiment.report.style import Say
 from system.errors import UserError
 
 COLOURS = dict(zip(LEVELS, (style.IMAGE_COLOUR, style.PIXEL_COLOUR), strict=True))
@@ -43,7 +44,7 @@ def read(root: Path, archs: Sequence[str] | None) -> list[tuple[str, dict[str, A
     """
     found = []
     for each in archs or architectures(root, "ablation") or ["resnet18"]:
-        if style.split_key(each)[0] != "padim":
+        if split_key(each)[0] != "padim":
             raise UserError(f"{style.arch_label(each)} has no studies: they are PaDiM's; give --arch another network")
         store, command = Store(root, each), f"python ablation.py --arch {each} --save_path {root}"
         try:

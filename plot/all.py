@@ -20,7 +20,8 @@ from _options import Parser, parser, report
 from _results import EVERY, WITHOUT_GAUSSIANS, WITHOUT_MAPS, architectures, open_results
 from results_page import write_page
 
-from experiment.style import chinese_font, class_order, look, split_key
+from experiment.methods import split_key
+from experiment.report.style import chinese_font, class_order, look
 from system import command
 from system.errors import UserError
 from system.resources import cores

@@ -20,9 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from experiment import style
-from experiment.published import LEVELS, OTHER_WEIGHTS
-from experiment.style import Say
+from experiment.report import style
+from experiment.methods import has_other_weights, method_of
+from experiment.report.published import LEVELS
+from experiment.report.style import Say
 
 STEM = "auroc_table"
 
@@ -54,7 +55,7 @@ def level_label(level: str, say: Say) -> str:
 
 def published_label(table: Table, say: Say) -> str:
     """What the published figures are called; a network with other weights than ours is named."""
-    others = [style.METHODS[style.split_key(key)[0]] for key in table.counts if key in OTHER_WEIGHTS]
+    others = [method_of(key).label for key in table.counts if has_other_weights(key)]
     words = [say(f" ({name}: with other weights)", f"（{name}：权重不同）") for name in others]
     return "".join([say("published", "已发表"), *words])
 
@@ -117,7 +118,7 @@ def latex(table: Table, say: Say) -> str:
             lines.append(" & ".join([escape(row_title(table, name, say)), *cells]) + r" \\")
         return lines
 
-    methods = {key: style.METHODS[style.split_key(key)[0]] for key in table.counts}
+    methods = {key: method_of(key).label for key in table.counts}
     counts = {key: f" (n = {n})" if table.several else "" for key, n in table.counts.items()}
     networks = [escape(style.arch_tag(key) + counts[key]) for _, key in table.columns]
     packages = say(r"\usepackage{booktabs}", r"\usepackage{ctex,booktabs}，用 xelatex 编译")

@@ -18,8 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from experiment import style
-from experiment.style import Say
+from experiment.report import style
+from experiment.report.style import Say
 from system.errors import UserError
 from system.files import read_json
 

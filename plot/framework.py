@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Ellipse, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
 from scipy.ndimage import gaussian_filter, zoom
 
-from experiment import style
-from experiment.style import Say
+from experiment.report import style
+from experiment.report.style import Say
 
 WIDTH, HEIGHT = 720, 305  # 百分之一英寸：坐标即印刷尺寸
 HEADER, UPPER, MIDDLE, LOWER = 284, 202, 152, 97  # 标题与上、中、下三行的中线

@@ -18,11 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
-from experiment import style
-from experiment.figures import PANELS, panel_images
+from experiment.methods import split_key
+from experiment.report import style
+from experiment.report.figures import PANELS, panel_images
 from padim.metrics import normalise
 from system.errors import UserError
-from experiment.style import Say
+from experiment.report.style import Say
 
 TITLES_ZH = ("图像", "真值", "预测热图", "预测掩码", "分割结果")
 LEFT, TITLE, BOTTOM, GAP, BAR, RIGHT = 0.2, 0.13, 0.06, 0.05, 0.09, 0.5  # 英寸；TITLE：一行列名
@@ -53,7 +54,7 @@ def best(models: list[Results], name: str) -> Results:
     """Of the models with a class the one to show: scored before not, PaDiM before others, then by its pixel ROC AUC."""
 
     def merit(results: Results) -> tuple[bool, bool, float]:
-        is_padim = style.split_key(results.store.key)[0] == "padim"
+        is_padim = split_key(results.store.key)[0] == "padim"
         return name in results.classes, is_padim, results.row(name)["pixel_rocauc"] or 0  # 没有掩码的类别没有这一项
 
     return max((each for each in models if name in each.content["classes"]), key=merit)

@@ -20,8 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from experiment import style
-from experiment.style import Say
+from experiment.report import style
+from experiment.report.style import Say
 
 
 def options() -> Parser:

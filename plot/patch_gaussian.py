@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
-from experiment import style
+from experiment.report import style
 from system.errors import UserError
-from experiment.style import Say
+from experiment.report.style import Say
 
 RADII = (1, 2, 3)
 

@@ -16,9 +16,9 @@ from _results import WITHOUT_MAPS, Results, open_results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiment import style
+from experiment.report import style
 from system.errors import UserError
-from experiment.style import Say
+from experiment.report.style import Say
 
 
 def options() -> Parser:

@@ -15,10 +15,10 @@ from _options import Parser, parser, run, save
 from _results import WITHOUT_MAPS, Results, open_results
 from matplotlib.figure import Figure
 
-from experiment import style
+from experiment.report import style
 from padim.metrics import PRO_LIMIT
 from system.errors import UserError
-from experiment.style import Say
+from experiment.report.style import Say
 
 
 def options() -> Parser:

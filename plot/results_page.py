@@ -18,10 +18,11 @@ import jinja2
 from _options import Parser, report, write_text
 from _results import Results, architectures, open_results, raw_scores
 
-from experiment import style
-from experiment.predictions import read_predictions
-from experiment.published import LEVELS, TOLERANCE
-from experiment.threshold import BEST_F1, ROUNDING
+from experiment.methods import method_of, split_key, tolerance_of
+from experiment.report import style
+from experiment.scoring.answers import read_predictions
+from experiment.report.published import LEVELS
+from experiment.report.threshold import BEST_F1, ROUNDING
 from padim.metrics import FIGURES
 from system import command
 
@@ -82,8 +83,7 @@ def scored_run(results: Results, drawn: set[str]) -> Entry:
     """All that the page shows of one method and network."""
     content, key = results.content, results.store.key
     run, rows = content["run"], content["classes"]
-    named, arch = style.split_key(key)
-    method, network = style.METHODS[named], style.arch_label(arch)
+    method, network = method_of(key).label, style.arch_label(split_key(key)[1])
     return {
         "key": key,
         "name": f"{method} · {network}",
@@ -97,7 +97,7 @@ def scored_run(results: Results, drawn: set[str]) -> Entry:
             "command": run["command"],
         },
         "verdict": content.get("verdict"),
-        "tolerance": (content.get("verdict") or {}).get("tolerance", TOLERANCE),
+        "tolerance": (content.get("verdict") or {}).get("tolerance", tolerance_of(key)),
         "rows": [{"name": name, "figures": figures_of_merit(rows[name])} for name in style.class_order(rows)],
         "averages": [
             {"name": group, "figures": figures_of_merit(row)} for group, row in content["averages"].items() if row

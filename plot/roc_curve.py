@@ -13,9 +13,9 @@ from pathlib import Path
 from _options import Parser, parser, run, save
 from _results import Results, open_results
 
-from experiment.figures import Curves, roc_drawing
-from experiment.published import LEVELS
-from experiment.style import Say, arch_short, printable
+from experiment.report.figures import Curves, roc_drawing
+from experiment.report.published import LEVELS
+from experiment.report.style import Say, arch_short, printable
 
 
 def options() -> Parser:

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from experiment import style
-from experiment.style import Say
+from experiment.report import style
+from experiment.report.style import Say
 
 COLUMNS, BINS = 5, np.linspace(0, 1, 21)
 

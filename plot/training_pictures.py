@@ -18,11 +18,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 
-from experiment import style
-from experiment.figures import heat_over
-from experiment.threshold import PERCENTILE, stands_out_from
+from experiment.report import style
+from experiment.report.figures import heat_over
+from experiment.report.threshold import PERCENTILE, stands_out_from
 from padim.metrics import normalise
-from experiment.style import Line, Say
+from experiment.report.style import Line, Say
 
 COLUMNS = 3  # 每格左右两幅：图像，叠加了异常图的图像
 LEFT, HEAD, CAPTION, GAP, BAR, RIGHT = 0.05, 0.42, 0.19, 0.1, 0.09, 0.5  # 英寸；CAPTION：每格上方的得分与文件名

@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from datasets.sample import write_sample
-from experiment.fitted import read_fitted
-from experiment.store import Store
+from experiment.files.folder import Store
+from experiment.files.gaussians import read_fitted
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCH, DIMENSIONS, POSITIONS = "resnet18", 20, 3136

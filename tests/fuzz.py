@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from datasets.images import read_image, read_mask, read_size
-from experiment.fitted import map_fitted, read_fitted
+from experiment.files.gaussians import map_fitted, read_fitted
 from system.errors import UserError
 
 P, D = 12, 3

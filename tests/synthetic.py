@@ -9,12 +9,12 @@ from scipy.ndimage import gaussian_filter
 
 from ablation import summarise
 from datasets.mvtec import OBJECTS, TEXTURES
-from experiment.fitted import write_fitted
-from experiment.published import compare, published
-from experiment.records import configuration as common_configuration
-from experiment.results import averages
-from experiment.store import Store
-from experiment.style import split_key
+from experiment.files.folder import Store
+from experiment.files.gaussians import write_fitted
+from experiment.files.records import configuration as common_configuration
+from experiment.methods import split_key
+from experiment.report.published import compare, published
+from experiment.report.results import averages
 from padim.metrics import evaluate_maps, evaluate_scores, normalise
 from padim.variants import Variant
 from system.files import read_json, write_json

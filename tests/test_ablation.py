@@ -10,7 +10,7 @@ import torch
 import ablation
 import main
 from experiment import memory
-from experiment.store import Store
+from experiment.files.folder import Store
 from padim.model import ALL, PaDiM
 from padim.variants import Variant, all_components, layer_choices, maps_of, variants
 

@@ -9,7 +9,7 @@ import torch
 from conftest import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from experiment.fitted import AbortedError, Progress
+from experiment.files.gaussians import AbortedError, Progress
 from experiment.saving import save
 from padim import device
 from padim.device import check_precision, describe_device, pick_device

@@ -18,7 +18,7 @@ import torch
 from conftest import ROOT
 
 from datasets.sample import write_sample
-from experiment.fitted import read_fitted
+from experiment.files.gaussians import read_fitted
 from experiment.ranks import SOLO, Ranks
 from padim.gaussian import GaussianStream
 

@@ -15,8 +15,8 @@ from plotting import SCRIPTS, script
 
 import ablation
 from experiment import options
-from experiment.published import sentence
-from experiment.records import PREDICTIONS, STUDIES
+from experiment.files.records import PREDICTIONS, STUDIES
+from experiment.report.published import sentence
 
 ROOMS = (".", "datasets", "mvtec_result", "plot")  # 有中文的
 PAIRS = [(ROOT / room / "README.md", ROOT / room / "README.zh-CN.md") for room in ROOMS]
@@ -194,7 +194,7 @@ def test_every_file_array_and_key_is_described(result):
 
 def test_the_published_table_is_the_one_compared_with():
     columns = [f"{arch}_{level}" for arch in ("resnet18", "wide_resnet50_2") for level in ("image", "pixel")]
-    with open(ROOT / "experiment" / "published.csv", encoding="utf-8", newline="") as file:
+    with open(ROOT / "experiment" / "report" / "published.csv", encoding="utf-8", newline="") as file:
         wanted = {
             row["class"].removeprefix("all_"): [f"{float(row[c]):.3f}" for c in columns] for row in csv.DictReader(file)
         }

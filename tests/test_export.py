@@ -22,10 +22,11 @@ import predict
 from datasets.pictures import NewPictures
 from datasets.preprocessing import Preprocessing
 from datasets.sample import write_sample
-from experiment import exporting, memory
-from experiment.exported import Exported
-from experiment.predictions import read_predictions
-from experiment.stored import Stored
+from experiment import memory
+from experiment.scoring import onnx_export
+from experiment.scoring.answers import read_predictions
+from experiment.scoring.onnx_model import Exported
+from experiment.scoring.torch_model import Stored
 from system.errors import UserError
 
 onnx = pytest.importorskip("onnx", reason="python -m pip install -r requirements-export.txt")
@@ -359,7 +360,7 @@ def test_large_weights_lie_beside_the_file(resnet, tmp_path, capsys, monkeypatch
     """With the limit lowered; a smaller model that takes the place leaves nothing of the larger."""
     out = tmp_path / "large.onnx"
     with monkeypatch.context() as patch:
-        patch.setattr(exporting, "LIMIT", 1_000_000)
+        patch.setattr(onnx_export, "LIMIT", 1_000_000)
         assert run_export(resnet.pickle, out) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["large.onnx", "large.onnx.data"]
     weights = tmp_path / "large.onnx.data"

@@ -16,8 +16,8 @@ import torch
 from conftest import ROOT
 
 import main
+from experiment.files.folder import Store
 from experiment.saving import Saving
-from experiment.store import Store
 from padim.model import PaDiM
 from system import direct
 
@@ -192,7 +192,7 @@ ABORT = """
 import _thread, sys, threading, time
 from pathlib import Path
 import numpy as np
-from experiment.fitted import Progress, write_fitted
+from experiment.files.gaussians import Progress, write_fitted
 mean, covariance = np.zeros((3000, 300), np.float32), np.zeros((3000, 300, 300), np.float32)  # 1.1 GB
 progress = Progress()
 writer = threading.Thread(target=write_fitted, args=(Path(sys.argv[1]), mean, covariance, {}, None, progress))

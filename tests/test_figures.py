@@ -8,9 +8,9 @@ from scipy.ndimage import gaussian_filter
 from skimage.morphology import disk, opening
 from skimage.segmentation import find_boundaries
 
-from experiment import figures
-from experiment.figures import Drawer, LocalizationCanvas, boundary, chosen_figures, predicted_mask, roc_figure
-from experiment.store import Store
+from experiment.files.folder import Store
+from experiment.report import figures
+from experiment.report.figures import Drawer, LocalizationCanvas, boundary, chosen_figures, predicted_mask, roc_figure
 from padim.metrics import evaluate_maps, normalise
 
 H, W = 60, 80

@@ -13,8 +13,8 @@ from conftest import ROOT
 from test_fitted import WANTED
 
 from datasets.sample import write_sample
-from experiment.fitted import stored_state, write_fitted
-from experiment.store import Store
+from experiment.files.folder import Store
+from experiment.files.gaussians import stored_state, write_fitted
 from system import files
 from system.errors import UserError
 from system.files import allocate, read_json, replacing, size
@@ -169,7 +169,7 @@ KILLED = """
     import os, sys
     from pathlib import Path
     import numpy as np
-    from experiment import fitted
+    from experiment.files import gaussians
     calls = []
     def replace(self, target, real=Path.replace):
         calls.append(target)

@@ -10,7 +10,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from experiment.fitted import (
+from experiment.files.gaussians import (
     DamagedError,
     components_path,
     read_components,

@@ -12,10 +12,10 @@ from PIL import Image
 import main
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
+from experiment.files.folder import Store
 from experiment.good_scores import SHOWN, GoodScores, those_that_stand_out
 from experiment.ranks import SOLO
-from experiment.store import Store
-from experiment.threshold import stands_out_from
+from experiment.report.threshold import stands_out_from
 from padim import EPSILON
 from padim.mahalanobis import Gaussians
 from padim.model import PaDiM, Scores

@@ -10,9 +10,9 @@ from conftest import ROOT
 from sklearn.metrics import roc_auc_score
 
 import main
-from experiment.options import METHODS
-from experiment.published import compare, published, verdict
-from experiment.store import Store
+from experiment.files.folder import Store
+from experiment.methods import METHODS
+from experiment.report.published import compare, published, verdict
 from padim.metrics import FIGURES
 
 SMALL = ["--weights", "random", "--resize", "64", "--crop", "0", "--num_workers", "0", "--figures", "1"]
@@ -132,8 +132,8 @@ def test_networks_that_a_method_does_not_take(options, words, sample, tmp_path, 
 def test_networks_by_default():
     from experiment.options import experiment
 
-    for method, arch in METHODS.items():
-        assert experiment(["--method", method]).arch == arch
+    for method, row in METHODS.items():
+        assert experiment(["--method", method]).arch == row.arch
         demo = experiment(["--method", method, "--demo"])
         assert demo.arch == ("efficientnet_b4" if method == "mahalanobis_ad" else "resnet18")
 

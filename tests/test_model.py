@@ -8,7 +8,7 @@ import torch
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
 from datasets.preprocessing import Preprocessing
-from experiment.fitted import DamagedError
+from experiment.files.gaussians import DamagedError
 from experiment.saving import load, save
 from padim.extraction import BLOCK
 from padim.metrics import evaluate_scores

@@ -13,7 +13,7 @@ from datasets.folder import check_class
 from datasets.images import DataError
 from datasets.mvtec import CLASSES, OBJECTS, TEXTURES, MVTecDataset
 from datasets.preprocessing import to_pictures
-from experiment.published import published
+from experiment.report.published import published
 from system.errors import UserError
 
 

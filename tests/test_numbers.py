@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import main
-from experiment.fitted import check_covariances, read_fitted
+from experiment.files.gaussians import check_covariances, read_fitted
 from padim.anomaly_map import AnomalyMap
 from padim.backbone import load_network
 from padim.gaussian import GaussianStream

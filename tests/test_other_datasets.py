@@ -16,8 +16,8 @@ import ablation
 import main
 import predict
 from datasets.catalogue import DATASETS
-from experiment.results import ending
-from experiment.store import Store
+from experiment.files.folder import Store
+from experiment.report.results import ending
 
 OTHERS = [name for name in DATASETS if name != "mvtec"]
 FAST = ["--arch", "resnet18", "--weights", "random", "--num_workers", "0"]

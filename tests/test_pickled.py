@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from experiment.fitted import DamagedError, check_covariances, map_fitted, read_fitted, stored_state, write_fitted
+from experiment.files.gaussians import (
+    DamagedError,
+    check_covariances,
+    map_fitted,
+    read_fitted,
+    stored_state,
+    write_fitted,
+)
 from system.errors import UserError
 
 P, D = 12, 3
@@ -110,10 +117,10 @@ def test_memory(tmp_path):
     size = path.stat().st_size
     for read, most in (("map_fitted", 0.1), ("read_fitted", 1.75)):
         code = (
-            "import sys; from pathlib import Path; from experiment import fitted\n"
+            "import sys; from pathlib import Path; from experiment.files import gaussians\n"
             "def peak():\n"
             "    return int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) * 1024\n"
-            f"before = peak(); kept = fitted.{read}(Path(sys.argv[1]), {positions}, {dimensions})\n"
+            f"before = peak(); kept = gaussians.{read}(Path(sys.argv[1]), {positions}, {dimensions})\n"
             "print(peak() - before, float(kept[1][-1, -1, -1]))"
         )
         run = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True)

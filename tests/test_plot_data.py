@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from plotting import script
 from synthetic import DIMENSIONS, GRID, SIDE, write_results
 
-from experiment.figures import heat_over, panel_images
-from experiment.fitted import read_fitted
-from experiment.store import Store
-from experiment.threshold import stands_out_from
+from experiment.files.folder import Store
+from experiment.files.gaussians import read_fitted
+from experiment.report.figures import heat_over, panel_images
+from experiment.report.threshold import stands_out_from
 from padim.metrics import normalise
 from system.files import read_json, write_json
 

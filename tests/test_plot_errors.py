@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from plotting import script
 from synthetic import write_ablation, write_results
 
-from experiment import style
-from experiment.figures import roc_figure
-from experiment.results import curves
-from experiment.store import Store
+from experiment.files.folder import Store
+from experiment.report import style
+from experiment.report.figures import roc_figure
+from experiment.report.results import curves
 from system.errors import UserError
 from system.files import read_json, write_json
 

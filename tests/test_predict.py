@@ -19,7 +19,7 @@ from PIL import Image
 import main
 import predict
 from datasets.sample import write_sample
-from experiment.predictions import read_predictions
+from experiment.scoring.answers import read_predictions
 
 FAST = ["--arch", "resnet18", "--weights", "random", "--figures", "none"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from synthetic import write_model
 
-from experiment.records import FITTED, is_fitted_record, read_fitted_record
+from experiment.files.records import FITTED, is_fitted_record, read_fitted_record
 from system.errors import UserError
 
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from datasets.preprocessing import Preprocessing
-from experiment.regions import find_regions
-from experiment.threshold import Thresholds
+from experiment.report.threshold import Thresholds
+from experiment.scoring.regions import find_regions
 
 PLAIN = Preprocessing(64, 0)
 THRESHOLDS = Thresholds(5.0, 5.0, "given", 0, 10)

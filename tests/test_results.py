@@ -1,8 +1,8 @@
 import pytest
 
-from experiment import results as report
-from experiment.published import Reference, compare
-from experiment.store import Store
+from experiment.files.folder import Store
+from experiment.report import results as report
+from experiment.report.published import Reference, compare
 from padim import metrics
 from system.errors import UserError
 

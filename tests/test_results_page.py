@@ -16,11 +16,11 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 from synthetic import FIFTEEN, write_results
 
-from experiment.figures import Drawer
-from experiment.predictions import Predicted, write_predictions
-from experiment.published import Reference, verdict
-from experiment.store import Store
-from experiment.threshold import ROUNDING, Thresholds
+from experiment.files.folder import Store
+from experiment.report.figures import Drawer
+from experiment.report.published import Reference, verdict
+from experiment.report.threshold import ROUNDING, Thresholds
+from experiment.scoring.answers import Answer, write_predictions
 
 page = script("results_page")
 
@@ -370,6 +370,11 @@ def blank_figure(path: Path) -> None:
     Image.new("L", (1276, 266), 200).save(path)
 
 
+def answered(file: str, score: float, decision: str, p_value: float | None, figure: str | None) -> dict:
+    """A picture's entry in the record of predict.py."""
+    return Answer(file, np.float64(score), None, decision, p_value, 0.0, None, figure).entry()
+
+
 @pytest.fixture(scope="module")
 def predicted(tmp_path_factory) -> Path:
     """What predict.py --out leaves of 40 pictures, half of them with figures, among odd ones; no model is needed."""
@@ -381,7 +386,7 @@ def predicted(tmp_path_factory) -> Path:
         if figure:
             blank_figure(root / figure)
         file = f"/数据/a {HOSTILE if i % 3 else ''}/{i}.png"
-        rows.append(Predicted(file, score, thresholds.decide(score), 0.25 if i % 5 else None, figure))
+        rows.append(answered(file, score, thresholds.decide(score), 0.25 if i % 5 else None, figure))
     write_predictions(
         root, Path("train_螺丝.pkl"), "螺丝", {"arch": "resnet18", "weights": "imagenet"}, thresholds, rows
     )
@@ -411,7 +416,7 @@ def test_predictions(seen, predicted):
 
 
 def test_without_a_threshold_nothing_is_decided(seen, tmp_path):
-    rows = [Predicted(f"{i}.png", float(i), "", None, None) for i in range(3)]
+    rows = [answered(f"{i}.png", float(i), "", None, None) for i in range(3)]
     thresholds = Thresholds(None, None, "none: give --threshold", 0, 24)
     write_predictions(tmp_path, Path("train_x.pkl"), "x", {"arch": "resnet18", "weights": "random"}, thresholds, rows)
     assert page.main(["--result", str(tmp_path)]) == 0
@@ -476,7 +481,7 @@ def test_names_that_are_no_text(seen, tmp_path):
 def test_results_and_predictions_in_one_folder(seen, tmp_path):
     write_results(tmp_path, "resnet18", ("bottle",))
     thresholds = Thresholds(1.5, None, "given", 0, 3)
-    rows = [Predicted(f"{i}.png", float(i), thresholds.decide(i), None, "../x.png") for i in range(3)]
+    rows = [answered(f"{i}.png", float(i), thresholds.decide(i), None, "../x.png") for i in range(3)]
     write_predictions(
         tmp_path, Path("train_bottle.pkl"), "bottle", {"arch": "resnet18", "weights": "random"}, thresholds, rows
     )

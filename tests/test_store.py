@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from synthetic import write_ablation, write_results
 
-from experiment.store import Store
+from experiment.files.folder import Store
 from padim.metrics import evaluate_maps
 from system.errors import UserError
 from system.files import replacing

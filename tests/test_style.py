@@ -3,7 +3,8 @@ import pytest
 from matplotlib import font_manager
 
 from datasets import mvtec
-from experiment import style
+from experiment.methods import split_key
+from experiment.report import style
 from system.errors import UserError
 
 
@@ -46,7 +47,7 @@ def test_models_by_name():
         "PaDiM (ResNet18)", "SPADE (WideResNet50)", "MahalanobisAD (EfficientNet-B4)"
     ]  # fmt: skip
     assert [style.arch_short(key) for key in beside] == ["r18", "spade_wr50", "mahalanobis_ad_enb4"]
-    assert style.split_key("spade_resnet18") == ("spade", "resnet18")
+    assert split_key("spade_resnet18") == ("spade", "resnet18")
 
 
 def test_sizes_are_printable():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiment.store import Store
-from experiment.threshold import Thresholds, find_thresholds
+from experiment.files.folder import Store
+from experiment.report.threshold import Thresholds, find_thresholds
 from system.errors import UserError
 
 RECORD = {"arch": "resnet18", "dimensions": [0] * 100, "validation_scores": None}

@@ -6,7 +6,7 @@ import main
 from datasets.mvtec import CLASSES
 from experiment import run
 from experiment.options import experiment, options
-from experiment.published import Reference, departures, published, sentence, verdict
+from experiment.report.published import Reference, departures, published, sentence, verdict
 
 REFERENCE = published(True)
 ARCHS = ["resnet18", "wide_resnet50_2"]

@@ -12,11 +12,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiment.options import METHODS
-from experiment.published import LEVELS, Reference, Row, compare, departures, sentence, verdict
-from experiment.same_data import may_stay
-from experiment.store import Store
-from experiment.style import printable
+from experiment.files.folder import Store
+from experiment.files.provenance import may_stay
+from experiment.methods import METHODS
+from experiment.report.published import LEVELS, Reference, Row, compare, departures, sentence, verdict
+from experiment.report.style import printable
 from padim.metrics import FIGURES
 
 UNSCORED: Row = dict.fromkeys((*FIGURES, "threshold"))  # 没有测试图片的一类
@@ -157,7 +157,7 @@ def line(name: str, row: Row) -> str:
 
 
 def curves(results: dict[str, Any], store: Store) -> dict[str, dict[str, Any]]:
-    """Every class's stored ROC curves with their ROC AUC, for `experiment.figures`; names as it can draw them."""
+    """Every class's stored ROC curves with their ROC AUC, for `report.figures`; names as it can draw them."""
     result = {}
     for name, row in results["classes"].items():
         arrays = store.read_arrays(name) or {}
@@ -204,7 +204,7 @@ def ending(results: dict[str, Any], store: Store, is_random: bool) -> str:
         name = results["run"]["options"]["dataset"]
         data = f"--dataset {name} --data_path FOLDER" if name != "mvtec" else "--data_path FOLDER_OF_MVTEC_AD"
         method = results["run"]["options"]["method"]
-        which = f"--arch {METHODS[method]}" if method == "padim" else f"--method {method}"
+        which = f"--arch {METHODS[method].arch}" if method == "padim" else f"--method {method}"
         lines.append(f"The real result: python main.py {which} {data}")
     return "\n".join(lines)
 

@@ -11,9 +11,10 @@ import torch
 
 from datasets.preprocessing import to_images
 from experiment import memory
-from experiment.fitted import DamagedError
-from experiment.records import read_fitted_record
-from experiment.saving import load, model_of
+from experiment.files.gaussians import DamagedError
+from experiment.files.records import read_fitted_record
+from experiment.models import model_of
+from experiment.saving import load
 from padim.device import pick_device
 from padim.extraction import BLOCK
 from padim.model import Scores
@@ -21,7 +22,7 @@ from system.errors import UserError
 
 
 class Stored:
-    """The pickle and its JSON; `experiment.exported.Exported` does the same without PyTorch.
+    """The pickle and its JSON; `experiment.scoring.onnx_model.Exported` does the same without PyTorch.
 
     Parameters
     ----------

@@ -20,10 +20,10 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure
 from tqdm import tqdm
 
-from experiment import style
-from experiment.published import LEVELS
-from experiment.store import Store
-from experiment.threshold import Thresholds
+from experiment.files.folder import Store
+from experiment.report import style
+from experiment.report.published import LEVELS
+from experiment.report.threshold import Thresholds
 from padim.metrics import normalise
 from system.files import replacing
 from system.resources import cores
@@ -236,7 +236,7 @@ def roc_drawing(curves: Curves, say: style.Say) -> Figure:
     curves : dict
         ``{class: {"image": (points, rocauc) or None, "pixel": the same}}``, points (K, 2).
     say : callable
-        From `experiment.style.look`, inside which this is called.
+        From `experiment.report.style.look`, inside which this is called.
     """
     lines, order = style.class_lines(curves), style.class_order(curves)
     rows = -(-len(order) // 2)  # 图例分两列，放在图下：曲线再多也不遮挡

@@ -10,8 +10,8 @@ from scipy.ndimage import binary_fill_holes, find_objects, label
 from skimage.measure import find_contours
 
 from datasets.preprocessing import Preprocessing
-from experiment.figures import predicted_mask
-from experiment.threshold import Thresholds
+from experiment.report.figures import predicted_mask
+from experiment.report.threshold import Thresholds
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from datasets.preprocessing import MEAN, STD
-from experiment.exported import INPUT, OUTPUTS
-from experiment.threshold import Thresholds, read_test_set
+from experiment.report.threshold import Thresholds, read_test_set
+from experiment.scoring.onnx_model import INPUT, OUTPUTS
 from padim.export import Deployed
 from padim.model import PaDiM
 from system.files import check_room, replacing
@@ -26,7 +26,7 @@ LIMIT = 2_000_000_000  # 字节：protobuf 的消息不能到 2 GB，再大的�
 
 
 def metadata(features: Path, record: dict[str, Any], thresholds: Thresholds, half: bool) -> dict[str, Any]:
-    """What goes into the ONNX file beside the graph: `experiment.exported.EXPORTED`, after the record of the fit.
+    """What goes into the ONNX file beside the graph: `scoring.onnx_model.EXPORTED`, after the record of the fit.
 
     Parameters
     ----------

@@ -11,8 +11,8 @@ from typing import Any
 from datasets.folder import FolderDataset
 from datasets.images import DataError
 from datasets.preprocessing import Preprocessing
-from experiment.fitted import difference
-from experiment.pickled import REMEDY
+from experiment.files.gaussians import difference
+from experiment.files.unpickle import REMEDY
 from system.errors import UserError
 
 

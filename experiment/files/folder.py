@@ -18,8 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from experiment.published import LEVELS
-from experiment.records import LEFT_OUT, SCORED, UnreadableError, is_results, is_studies, parse_arrays, wrong_array
+from experiment.files.records import (
+    LEFT_OUT,
+    SCORED,
+    UnreadableError,
+    is_results,
+    is_studies,
+    parse_arrays,
+    wrong_array,
+)
+from experiment.report.published import LEVELS
 from padim.metrics import FIGURES
 from system.errors import UserError
 from system.files import TEXT, allocate, close, read_json, replacing, without_leftovers, write_json

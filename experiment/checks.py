@@ -20,13 +20,13 @@ from datasets.folder import CheckedClass, check_class, remarks
 from datasets.preprocessing import Preprocessing
 from datasets.sample import renew_sample
 from experiment import memory
-from experiment import results as report
-from experiment.fitted import stored_state
+from experiment.files.folder import Store
+from experiment.files.gaussians import stored_state
+from experiment.files.provenance import DataFolder, check_same_data
+from experiment.files.records import configuration
+from experiment.models import describe
 from experiment.ranks import Ranks
-from experiment.records import configuration
-from experiment.same_data import DataFolder, check_same_data
-from experiment.saving import describe
-from experiment.store import Store
+from experiment.report import results as report
 from padim.device import describe_device
 from padim.pretrained import Pretrained
 from system.errors import UserError

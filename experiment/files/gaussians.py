@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from experiment.pickled import REMEDY, DamagedError, damaged, read_arrays
-from experiment.records import CONFIGURATION, UnreadableError, matches, parse_arrays
+from experiment.files.records import CONFIGURATION, UnreadableError, matches, parse_arrays
+from experiment.files.unpickle import REMEDY, DamagedError, damaged, read_arrays
 from system.direct import Writer
 from system.errors import UserError
 from system.files import forget, read_json, replacing, write_json

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from experiment.store import Store
+from experiment.files.folder import Store
 from padim.metrics import normalise
 from system.errors import UserError
 
@@ -51,7 +51,7 @@ class Thresholds:
     high: float
     good: list[float] | None = None
 
-    def decide(self, score: float) -> str:
+    def decide(self, score: float | np.floating) -> str:
         """``defect`` from the decision threshold on, else ``good``; empty where there is no threshold."""
         if self.decision is None:
             return ""

@@ -10,15 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from datasets.mvtec import CLASSES, OBJECTS, TEXTURES, MVTecDataset
+from experiment.methods import has_other_weights, own_choices, tolerance_of
 
 LEVELS = ("image", "pixel")
 Row = dict[str, Any]
-
-TOLERANCE = 0.005  # 发表值只有三位小数
-TOLERANCES = {"spade_wide_resnet50_2": 0.01}  # 公开脚本漏掉图库末尾不足一百的向量，这里没有
-OTHER_WEIGHTS = {"mahalanobis_ad_efficientnet_b4"}  # 发表值出自另一个包的权重
-PUBLISHED_RD = {"resnet18": 100, "wide_resnet50_2": 550}
-PUBLISHED_LAYERS = {"layer1", "layer2", "layer3"}  # 两个网络都是；给出的次序无关
 
 # 同一份公开代码的一位使用者报告过：其余十四类相符，唯 transistor 的 R18 是 0.887 / 0.959（原因不明）
 REPORTED = "transistor"
@@ -88,10 +83,8 @@ def departures(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[
     An option that this module does not know counts as one that changes results.
     """
     changed = {key: value for key, value in options.items() if key not in NEUTRAL and value != defaults[key]}
-    if changed.get("rd") == PUBLISHED_RD.get(options["arch"]):
-        changed.pop("rd", None)
-    if options["arch"] in PUBLISHED_RD and set(changed.get("layers") or ()) == PUBLISHED_LAYERS:
-        changed.pop("layers")
+    for name in own_choices(options):
+        changed.pop(name, None)
     return [f"--{key}" if value is True else f"--{key} {_as_given(value)}" for key, value in changed.items()]
 
 
@@ -121,7 +114,7 @@ def verdict(rows: Mapping[str, Row], reference: Reference, arch: str, departed: 
         ``reproduced`` (None: no verdict), ``reason`` (one sentence), ``tolerance``, and ``outside``:
         the differences beyond it, ``{class: {level: ours − published}}``.
     """
-    names, tolerance = reference.groups["all"], TOLERANCES.get(arch, TOLERANCE)
+    names, tolerance = reference.groups["all"], tolerance_of(arch)
     outside: dict[str, dict[str, float]] = {}
     reasons = _obstacles(rows, reference, arch, departed)
     if reasons:
@@ -148,7 +141,7 @@ def _obstacles(rows: Mapping[str, Row], reference: Reference, arch: str, departe
     if reference.dataset != MVTecDataset.NAME:
         return [f"nothing is published for {reference.dataset}"]
     reasons = [f"other options than the published: {', '.join(departed)}"] if departed else []
-    if arch in OTHER_WEIGHTS and reference.figures:
+    if has_other_weights(arch) and reference.figures:
         return [*reasons, "the published figures are of a network with other weights"]
     if not reference.figures:
         return reasons or ["the weights are not ImageNet's"]

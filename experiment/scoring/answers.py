@@ -1,6 +1,6 @@
-"""What predict.py answers, a picture a line: CSV or JSON, on standard output or below a folder.
+"""What predict.py answers: a picture a line, as CSV or JSON, and below a folder one record of all.
 
-predict.py 的回答，一张图片一行：CSV 或 JSON，写到标准输出或文件夹。
+predict.py 的回答：一张图片一行，CSV 或 JSON；写到文件夹时另有一份总记录。
 """
 
 import csv
@@ -10,16 +10,20 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from system.files import without_leftovers
+from experiment.files.records import is_predictions
+from experiment.report.threshold import Thresholds
+from system.errors import UserError
+from system.files import read_json, without_leftovers, write_json
 from system.lock import lock
 
 if TYPE_CHECKING:
-    from experiment.regions import Region  # 要装入 skimage：只有 --json 才等它
+    from experiment.scoring.regions import Region  # 连带 skimage：只有 --json 才等它
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Answer:
         From the prepared picture to its map and score.
     regions : list of Region, or None
         None without a pixel threshold.
+    figure : str or None
+        Its localization figure, as a POSIX path below ``--out``.
     """
 
     file: str
@@ -50,6 +56,7 @@ class Answer:
     p_value: float | None
     seconds: float
     regions: "list[Region] | None"
+    figure: str | None
 
     def row(self) -> tuple[object, ...]:
         """Its row of the CSV."""
@@ -59,7 +66,14 @@ class Answer:
         """Its line of JSON, with the digits that the row has; ASCII, so that any reader has the file's name."""
         rarity = None if self.p_value is None else float(f"{self.p_value:.4g}")
         own = {"score": float(str(self.score)), "p_value": rarity, "seconds": round(self.seconds, 6)}
-        return json.dumps(asdict(self) | own, allow_nan=False) + "\n"
+        content = asdict(self) | own
+        del content["figure"]
+        return json.dumps(content, allow_nan=False) + "\n"
+
+    def entry(self) -> dict[str, Any]:
+        """What the record of all keeps of it."""
+        kept = {key: getattr(self, key) for key in ("file", "score", "decision", "p_value", "figure")}
+        return kept | {"score": float(self.score)}
 
 
 class _Lines:
@@ -136,3 +150,56 @@ def alone_in(out: Path) -> Iterator[None]:
         places = [(out, "predictions."), *((Path(place), "") for place, _, _ in os.walk(out / "pictures"))]
         with without_leftovers(places):
             yield
+
+
+def predictions_of(folder: Path) -> Path:
+    """Where the record of all pictures lies below ``--out``."""
+    return folder / "predictions.json"
+
+
+def write_predictions(
+    folder: Path, model: Path, name: str, record: dict[str, Any], thresholds: Thresholds, entries: list[dict[str, Any]]
+) -> None:
+    """Write the record of all pictures.
+
+    Parameters
+    ----------
+    folder : Path
+        ``--out``.
+    model : Path
+        The pickle, or what was exported from it.
+    name : str
+        Of the class.
+    record : dict
+        The JSON beside the pickle, or the metadata.
+    thresholds : Thresholds
+    entries : list of dict
+        Each picture's `Answer.entry`, in order.
+    """
+    content = {
+        "class": name,
+        "model": str(model),
+        "arch": record["arch"],
+        "weights": record["weights"],
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "thresholds": {"decision": thresholds.decision, "pixel": thresholds.pixel, "origin": thresholds.origin},
+        "pictures": entries,
+    }
+    write_json(predictions_of(folder), content)
+
+
+def read_predictions(folder: Path) -> dict[str, Any] | None:
+    """The record of all pictures as written, or None where there is none.
+
+    Raises
+    ------
+    UserError
+        If the file holds something else.
+    """
+    path = predictions_of(folder)
+    content = read_json(path)
+    if content is None and not path.exists():
+        return None
+    if not is_predictions(content):
+        raise UserError(f"{str(path)!r} is no record of predict.py, or is damaged; make it again with predict.py --out")
+    return content

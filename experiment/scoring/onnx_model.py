@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiment.records import NUMBER, is_fitted_record, matches
-from experiment.threshold import TEST_SET
+from experiment.files.records import NUMBER, is_fitted_record, matches
+from experiment.report.threshold import TEST_SET
 from system.errors import UserError
 from system.resources import cores
 
 INPUT, OUTPUTS = "pictures", ("map", "score")
 
-# 元数据：拟合时的记录（experiment.records.FITTED），另加这些；每个值都写成 JSON
+# 元数据：拟合时的记录（experiment.files.records.FITTED），另加这些；每个值都写成 JSON
 EXPORTED = {
     "class": str,
     "threshold": (NUMBER, None),
@@ -48,7 +48,7 @@ def session_options() -> Any:
 
 
 class Exported:
-    """The ONNX file; `experiment.stored.Stored` does the same with PyTorch.
+    """The ONNX file; `experiment.scoring.torch_model.Stored` does the same with PyTorch.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class Exported:
     device_type : str
         ``cpu``.
     record : dict
-        The metadata: of the form of `experiment.records.FITTED` and `EXPORTED`.
+        The metadata: of the form of `experiment.files.records.FITTED` and `EXPORTED`.
 
     Raises
     ------

@@ -17,6 +17,7 @@ import matplotlib
 from matplotlib import font_manager
 
 from datasets.mvtec import OBJECTS, TEXTURES
+from experiment.methods import METHODS, NETWORKS, method_of, split_key
 from system.errors import UserError
 from system.files import TEXT
 
@@ -34,14 +35,6 @@ HEAT, MAGNITUDE, SIGNED = "jet", "viridis", "RdBu_r"  # 异常热图沿用原文
 # 十五个类别也分得清：色盲可辨的八色（Okabe–Ito）配三种线型
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D00")
 LINE_STYLES = ("-", "--", ":")
-
-METHODS = {"padim": "PaDiM", "spade": "SPADE", "mahalanobis_ad": "MahalanobisAD"}  # 印出的名字，按图表里的次序
-NETWORKS = {  # 印出的名字，表头与文件名里的简称
-    "resnet18": ("ResNet18", "R18"),
-    "wide_resnet50_2": ("WideResNet50", "WR50"),
-    "efficientnet_b4": ("EfficientNet-B4", "ENB4"),
-    "efficientnet_b5": ("EfficientNet-B5", "ENB5"),
-}
 
 # 从字形最合适的找起；JP 版也含全部简体字
 CHINESE_FONTS = (
@@ -86,22 +79,16 @@ def printable(name: str) -> str:
     return name.encode(**TEXT).decode().replace("$", r"\$")
 
 
-def split_key(key: str) -> tuple[str, str]:
-    """A model's method, as ``--method`` names it, and its backbone."""
-    method = next((method for method in METHODS if key.startswith(f"{method}_")), "padim")  # PaDiM 的键就是网络名
-    return method, key.removeprefix(f"{method}_")
-
-
 def arch_label(key: str) -> str:
     """A model's name as it is printed: the backbone's, a predecessor's with its method."""
     method, arch = split_key(key)
-    network = NETWORKS.get(arch, (arch,))[0]
-    return network if method == "padim" else f"{METHODS[method]} ({network})"
+    network = NETWORKS[arch].label if arch in NETWORKS else arch
+    return network if method == "padim" else f"{METHODS[method].label} ({network})"
 
 
 def arch_labels(keys: Iterable[str]) -> dict[str, str]:
     """The names of models beside one another: where there is a predecessor, PaDiM is named, too."""
-    methods = {key: METHODS[split_key(key)[0]] for key in keys}
+    methods = {key: method_of(key).label for key in keys}
     named = set(methods.values()) > {"PaDiM"}
     return {k: f"{m} ({arch_label(k)})" if named and m == "PaDiM" else arch_label(k) for k, m in methods.items()}
 
@@ -109,7 +96,7 @@ def arch_labels(keys: Iterable[str]) -> dict[str, str]:
 def arch_tag(key: str) -> str:
     """The backbone's short name, as in the published tables."""
     arch = split_key(key)[1]
-    return NETWORKS[arch][1] if arch in NETWORKS else arch
+    return NETWORKS[arch].tag if arch in NETWORKS else arch
 
 
 def arch_short(key: str) -> str:

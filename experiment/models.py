@@ -1,0 +1,119 @@
+"""Which model a run has, PaDiM or a predecessor; its description, and the same model again from that.
+
+一次运行所用的模型：PaDiM，或与之比较的前身；对它的描述，以及由描述再造同一个模型。
+"""
+
+import argparse
+import platform
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import PIL
+import scipy
+import torch
+import torchvision
+
+from experiment.files.folder import Store
+from experiment.ranks import Ranks
+from padim.backbone import ARCHITECTURES, find_architecture
+from padim.baselines.mahalanobis_ad import MahalanobisAD
+from padim.baselines.spade import SPADE
+from padim.model import PaDiM
+from padim.pretrained import Pretrained
+from system.errors import UserError
+from system.files import scratch
+
+
+def is_own_setting(args: argparse.Namespace) -> bool:
+    """Whether the model's layers and channels are those that its figures were published with."""
+    if args.method != "padim":
+        return True
+    return find_architecture(args.arch, args.layers) is ARCHITECTURES.get(args.arch) and args.reduction == "random"
+
+
+def build(args: argparse.Namespace, device: torch.device, size: tuple[int, int], store: Store) -> Pretrained:
+    """The model that ``args.method`` names.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        From `experiment.options.experiment`.
+    device : torch.device
+    size : (int, int)
+        Height and width of the images.
+    store : Store
+        Below its root SPADE keeps the training features while a class is computed.
+
+    Raises
+    ------
+    UserError
+        As the model.
+    """
+    if args.method == "spade":
+        kept = args.top_k, lambda shape: scratch(store.root, shape)
+        return SPADE(args.arch, args.weights, device, size, args.precision, *kept)
+    if args.method == "mahalanobis_ad":
+        return MahalanobisAD(args.arch, args.weights, device, size, args.precision)
+    chosen = {"precision": args.precision, "layers": args.layers, "reduction": args.reduction}
+    return PaDiM(args.arch, args.weights, args.rd, args.seed, device, size, **chosen)
+
+
+def together(model: Pretrained, ranks: Ranks) -> dict[str, Any]:
+    """What ``model.fit`` is given so that several processes fit one model; nothing for one process."""
+    if ranks.size == 1:
+        return {}
+    return {"add": ranks.sum, "leads": ranks.leads} if isinstance(model, PaDiM) else {"gather": ranks.gather}
+
+
+def describe(model: Pretrained) -> dict[str, Any]:
+    """What a model's features depend on, and what its positions and layers are: the JSON beside the pickle."""
+    return {
+        "arch": model.arch,
+        "weights": model.weights,
+        "weights_sha256": model.weights_sha256,
+        **model.choices,
+        "precision": model.precision,
+        "size": list(model.size),
+        "layers": [asdict(layer) for layer in model.layers],
+        "n_train": model.count,
+        "leave_one_out_scores": None,  # 这两项算好后补入
+        "validation_scores": None,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "pillow": PIL.__version__,
+        },
+    }
+
+
+def model_of(record: dict[str, Any], weights: str, device: torch.device) -> PaDiM:
+    """The model that made stored features, without its Gaussians.
+
+    Parameters
+    ----------
+    record : dict
+        The JSON beside them.
+    weights : str
+    device : torch.device
+
+    Raises
+    ------
+    UserError
+        If these are not the weights, or not the channels, that the features were made with.
+    """
+    layers = [layer["name"] for layer in record["layers"]]
+    chosen = {"precision": record["precision"], "layers": layers, "reduction": record["reduction"]}
+    dimensions, size = record["dimensions"], tuple(record["size"])
+    model = PaDiM(record["arch"], weights, len(dimensions), record["seed"], device, size, **chosen)
+    if model.weights_sha256 != record["weights_sha256"]:
+        raise UserError(
+            f"--weights {weights} are not what the features were made with ({record['weights']}, "
+            f"SHA-256 {record['weights_sha256'][:12]}, these have {model.weights_sha256[:12]}); give that file"
+        )
+    if model.dimensions != dimensions:
+        raise UserError("the features hold other channels than their seed draws; fit again with --refit")
+    return model

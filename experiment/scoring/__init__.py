@@ -1,0 +1,1 @@
+"""New pictures: scored by stored features or an exported model, and answered."""

@@ -1,0 +1,229 @@
+"""One prediction: what predict.py opens and checks, the pictures it scores, the answers it gives.
+
+一次预测：打开与检查什么，给哪些图片打分，给出什么回答。
+"""
+
+import argparse
+import shlex
+import sys
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets.pictures import NewPictures, find_pictures
+from datasets.preprocessing import Preprocessing
+from datasets.read_ahead import read_ahead
+from experiment.files.folder import Store
+from experiment.options import decoding_threads
+from experiment.report.threshold import find_thresholds
+from experiment.scoring.answers import Answer, alone_in, answers, predictions_of, write_predictions
+from system.errors import UserError
+
+if TYPE_CHECKING:
+    from experiment.scoring.onnx_model import Exported
+    from experiment.scoring.torch_model import Stored
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A picture with its score.
+
+    Attributes
+    ----------
+    index : int
+        Its number among the pictures given.
+    size : (int, int)
+        Width and height of the picture itself.
+    picture : ndarray, (H, W, 3) uint8, or None
+        As prepared; None where no figure is drawn.
+    raw : ndarray, (H, W) float32
+        Its anomaly map.
+    score : numpy.float32
+        The map's maximum.
+    seconds : float
+        From the prepared picture to its map and score.
+    """
+
+    index: int
+    size: tuple[int, int]
+    picture: np.ndarray | None
+    raw: np.ndarray
+    score: np.float32
+    seconds: float
+
+
+class Scoring:
+    """One prediction, as a context: once entered, all that can be checked beforehand is, and ``--out`` is locked.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        From `experiment.options.prediction`.
+
+    Attributes
+    ----------
+    unreadable : int
+        Pictures that could not be read, so far; each is named as it comes.
+
+    Raises
+    ------
+    UserError
+        On entering, for what the user must change; nothing is written then.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.unreadable, self._stack = args, 0, ExitStack()
+        # 下标、原图的宽高、供作图的图片（不画则为 None），按序，等各自的异常图
+        self._waiting: deque[tuple[int, tuple[int, int], np.ndarray | None]] = deque()
+        self._reading = 0.0  # 这一块里读图所用的秒数
+        self._taken: list[dict[str, Any]] = []
+
+    def __enter__(self) -> "Scoring":
+        args = self.args
+        self._model = opened(args.model, args.device)
+        record, size = self._model.record, tuple(self._model.record["size"])
+        self._preprocessing = Preprocessing.from_record(record["preprocessing"])
+        self._thresholds = find_thresholds(args.model, record, args.threshold, args.percentile)
+        self._found = find_pictures(args.pictures, args.out / "pictures" if args.out else None)
+        if args.out:
+            Store(args.out, record["arch"]).check_writable()
+        self._model.load(args.weights, args.batch_size, len(self._found))
+        tell(f"{self._model.name}: threshold {_number(self._thresholds.decision)} ({self._thresholds.origin})")
+        self._pictures = NewPictures([picture.file for picture in self._found], self._preprocessing, size)
+        with ExitStack() as stack:
+            if args.out:
+                stack.enter_context(alone_in(args.out))
+                predictions_of(args.out).unlink(missing_ok=True)  # 是从前的图片的
+            self._write = stack.enter_context(answers(args.out, args.json))
+            self._draw = None
+            if args.figures == "all":
+                from experiment.report.figures import drawn_below  # 连带 matplotlib：不画图就不等它
+
+                self._draw = stack.enter_context(drawn_below(args.out / "pictures", size, self._thresholds))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *problem: Any) -> bool | None:
+        return self._stack.__exit__(*problem)
+
+    def score(self) -> Iterator[list[Scored]]:
+        """The pictures that can be read with their scores, block by block, in order."""
+        start = perf_counter()
+        for scores in self._model.score(self._batches()):
+            seconds = (perf_counter() - start - self._reading) / len(scores.maps)  # 读图的时间不算
+            waiting = [self._waiting.popleft() for _ in scores.maps]
+            if not np.isfinite(scores.maps).all():
+                raise UserError(
+                    f"an anomaly map near {str(self._found[waiting[0][0]].file)!r} is not finite: the weights hold NaN "
+                    "or are far out of scale; fit with other --weights"
+                )
+            found = zip(waiting, scores.maps, scores.image_scores, strict=True)
+            yield [Scored(*one, raw, score, seconds) for one, raw, score in found]
+            start, self._reading = perf_counter(), 0.0
+
+    def take(self, block: list[Scored]) -> None:
+        """Answer for a block of pictures: a row or a line each, and on request a figure."""
+        answered = [self._answer(one) for one in block]
+        self._write(answered)
+        if self._draw:
+            drawn = ((self._found[one.index].figure, one.picture, one.raw) for one in block)
+            self._draw([(name, picture, raw) for name, picture, raw in drawn if picture is not None])
+        self._taken += [answer.entry() for answer in answered]
+
+    def report(self) -> None:
+        """At the end: the record of all, how many were decided how, and what was written."""
+        out, counts = self.args.out, Counter(entry["decision"] for entry in self._taken)
+        if out and self._taken:
+            write_predictions(out, self.args.model, self._model.name, self._model.record, self._thresholds, self._taken)
+        decided = (
+            "no decision without a threshold" if counts[""] else f"{counts['defect']} defect, {counts['good']} good"
+        )
+        tell(f"{len(self._taken)} pictures scored: {decided}" if self._taken else "no picture could be scored")
+        if out:
+            tell(f"wrote predictions: {out / 'predictions.csv'}")
+            if self.args.json:
+                tell(f"wrote predictions with regions: {out / 'predictions.jsonl'}")
+        if out and self._taken:
+            if self._draw:
+                tell(f"wrote localization figures: {out / 'pictures'}")
+            tell(f"to look at them: python plot/results_page.py --result {shlex.quote(str(out))}")
+
+    def _answer(self, one: Scored) -> Answer:
+        found, thresholds = self._found[one.index], self._thresholds
+        regions = None
+        if self.args.json:
+            from experiment.scoring.regions import find_regions  # 连带 skimage：只有 --json 才等它
+
+            regions = find_regions(one.raw, thresholds, self._preprocessing, one.size)
+        decision, rarity = thresholds.decide(one.score), thresholds.p_value(float(one.score))
+        figure = (Path("pictures") / found.figure).as_posix() if self._draw else None
+        return Answer(str(found.file), one.score, thresholds.decision, decision, rarity, one.seconds, regions, figure)
+
+    def _batches(self) -> Iterator[np.ndarray]:
+        """Prepared pictures (B, H, W, 3) uint8; what of each its answer needs waits until its score comes."""
+        start = perf_counter()
+        for items in self._readable():
+            for picture, index, _, size in items:
+                self._waiting.append((int(index), tuple(size.tolist()), picture if self._draw else None))
+            batch = np.stack([picture for picture, *_ in items])  # (B, H, W, 3)
+            self._reading += perf_counter() - start
+            yield batch
+            start = perf_counter()
+        self._reading += perf_counter() - start
+
+    def _readable(self) -> Iterator[list[Any]]:
+        """Batches of the pictures that can be read; the others are named. A progress bar."""
+        args, pictures = self.args, self._pictures
+        threads = decoding_threads(args.num_workers, self._model.device_type)
+        on_screen = args.out is None and sys.stdout.isatty()  # 屏幕上逐行出现的结果本身就是进度
+        with (
+            tqdm(total=len(pictures), desc=f"scoring | {self._model.name}", unit="image", disable=on_screen) as bar,
+            closing(read_ahead(pictures, args.batch_size, threads)) as ahead,
+        ):
+            for items in ahead:
+                for _, index, is_readable, _ in items:
+                    if not is_readable:
+                        self.unreadable += 1
+                        tqdm.write(f"error: {pictures.problems.pop(int(index))}", file=sys.stderr)
+                if usable := [item for item in items if item[2]]:
+                    yield usable
+                bar.update(len(items))
+
+
+def opened(path: Path, device: str) -> "Exported | Stored":
+    """What is to score: only the stored features import torch.
+
+    Raises
+    ------
+    UserError
+        For stored features where there is no PyTorch; else as the model's own class.
+    """
+    if path.suffix.lower() == ".onnx":
+        from experiment.scoring.onnx_model import Exported
+
+        return Exported(path, device)
+    if find_spec("torch") is None:
+        raise UserError(
+            f"--model {str(path)!r} is no exported model (.onnx), and stored features need PyTorch, which is not "
+            "installed: python -m pip install -r requirements.txt, or give what export.py made of them"
+        )
+    from experiment.scoring.torch_model import Stored
+
+    return Stored(path, device)
+
+
+def tell(message: str) -> None:
+    """Say something that is no result: on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.6g}"
