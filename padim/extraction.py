@@ -111,7 +111,7 @@ class Extractor:
             If there are not as many images as ``sizes`` says.
         """
         limits, filled = iter(sizes if sizes is not None else repeat(BLOCK)), 0
-        most = max(BLOCK, *(sizes or ()))
+        most = max((BLOCK, *(sizes or ())))
         if self._buffer is None or self._buffer.shape[1] < most:  # 拟合与打分共用：近 1 GB 的内存，初次写入也费时
             self._buffer = None  # 先让出小的
             self._buffer = empty((positions, most, dimensions), self._device)

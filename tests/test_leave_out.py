@@ -1,4 +1,4 @@
-"""Every training picture, scored as if it had been left out: against refitting without it."""
+"""Training pictures, scored as if they, or their groups, had been left out: against refitting without them."""
 
 import json
 import shutil
@@ -21,16 +21,17 @@ from padim.mahalanobis import Gaussians
 from padim.model import PaDiM, Scores
 
 
-def refitted(embeddings: np.ndarray) -> np.ndarray:
-    """Distances (P, n) of embeddings (P, n, d), each to the mean and covariance of the n − 1 others; float64."""
+def refitted(embeddings: np.ndarray, size: int = 1) -> np.ndarray:
+    """Distances of embeddings (P, n, d), in groups of ``size``, to mean and covariance of those outside their group."""
     positions, n, d = embeddings.shape
     distances = np.empty((positions, n))
     for p in range(positions):
-        for i in range(n):
-            others = np.delete(embeddings[p], i, 0)
+        for start in range(0, n, size):
+            group = slice(start, start + size)
+            others = np.delete(embeddings[p], group, 0)
             covariance = np.cov(others, rowvar=False).reshape(d, d) + EPSILON * np.eye(d)
-            deviation = embeddings[p, i] - others.mean(0)
-            distances[p, i] = np.sqrt(deviation @ np.linalg.solve(covariance, deviation))
+            deviations = embeddings[p, group] - others.mean(0)
+            distances[p, group] = np.sqrt((deviations * np.linalg.solve(covariance, deviations.T).T).sum(1))
     return distances
 
 
@@ -40,9 +41,20 @@ def fitted(embeddings: np.ndarray) -> Gaussians:
     return Gaussians(torch.tensor(embeddings.mean(1)), torch.tensor(np.stack(covariances)))
 
 
-@pytest.mark.parametrize(("n", "d"), [(3, 1), (3, 20), (12, 30), (12, 4), (60, 20), (60, 21)])
+def in_float32(embeddings: np.ndarray) -> Gaussians:
+    gaussians = fitted(embeddings)
+    return Gaussians(gaussians._exact_mean, gaussians.covariance().float())
+
+
+# 大小 1 是留一；n − 2 张一组，留下的只有两张。每组的张数小于、等于、大于维数
+SIZES = [(3, 1, 1), (3, 20, 1), (12, 30, 1), (12, 4, 1), (60, 20, 1), (60, 21, 1)]
+SIZES += [(12, 4, 2), (12, 30, 3), (60, 20, 20), (60, 21, 4), (60, 7, 15), (60, 80, 20), (60, 20, 30), (12, 4, 10)]
+SIZES += [(60, 20, 58), (60, 80, 58)]
+
+
+@pytest.mark.parametrize(("n", "d", "size"), SIZES)
 @pytest.mark.parametrize("kind", ["distinct", "duplicates", "constant", "tiny"])
-def test_it_is_refitting_without_each_picture(n, d, kind):
+def test_it_is_refitting_without_each_group(n, d, size, kind):
     rng = np.random.default_rng(0)
     embeddings = rng.standard_normal((6, n, d)) * rng.gamma(2, 1, (6, 1, d)) + 3
     if kind == "duplicates":
@@ -51,12 +63,47 @@ def test_it_is_refitting_without_each_picture(n, d, kind):
         embeddings[:, :, :: max(1, d // 2)] = 0.7
     if kind == "tiny":
         embeddings *= 1e-3
-    wanted = refitted(embeddings)
-    gaussians, block = fitted(embeddings), torch.tensor(embeddings)
-    found = gaussians.left_out(block, n)
-    np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-12)
-    single = Gaussians(gaussians._exact_mean, fitted(embeddings).covariance().float())
-    np.testing.assert_allclose(single.left_out(block.float(), n), wanted, rtol=1e-3, atol=1e-4)
+    whole = n // size * size
+    wanted, block = refitted(embeddings, size)[:, :whole], torch.tensor(embeddings[:, :whole])
+    found = fitted(embeddings).left_out(block, n, size)
+    # 留下的越少，散布里要相减的就越大
+    np.testing.assert_allclose(found, wanted, rtol=1e-10 if size <= n // 2 else 1e-8, atol=1e-12)
+    single = in_float32(embeddings).left_out(block.float(), n, size)
+    # 协方差本身是 float32 的：只留两张时，它的舍入已是百分之一
+    np.testing.assert_allclose(single, wanted, rtol=1e-3 if size <= n // 2 else 3e-2, atol=1e-4)
+
+
+def test_float32_is_exact_enough_for_a_third():
+    """Correlated features of very different deviations, as networks give them; n below and above d."""
+    rng = np.random.default_rng(1)
+    for n, d in ((60, 20), (60, 100), (209, 100)):
+        embeddings = rng.standard_normal((4, n, d)) * rng.gamma(2, 1, (4, 1, d)) + 3
+        embeddings += rng.standard_normal((4, n, 3)) @ rng.standard_normal((4, 3, d))
+        for size in (1, 5, n // 3):
+            whole = n // size * size
+            found = in_float32(embeddings).left_out(torch.tensor(embeddings[:, :whole]).float(), n, size)
+            np.testing.assert_allclose(found, refitted(embeddings, size)[:, :whole], rtol=1e-4)
+
+
+def test_a_singular_rest_is_computed_in_float64():
+    """Without one picture a channel is constant: more pictures than dimensions, and float32 alone would be far off."""
+    rng = np.random.default_rng(2)
+    embeddings = rng.standard_normal((3, 60, 6))
+    embeddings[:, :, 2] = 5.0
+    embeddings[1, :4, 2] = [5000, 4000, 5200, 6000]
+    for size in (1, 4):
+        found = in_float32(embeddings).left_out(torch.tensor(embeddings).float(), 60, size)
+        np.testing.assert_allclose(found, refitted(embeddings, size), rtol=1e-3)
+
+
+def test_rounding_never_gives_more_than_the_bound():
+    """A covariance of the others is never below εI: where float32 covariances are too coarse, the bound is given."""
+    rng = np.random.default_rng(3)
+    embeddings = rng.standard_normal((4, 40, 30)) * 300
+    found = in_float32(embeddings).left_out(torch.tensor(embeddings[:, :38]).float(), 40, 38).numpy()
+    moved = embeddings[:, :38] - embeddings[:, 38:].mean(1, keepdims=True)
+    assert np.isfinite(found).all() and (found > 0).all()
+    assert (found <= np.linalg.norm(moved, axis=2) / EPSILON**0.5 * (1 + 1e-6)).all()
 
 
 def test_one_memory_serves_both_factors():
@@ -94,11 +141,29 @@ def test_a_model_is_refitted_without_each_picture(model, n):
         wanted.append(scores_of(model.score([images[i : i + 1]]))[0])
     model.fit([images])
     before, state = scores_of(model.score([IMAGES])), [t.clone() for t in model.state()]
-    found = scores_of(model.leave_one_out(images.split(7)))
+    found = scores_of(model.leave_out(images.split(7)))
     np.testing.assert_allclose(found[chosen], wanted, rtol=1e-4)
-    np.testing.assert_allclose(scores_of(model.leave_one_out([images])), found, rtol=1e-4)
+    np.testing.assert_allclose(scores_of(model.leave_out([images])), found, rtol=1e-4)
     assert all(torch.equal(a, b) for a, b in zip(model.state(), state, strict=True))
     assert np.array_equal(scores_of(model.score([IMAGES])), before)
+
+
+@pytest.mark.parametrize("groups", [[40, 40, 40, 20], [135, 1, 1, 1, 1, 1], [3, 3, 64, 64, 6]])
+def test_a_model_is_refitted_without_each_group(model, groups):
+    """Groups larger than a block, and of unequal size; with them what each picture has alone, from the same pass."""
+    ends = np.cumsum(groups)
+    wanted = []
+    for end, size in zip(ends, groups, strict=True):
+        model.fit([torch.cat([IMAGES[: end - size], IMAGES[end:]])])
+        wanted.append(scores_of(model.score([IMAGES[end - size : end]])))
+    model.fit([IMAGES])
+    singles, before = scores_of(model.leave_out([IMAGES])), [t.clone() for t in model.state()]
+    blocks = [*model.leave_out(IMAGES.split(9), groups, alone=True)]
+    np.testing.assert_allclose(scores_of(blocks), np.concatenate(wanted), rtol=1e-3)
+    np.testing.assert_allclose(np.concatenate([block.alone for block in blocks]), singles, rtol=1e-5)
+    np.testing.assert_allclose(scores_of(model.leave_out([IMAGES], groups)), scores_of(blocks), rtol=1e-4)
+    assert all(block.alone is None for block in model.leave_out([IMAGES], groups))
+    assert all(torch.equal(a, b) for a, b in zip(model.state(), before, strict=True))
 
 
 def test_a_projection_stays_that_of_all_pictures():
@@ -106,17 +171,24 @@ def test_a_projection_stays_that_of_all_pictures():
     images = IMAGES[:20]
     model.fit([images])
     block = next(model._blocks([images])).double().numpy()
-    found = np.concatenate([s.maps for s in model.leave_one_out([images])])
-    distances = torch.from_numpy(refitted(block)).float()
-    np.testing.assert_allclose(found, model._maps(distances), rtol=1e-3)
+    for size in (1, 5):
+        found = np.concatenate([s.maps for s in model.leave_out([images], [size] * (20 // size))])
+        distances = torch.from_numpy(refitted(block, size)).float()
+        np.testing.assert_allclose(found, model._maps(distances), rtol=1e-3)
 
 
-def test_two_pictures_and_no_fit(model):
-    with pytest.raises(ValueError, match="at least three, not 2"):
-        model.fit([IMAGES[:2]]).leave_one_out([IMAGES[:2]])
+def test_what_cannot_be_left_out(model):
+    with pytest.raises(ValueError, match="leaving out 1 of 2 images"):
+        model.fit([IMAGES[:2]]).leave_out([IMAGES[:2]])
+    model.fit([IMAGES[:9]])
+    with pytest.raises(ValueError, match="leaving out 8 of 9 images"):
+        model.leave_out([IMAGES[:9]], [8, 1])
+    for groups, word in (([4, 4], "more"), ([4, 4, 4], "fewer"), ([3, 3, 3, 3], "fewer")):
+        with pytest.raises(ValueError, match=f"there are {word} images than the {sum(groups)}"):
+            list(model.leave_out(IMAGES[:9].split(2), groups))
     model.release()
     with pytest.raises(ValueError, match="no Gaussian"):
-        model.leave_one_out([IMAGES])
+        model.leave_out([IMAGES])
 
 
 def test_the_golden_scores(shared):
@@ -127,7 +199,7 @@ def test_the_golden_scores(shared):
         pytest.skip("another random generator")
     images = [images for images, _, _ in batches(train, 16, 1)]
     assert [Path(name).name for name in golden["files"]] == [Path(name).name for name in train.names()]
-    np.testing.assert_allclose(scores_of(model.fit(images).leave_one_out(images)), golden["scores"], rtol=1e-4)
+    np.testing.assert_allclose(scores_of(model.fit(images).leave_out(images)), golden["scores"], rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -137,7 +209,7 @@ def test_wide_resnet50_2_with_fewer_pictures_than_dimensions(shared):
     images = [images for images, _, _ in batches(train, 16, 1)]
     model = PaDiM("wide_resnet50_2", "random")
     model.fit(images)
-    found = np.concatenate([s.maps for s in model.leave_one_out(images)])
+    found = np.concatenate([s.maps for s in model.leave_out(images)])
     block = next(model._blocks(images))
     some = [0, 1500, 3135]
     wanted = refitted(block[some].double().numpy())
