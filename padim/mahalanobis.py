@@ -7,7 +7,7 @@ References
 Defard et al., arXiv 2011.08785, section III.C: equation 2.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import isqrt, sqrt
 
 import torch
@@ -73,7 +73,14 @@ class Gaussians:
         self._factorise(1.0, before)
         return mahalanobis(block, self.mean, self._memory)  # 公式 2
 
-    def left_out(self, block: Tensor, count: int, size: int = 1, before: Callable[[], None] = lambda: None) -> Tensor:
+    def left_out(
+        self,
+        block: Tensor,
+        count: int,
+        size: int = 1,
+        before: Callable[[], None] = lambda: None,
+        keeps_factors: bool = True,
+    ) -> Tensor:
         """Distances (P, M) of training embeddings, each to the Gaussians of the images outside its own group.
 
         Parameters
@@ -86,6 +93,9 @@ class Gaussians:
             m, the images of every group of the block, at most n − 2; of one image each, every image is left out alone.
         before : callable
             As for `distances`.
+        keeps_factors : bool
+            Whether the factors are kept for further blocks, in the place of those that are there; else they are made
+            for this block alone, and those that are there stay.
 
         Raises
         ------
@@ -106,7 +116,7 @@ class Gaussians:
         d, last = block.shape[2], count - size - 1
         scale = (count - 1) / last  # A = scale·(Σ − εI) + εI
         is_doubtful = count - size <= d or 3 * size > count
-        if not is_doubtful:
+        if keeps_factors and not is_doubtful:
             self._factorise(scale, before)
         distances = block.new_empty(block.shape[:2])
         share = (sqrt(count / (count - size)) - 1) / size  # U = C²，C = I + share·11ᵀ
@@ -117,9 +127,10 @@ class Gaussians:
             squares = deviations.new_zeros(deviations.shape[:3])  # (c, g, m)
             unsure = torch.ones(len(squares), dtype=torch.bool, device=block.device)
             if not is_doubtful:
-                squares, unsure = squares_without(self._memory[here], removed, share, last)
+                factor = self._memory[here] if keeps_factors else self._factor(here, scale, block.dtype)
+                squares, unsure = squares_without(factor, removed, share, last)
             if unsure.any():
-                factor = _cholesky(self._scaled(here, scale)[unsure], unsure.nonzero()[:, 0] + here.start)
+                factor = self._factor(here, scale, torch.float64)[unsure]
                 squares[unsure], _ = squares_without(factor, removed[unsure], share, last)
             # 其余图像的协方差不小于 εI，故距离不大于 ‖ΔU‖/√ε：舍入至多到此
             most = spread(removed, share, 2).square().sum(3) / EPSILON
@@ -128,10 +139,6 @@ class Gaussians:
         # 一段位置的中间结果，是 (c, d, d) 或 (c, M, d)
         by_chunks(solve, len(self.mean), max(d, isqrt(d * block.shape[1])), block.device)
         return distances
-
-    def copy(self) -> "Gaussians":
-        """The same Gaussians in a memory of their own: it holds the factors of another size of group meanwhile."""
-        return Gaussians(self._exact_mean, self.covariance().clone())
 
     def _factorise(self, scale: float, before: Callable[[], None]) -> None:
         """Have the factors of scale·(Σ − εI) + εI in the lower triangles."""
@@ -142,13 +149,13 @@ class Gaussians:
             factorise(covariance, scale)
             self._factored = scale
 
-    def _scaled(self, here: slice, scale: float) -> Tensor:
-        """scale·(Σ − εI) + εI (c, d, d) float64, from the upper triangles and the diagonal."""
-        upper = self._memory[here].triu(1).double()
+    def _factor(self, here: slice, scale: float, dtype: torch.dtype) -> Tensor:
+        """The factors (c, d, d) of scale·(Σ − εI) + εI, from the upper triangles and the diagonal."""
+        upper = self._memory[here].triu(1).to(dtype)
         matrix = upper + upper.mT
         diagonal = self._memory.diagonal(dim1=1, dim2=2) if self._diagonal is None else self._diagonal
         matrix.diagonal(dim1=1, dim2=2).copy_(diagonal[here])
-        return _rescale(matrix, scale)
+        return _cholesky(_rescale(matrix, scale), here.start)
 
 
 def _rescale(covariance: Tensor, scale: float) -> Tensor:
@@ -177,7 +184,7 @@ def factorise(covariance: Tensor, scale: float = 1.0) -> None:
 
     def one(here: slice) -> None:
         chunk = covariance[here]
-        factor = _cholesky(chunk if scale == 1 else _rescale(chunk, scale), range(here.start, here.stop))  # Σ = LLᵀ
+        factor = _cholesky(chunk if scale == 1 else _rescale(chunk, scale), here.start)  # Σ = LLᵀ
         torch.where(lower, factor, chunk, out=chunk)  # 只此一步改变内存，之后不会再失败
 
     by_chunks(one, len(covariance), len(lower), covariance.device)
@@ -202,18 +209,17 @@ def invert_factors(covariance: Tensor, order: Tensor) -> None:
     identity = torch.eye(len(order), dtype=torch.float64, device=covariance.device)
 
     def one(here: slice) -> None:
-        matrices = covariance[here].double()[:, order[:, None], order]  # (c, d, d)
-        factor = _cholesky(matrices, range(here.start, here.stop))
+        factor = _cholesky(covariance[here].double()[:, order[:, None], order], here.start)  # (c, d, d)
         covariance[here] = torch.linalg.solve_triangular(factor, identity, upper=False)
 
     by_chunks(one, len(covariance), len(order), covariance.device)
 
 
-def _cholesky(matrices: Tensor, positions: Sequence[int] | Tensor) -> Tensor:
-    """Factors (c, d, d) of the matrices of these positions."""
+def _cholesky(matrices: Tensor, start: int) -> Tensor:
+    """Factors (c, d, d) of the matrices of the positions from ``start`` on."""
     factor, info = torch.linalg.cholesky_ex(matrices)
     if info.any():
-        position = int(positions[int(info.ne(0).nonzero()[0])])
+        position = start + int(info.ne(0).nonzero()[0])
         raise UserError(
             f"the covariance at position {position} is not positive definite: its features are far out of scale "
             "for float32; fit with other --weights, or a smaller --rd"

@@ -303,7 +303,6 @@ class PaDiM(Pretrained):
         batches: Iterable[Batch],
         groups: Sequence[int] | None = None,
         before_factors: Callable[[], None] = lambda: None,
-        alone: bool = False,
     ) -> Iterator[Scores]:
         """Score the training images once more, each as if its group had been left out of the fit, block by block.
 
@@ -316,9 +315,6 @@ class PaDiM(Pretrained):
             of one size should follow one another: each change of size costs a factorisation.
         before_factors : callable
             As for `score`, which may follow.
-        alone : bool
-            Whether the scores that the images have when they alone are left out come with the others. It takes the
-            memory of the Gaussians a second time.
 
         Yields
         ------
@@ -342,27 +338,22 @@ class PaDiM(Pretrained):
         largest = max(groups, default=1)
         if self.count < largest + 2:
             raise ValueError(f"leaving out {largest} of {self.count} images leaves too few: a covariance needs two")
-        return self._left_out(gaussians, batches, groups, before_factors, alone)
+        return self._left_out(gaussians, batches, groups, before_factors)
 
     @torch.inference_mode()
     def _left_out(
-        self,
-        gaussians: Gaussians,
-        batches: Iterable[Batch],
-        groups: Sequence[int],
-        before: Callable[[], None],
-        alone: bool,
+        self, gaussians: Gaussians, batches: Iterable[Batch], groups: Sequence[int], before: Callable[[], None]
     ) -> Iterator[Scores]:
         parts = _whole_groups(groups)
-        second = gaussians.copy() if alone else None  # 每次只留一张的因子，不必与各组的因子来回换
         for block, (size, _) in zip(self._blocks(batches, [images for _, images in parts]), parts, strict=True):
             with tf32(False):
                 # 公式 2，但高斯里没有这张图所在的组
                 scores = self._scores_of(block, gaussians.left_out(block, self.count, size, before))
-                if second:
-                    maps = self._maps(second.left_out(block, self.count))
-                    scores = replace(scores, alone=maps.amax((1, 2)).cpu().numpy())
-            yield scores
+                alone = scores.image_scores
+                if size > 1:  # 也算只留出它自己的：两者之差，就是批次的影响
+                    distances = gaussians.left_out(block, self.count, keeps_factors=False)
+                    alone = self._maps(distances).amax((1, 2)).cpu().numpy()
+            yield replace(scores, alone=alone)
 
     def _fitted(self) -> Gaussians:
         if self._gaussians is None:

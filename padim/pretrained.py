@@ -36,7 +36,7 @@ class Scores:
     centre : ndarray, (B, d) float32
         The embeddings at the centre position; of a predecessor d = 0.
     alone : ndarray, (B,) float32, or None
-        By `padim.model.PaDiM.leave_out`, where asked for: the images' scores with nothing but themselves left out.
+        By `padim.model.PaDiM.leave_out`: the images' scores with nothing but themselves left out, not their groups.
     """
 
     maps: np.ndarray

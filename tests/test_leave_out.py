@@ -158,11 +158,11 @@ def test_a_model_is_refitted_without_each_group(model, groups):
         wanted.append(scores_of(model.score([IMAGES[end - size : end]])))
     model.fit([IMAGES])
     singles, before = scores_of(model.leave_out([IMAGES])), [t.clone() for t in model.state()]
-    blocks = [*model.leave_out(IMAGES.split(9), groups, alone=True)]
+    blocks = [*model.leave_out(IMAGES.split(9), groups)]
     np.testing.assert_allclose(scores_of(blocks), np.concatenate(wanted), rtol=1e-3)
     np.testing.assert_allclose(np.concatenate([block.alone for block in blocks]), singles, rtol=1e-5)
     np.testing.assert_allclose(scores_of(model.leave_out([IMAGES], groups)), scores_of(blocks), rtol=1e-4)
-    assert all(block.alone is None for block in model.leave_out([IMAGES], groups))
+    assert all(block.alone is None for block in model.score([IMAGES]))
     assert all(torch.equal(a, b) for a, b in zip(model.state(), before, strict=True))
 
 
