@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ablation import summarise
 from datasets.mvtec import OBJECTS, TEXTURES
 from experiment.files.folder import Store
 from experiment.files.gaussians import write_fitted
@@ -15,6 +14,7 @@ from experiment.files.records import configuration as common_configuration
 from experiment.methods import split_key
 from experiment.report.published import compare, published
 from experiment.report.results import averages
+from experiment.studies import summarise
 from padim.metrics import evaluate_maps, evaluate_scores, normalise
 from padim.variants import Variant
 from system.files import read_json, write_json
