@@ -2,7 +2,7 @@
 
 留一得分定出的阈值值多少：有标签的测试集上的误报与检出，与知道标签的最佳 F1 阈值并列。
 
-python main.py --leave_one_out … && python benchmarks/thresholds.py --result mvtec_result
+python main.py --leave_out one … && python benchmarks/thresholds.py --result mvtec_result
 """
 
 import argparse
@@ -29,7 +29,7 @@ def rows(store: Store) -> list[str]:
     result = []
     for path in sorted(store.fitted("").parent.glob("train_*.json")):
         name = path.stem.removeprefix("train_")
-        left_out, arrays = read_fitted_record(path.with_suffix(".pkl"))["leave_one_out_scores"], store.read_arrays(name)
+        left_out, arrays = read_fitted_record(path.with_suffix(".pkl"))["left_out_scores"], store.read_arrays(name)
         if left_out is None or arrays is None or arrays["image_threshold_raw"] is None:
             continue
         low, high = arrays["score_min"], arrays["score_max"]
@@ -56,7 +56,7 @@ def show(result: Path) -> None:
     keys = [path.name.removeprefix("temp_") for path in sorted(result.glob("temp_*"))]
     if not keys:
         raise UserError(
-            f"no stored features below {str(result)!r}; make them with main.py --leave_one_out, see --result"
+            f"no stored features below {str(result)!r}; make them with main.py --leave_out one, see --result"
         )
     for key in keys:
         print("\n".join([HEAD.format(key), "| --- | --- | --- | --- | --- | --- |", *rows(Store(result, key))]))

@@ -6,6 +6,8 @@
 import torch
 
 from padim.counts import CHUNK
+from padim.extraction import BLOCK
+from padim.model import PaDiM
 from padim.pretrained import Pretrained
 from system.errors import UserError
 from system.resources import free_memory
@@ -14,6 +16,7 @@ _BATCHES_AHEAD = 4  # 解码线程领先的批数，加上正在用的一批
 _PINNED = 4  # 送往 GPU 途中的批数（锁页内存）
 _EVALUATION = 12  # 评估时，测试集的每个像素占用的字节数（缺陷占 7% 时），另有一段异常图的
 _CHUNK = 20
+_GROUP = 12  # 留出一组时，其中每张图的每个像素占用的字节数：异常图两份，图片
 _REMEDY = "a smaller --batch_size or --rd, another --arch (resnet18 needs the least), or a smaller --resize and --crop"
 
 
@@ -29,7 +32,7 @@ def check(
     stored: bool = True,
     more: int = 0,
     remedy: str = _REMEDY,
-) -> None:
+) -> int:
     """Compare what a class will need with what is free.
 
     Parameters
@@ -49,6 +52,11 @@ def check(
         Bytes that are needed besides, on the model's device.
     remedy : str
         What needs less.
+
+    Returns
+    -------
+    int
+        How many bytes stay free where the model is.
 
     Raises
     ------
@@ -71,6 +79,28 @@ def check(
                 f"class {name!r} needs about {need / 1e9:.1f} GB of {place}, and {free / 1e9:.1f} GB are free{each}; "
                 f"{remedy} needs less"
             )
+    return free - need
+
+
+def check_group(model: PaDiM, name: str, size: int, spare: int) -> None:
+    """Raise UserError where so many training images of a class cannot be left out together.
+
+    Parameters
+    ----------
+    model : PaDiM
+    name : str
+        The class.
+    size : int
+    spare : int
+        From `check`: bytes that stay free, with a block of images in memory.
+    """
+    each = model.image_bytes + _GROUP * model.size[0] * model.size[1]
+    most = BLOCK + spare // each
+    if size > most:
+        raise UserError(
+            f"class {name!r}: leaving {size} training pictures out together needs {(size - BLOCK) * each / 1e9:.1f} GB "
+            f"more, and {spare / 1e9:.1f} GB are free; a group may have {most}: give --leave_out {most}, or one"
+        )
 
 
 def _free_on_gpu(device: torch.device) -> int:

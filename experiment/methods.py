@@ -61,7 +61,7 @@ class Network:
     rd: int | None = None
 
 
-_OF_PADIM = ("layers", "rd", "reduction", "leave_one_out", "no_features")
+_OF_PADIM = ("layers", "rd", "reduction", "leave_out", "no_features")
 METHODS = {
     "padim": Method("PaDiM", "wide_resnet50_2", ("top_k",), published=("resnet18", "wide_resnet50_2")),
     "spade": Method(

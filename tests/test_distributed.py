@@ -71,7 +71,7 @@ def assert_same(out: Path, wanted: Path) -> None:
             assert np.abs(a - b).max() < 1e-4 * np.abs(b).max()
         a, b = (json.loads((root / f"{path}.json").read_text(encoding="utf-8")) for root in (out, wanted))
         assert a["n_train"] == b["n_train"] and a["training_files"] == b["training_files"]
-        left_out = [record["leave_one_out_scores"] or [] for record in (a, b)]
+        left_out = [record["left_out_scores"] or [] for record in (a, b)]
         assert len(left_out[0]) == (13 if name == "linen" else 0)
         np.testing.assert_allclose(*left_out, rtol=1e-3)
         for kind in ("maps", "images"):

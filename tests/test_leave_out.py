@@ -13,7 +13,8 @@ import main
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
 from experiment.files.folder import Store
-from experiment.good_scores import SHOWN, GoodScores, those_that_stand_out
+from experiment.good_scores import GoodScores
+from experiment.lots import SHOWN, grouped, remarks
 from experiment.ranks import SOLO
 from experiment.report.threshold import stands_out_from
 from padim import EPSILON
@@ -219,15 +220,18 @@ def test_wide_resnet50_2_with_fewer_pictures_than_dimensions(shared):
 
 
 def test_who_stands_out():
+    def said(scores):
+        return "".join(remarks(grouped(names[: len(scores)], "train/good", "one"), scores, scores, names))
+
     rng = np.random.default_rng(0)
     scores = [*rng.normal(10, 1, 99), 40.0]
     assert 13 < stands_out_from(scores) < 17
     names = [f"train/good/{i:03d}.png" for i in range(100)]
-    assert those_that_stand_out(scores, names).endswith("train/good/099.png (40.0)")
-    assert stands_out_from([1.0, 1.0, 1.0, 5.0]) is None and not those_that_stand_out([1.0, 1.0, 1.0, 5.0], names)
-    assert not those_that_stand_out(scores[:99], names)
+    assert said(scores).endswith("train/good/099.png (40.0)")
+    assert stands_out_from([1.0, 1.0, 1.0, 5.0]) is None and not said([1.0, 1.0, 1.0, 5.0])
+    assert not said(scores[:99])
     many = [*rng.normal(10, 1, 60), *range(100, 120)]
-    assert those_that_stand_out(many, names).endswith(f" and {20 - SHOWN} more")
+    assert said(many).endswith(f" and {20 - SHOWN} more")
 
 
 def test_the_most_unusual_are_kept_whatever_the_blocks():
@@ -235,15 +239,16 @@ def test_the_most_unusual_are_kept_whatever_the_blocks():
     maps = scores[:, None, None] * np.ones((1, 4, 4), np.float32)
     pictures = torch.zeros(40, 3, 4, 4)
     for size in (40, 7):
-        left_out = GoodScores(100)
+        left_out = GoodScores([*range(139, 99, -1)])  # 批次的次序不必是文件的次序
         for start in range(0, 40, size):
             here = slice(start, start + size)
             assert len([*left_out.keep([pictures[here]])]) == 1
-            left_out.append(Scores(maps[here], scores[here], np.zeros((len(maps[here]), 1), np.float32)))
-        everyone, unusual = left_out.gather(SOLO)
-        assert everyone == scores.tolist()
-        assert [one.score for one in unusual] == [39 - k for k in range(SHOWN)]
-        assert all(scores[one.index - 100] == one.score == one.map.max() for one in unusual)
+            centre = np.zeros((len(maps[here]), 1), np.float32)
+            left_out.append(Scores(maps[here], scores[here], centre, scores[here] + 100))
+        found = left_out.gather(SOLO)
+        assert found.scores == scores[::-1].tolist() and found.alone == (scores[::-1] + 100).tolist()
+        assert [one.score for one in found.unusual] == [39 - k for k in range(SHOWN)]
+        assert all(scores[139 - one.index] == one.score == one.map.max() for one in found.unusual)
 
 
 FAST = ["--arch", "resnet18", "--weights", "random", "--figures", "none", "--rd", "20", "--resize", "64", "--crop", "0"]
@@ -262,11 +267,11 @@ def test_a_run_names_the_pictures_that_do_not_belong(sample, tmp_path, capsys):
         Image.fromarray(picture).save(good / name)
     out = tmp_path / "out"
     command = [*FAST, "--data_path", str(own), "--save_path", str(out)]
-    assert main.main([*command, "--leave_one_out"]) == 0
+    assert main.main([*command, "--leave_out", "one"]) == 0
     said = next(line for line in capsys.readouterr().out.splitlines() if "stand out" in line)
     assert {name.split("/")[-1] for name in said.split() if name.endswith(".png")} >= {"hole_a.png", "hole_b.png"}
     record = json.loads((out / "temp_resnet18/train_flange.json").read_text(encoding="utf-8"))
-    scores, names = record["leave_one_out_scores"], MVTecDataset(tmp_path, "flange", "train").names()
+    scores, names = record["left_out_scores"], MVTecDataset(tmp_path, "flange", "train").names()
     assert len(scores) == len(names) == record["n_train"]
     first = [names[i] for i in np.argsort(scores)[::-1]]
     assert set(first[:2]) == {"train/good/hole_a.png", "train/good/hole_b.png"}
@@ -277,16 +282,20 @@ def test_a_run_names_the_pictures_that_do_not_belong(sample, tmp_path, capsys):
 
     # 再来一次：不再算；重新拟合而不要求：作废
     made = Store(out, "resnet18").left_out("flange").stat().st_mtime_ns
-    assert main.main([*command, "--leave_one_out"]) == 0
+    assert main.main([*command, "--leave_out", "one"]) == 0
     assert Store(out, "resnet18").left_out("flange").stat().st_mtime_ns == made
     assert main.main([*command, "--refit"]) == 0
     assert not Store(out, "resnet18").left_out("flange").exists()
     record = json.loads((out / "temp_resnet18/train_flange.json").read_text(encoding="utf-8"))
-    assert record["leave_one_out_scores"] is None
+    assert record["left_out_scores"] is None
 
 
 def test_it_needs_stored_features(sample, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main.main([*FAST, "--data_path", str(sample), "--save_path", str(tmp_path), "--leave_one_out", "--no_features"])
-    assert capsys.readouterr().err.startswith("error: --leave_one_out stores its scores beside the features; leave out")
+        main.main(
+            [*FAST, "--data_path", str(sample), "--save_path", str(tmp_path), "--leave_out", "one", "--no_features"]
+        )
+    assert capsys.readouterr().err.startswith(
+        "error: --leave_out stores its scores beside the features; give no --no_features"
+    )
     assert not list(tmp_path.iterdir())

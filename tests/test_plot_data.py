@@ -265,7 +265,7 @@ def test_patch_gaussian(root, store, figures, tmp_path):
 def test_training_pictures(root, store, figures, tmp_path):
     run("training_pictures", "--result", root, "--out", tmp_path, "--class", "tile")
     unusual, arrays = store.read_left_out("tile"), store.read_arrays("tile")
-    scores = read_json(store.fitted("tile").with_suffix(".json"))["leave_one_out_scores"]
+    scores = read_json(store.fitted("tile").with_suffix(".json"))["left_out_scores"]
     limit, (low, high) = stands_out_from(scores), (unusual["maps"].min(), unusual["maps"].max())
     pictures, (bar, *strips) = figures[0].axes[:12], figures[0].axes[12:]
     for i, axes in enumerate(pictures):
@@ -310,8 +310,8 @@ def test_no_training_picture_stands_out(root, figures, tmp_path):
     record, unusual = read_json(path), store.read_left_out("tile")
     words = []
     for change in (lambda s: s[:-1], lambda s: [*s[:10], *[11.0] * 30]):  # 去掉突出的一张；半数相同
-        scores = change(record["leave_one_out_scores"])
-        write_json(path, record | {"leave_one_out_scores": scores})
+        scores = change(record["left_out_scores"])
+        write_json(path, record | {"left_out_scores": scores})
         store.write_left_out("tile", {key: value[1:] for key, value in unusual.items()})
         run("training_pictures", "--result", store.root, "--out", tmp_path, "--class", "tile")
         assert not any(axes.spines["left"].get_visible() for axes in figures[-1].axes[:11])
