@@ -112,6 +112,21 @@ def test_the_images_of_a_class_are_divided(data, alone, tmp_path, ranks):
     assert said.count("wrote results:") == 1 and said.count("flange: image ROC AUC") == 1
 
 
+def test_groups_are_left_out_by_one_process_each(data, alone, tmp_path):
+    """Of 13 pictures 3 groups of four and one of one, among two processes."""
+    out, wanted = shutil.copytree(alone, tmp_path / "out"), shutil.copytree(alone, tmp_path / "wanted")
+    for ranks, folder in ((2, out), (1, wanted)):
+        finish(ranks, data, folder, "--leave_out", "4")
+    for name in ("flange", "linen"):
+        records = [json.loads((root / f"temp_resnet18/train_{name}.json").read_text("utf-8")) for root in (out, wanted)]
+        assert records[0]["left_out"] == records[1]["left_out"] == {"by": 4, "groups": 4}
+        for key in ("left_out_scores", "left_out_alone_scores"):
+            np.testing.assert_allclose(*(known[key] for known in records), rtol=1e-3)
+        arrays = [np.load(root / f"scores_resnet18/{name}_left_out.npz") for root in (out, wanted)]
+        assert np.array_equal(*(kept["files"] for kept in arrays))
+        assert np.array_equal(*(kept["lots"] for kept in arrays))
+
+
 @pytest.mark.slow
 def test_more_ranks_than_images(tmp_path):
     write_sample(tmp_path / "data", 2, 2, 64)

@@ -16,6 +16,7 @@ from synthetic import DIMENSIONS, GRID, SIDE, write_results
 
 from experiment.files.folder import Store
 from experiment.files.gaussians import read_fitted
+from experiment.report import style
 from experiment.report.figures import heat_over, panel_images
 from experiment.report.threshold import stands_out_from
 from padim.metrics import normalise
@@ -304,6 +305,35 @@ def test_training_pictures_without_test_pictures(root, figures, tmp_path):
         assert len(shown) == strips and all(len(axes.lines) == 1 for axes in shown)
 
 
+def test_training_pictures_by_lots(root, figures, tmp_path):
+    """Both distributions, both percentiles; a row for each lot, the one that stands out in red."""
+    store = Store(shutil.copytree(root, tmp_path / "copy"), "resnet18")
+    path, unusual = store.fitted("tile").with_suffix(".json"), store.read_left_out("tile")
+    record = read_json(path)
+    alone, lots = record["left_out_scores"], [f"train/good/day {i // 6}" for i in range(30)]
+    scores = [score + 8 * (lot == "train/good/day 3") for score, lot in zip(alone, lots, strict=True)]
+    kinds = {"left_out": {"by": "folder", "groups": 5}, "left_out_alone_scores": alone, "left_out_scores": scores}
+    write_json(path, record | kinds)
+    store.write_left_out("tile", unusual | {"lots": np.array(lots)})
+    run("training_pictures", "--result", store.root, "--out", tmp_path, "--class", "tile")
+    strips, rows = figures[0].axes[13:-1], figures[0].axes[-1]
+    assert len(strips) == 4 and "as if its lot were left out" in figures[0].subfigs[0].texts[0].get_text()
+    for axes, values in zip(strips, (alone, scores), strict=False):
+        assert sum(patch.get_height() for patch in axes.patches) == len(values) == 30
+        at = [line.get_xdata()[0] for line in axes.lines]
+        assert at[:2] == pytest.approx([np.percentile(scores, 99), np.percentile(alone, 99)])
+    labels = rows.get_yticklabels()
+    assert {label.get_text() for label in labels} == {f"day {i} (6)" for i in range(5)}
+    assert [label.get_text() for label in labels if label.get_color() == style.DEFECT_COLOUR] == ["day 3 (6)"]
+    assert labels[-1].get_text() == "day 3 (6)"  # 中位数最高的在最上
+    medians = [line.get_xdata()[0] for line in rows.lines]
+    assert medians == sorted(medians) and medians[-1] == np.median(scores[18:24])
+
+    store.write_left_out("tile", unusual | {"lots": np.array(lots[1:])})
+    options = ["--result", str(store.root), "--out", str(tmp_path), "--class", "tile"]
+    assert script("training_pictures").main(options) == 2  # 批次与得分不是一次写的
+
+
 def test_no_training_picture_stands_out(root, figures, tmp_path):
     store = Store(shutil.copytree(root, tmp_path / "copy"), "resnet18")
     path = store.fitted("tile").with_suffix(".json")
@@ -312,7 +342,7 @@ def test_no_training_picture_stands_out(root, figures, tmp_path):
     for change in (lambda s: s[:-1], lambda s: [*s[:10], *[11.0] * 30]):  # 去掉突出的一张；半数相同
         scores = change(record["left_out_scores"])
         write_json(path, record | {"left_out_scores": scores})
-        store.write_left_out("tile", {key: value[1:] for key, value in unusual.items()})
+        store.write_left_out("tile", {k: value if value is None else value[1:] for k, value in unusual.items()})
         run("training_pictures", "--result", store.root, "--out", tmp_path, "--class", "tile")
         assert not any(axes.spines["left"].get_visible() for axes in figures[-1].axes[:11])
         words += [text.get_text().splitlines()[1] for text in figures[-1].subfigs[0].texts]
