@@ -157,10 +157,11 @@ def show_scores(
 
 
 def lot_label(lot: str, count: int, say: Say) -> str:
-    """A lot's name without the folders above, and how many pictures it has."""
-    ends = [style.printable(end.split("/")[-1]) for end in lot.split(" to ")]
-    short = [end if len(end) < 20 else f"…{end[-18:]}" for end in ends]
-    return f"{say(' to ', ' 至 ').join(short)} ({count})"
+    """A folder's name, or that of the first picture of those in a row, and how many pictures the lot has."""
+    first, is_row, _ = lot.partition(" to ")
+    name = style.printable(first.split("/")[-1])
+    name = name if len(name) < 18 else f"{name[:7]}…{name[-9:]}"
+    return f"{say(f'from {name}', f'{name} 起') if is_row else name} ({count})"
 
 
 def show_lots(part: SubFigure, left_out: list[float], lots: np.ndarray, say: Say) -> None:
