@@ -6,12 +6,13 @@
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 
 from experiment import options
 from system import command
 from system.errors import UserError
-from system.files import size
+from system.files import check_writable, size
 
 
 def export(args: Namespace) -> None:
@@ -27,10 +28,14 @@ def export(args: Namespace) -> None:
     UserError
         For what the user must change.
     """
+    if tuple(map(int, version("torch").split(".")[:2])) < (2, 9):
+        raise UserError(
+            f"export.py needs PyTorch 2.9 or newer, and {version('torch')} is installed; "
+            "python -m pip install -r requirements-export.txt"
+        )
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise UserError(f"export.py needs {' and '.join(missing)}; python -m pip install -r requirements-export.txt")
-    from experiment.files.folder import Store
     from experiment.report.threshold import find_thresholds
     from experiment.scoring.onnx_export import EXAMPLE, bytes_besides, metadata, write_exported
     from experiment.scoring.torch_model import Stored
@@ -43,7 +48,7 @@ def export(args: Namespace) -> None:
             "fit again without --precision"
         )
     thresholds = find_thresholds(args.model, stored.record, None, None)
-    Store(args.out.parent, stored.record["arch"]).check_writable()
+    check_writable(args.out.parent)
     besides = bytes_besides(stored.record["pickle_bytes"], args.half)
     stored.load(args.weights, EXAMPLE, EXAMPLE, besides, "a fit with a smaller --rd or --arch")
     described = metadata(args.model, stored.record, thresholds, args.half)

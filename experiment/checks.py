@@ -33,6 +33,7 @@ from padim.device import describe_device
 from padim.model import PaDiM
 from padim.pretrained import Pretrained
 from system.errors import UserError
+from system.files import check_writable
 
 
 def check_data(
@@ -53,7 +54,7 @@ def check_data(
     root, wanted = locate(dataset, args.data_path, args.classes)
     bar = tqdm(find_classes(dataset, root, wanted), desc="checking", unit="class")
     checked = {name: check_class(dataset, root, name, preprocessing) for name in bar}
-    store.check_writable()
+    check_writable(store.root)
     if getattr(args, "leave_out", None) and any(len(dataset(root, name, "validation")) for name in checked):
         raise UserError(f"{args.dataset} has validation pictures, which give a threshold; give no --leave_out")
     for line in remarks(checked, preprocessing):

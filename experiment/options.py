@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets.catalogue import DATASETS
+from datasets.folder import FolderDataset
 from experiment.methods import METHODS
 from padim import PRECISIONS
 from system.command import Parser
@@ -110,10 +111,6 @@ def _flag(words: str) -> Option:
     return Option(False, words, None, (("action", "store_true"),))
 
 
-def _data_path() -> Path:
-    return Path(os.environ.get("MVTEC_PATH") or "data/mvtec_anomaly_detection")
-
-
 def options() -> dict[str, Option]:
     """All options of main.py, in the order of its help; the other commands take some of them."""
     methods = "padim (default), or one of its predecessors: spade, mahalanobis_ad"
@@ -134,7 +131,9 @@ def options() -> dict[str, Option]:
             (("choices", list(DATASETS)), ("metavar", "NAME")),
         ),
         "data_path": Option(
-            _data_path(), "one folder a class, or one class (default $MVTEC_PATH, else %(default)s)", Path
+            FolderDataset.default_root(),
+            "one folder a class, or one class (default $MVTEC_PATH, else %(default)s; elpv: the installed package's)",
+            Path,
         ),
         "save_path": Option(Path("mvtec_result"), "where results go (default %(default)s)", Path),
         "classes": Option(
@@ -211,7 +210,7 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _add(parser, *options())
     args = parser.parse_args(argv)
     method = METHODS[args.method]
-    parser.set_defaults(arch=method.arch)
+    parser.set_defaults(arch=method.arch, data_path=DATASETS[args.dataset].default_root())
     if args.demo:
         parser.set_defaults(**DEMO, arch="resnet18" if args.method != "mahalanobis_ad" else method.arch)
     args = parser.parse_args(argv)
@@ -243,6 +242,7 @@ def study(argv: Sequence[str] | None) -> argparse.Namespace:
     dimensions = "of the study of dimensions (default 10 25 50 100 200 300, as far as there are)"
     add("--dimensions", nargs="+", type=at_least(1), metavar="D", help=dimensions)
     add("--refit", action="store_true", help="replace stored studies made another way, of other data, with other rows")
+    parser.set_defaults(data_path=DATASETS[parser.parse_args(argv).dataset].default_root())
     return parser.parse_args(argv)
 
 

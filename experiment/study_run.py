@@ -20,10 +20,9 @@ from experiment import memory
 from experiment.batches import Images
 from experiment.checks import check_data
 from experiment.files.folder import Store
-from experiment.files.records import configuration
+from experiment.files.records import LEVELS, configuration
 from experiment.models import describe
 from experiment.options import decoding_threads
-from experiment.report.published import LEVELS
 from experiment.studies import Studies, table
 from padim.backbone import find_architecture
 from padim.device import pick_device

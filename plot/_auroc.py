@@ -15,7 +15,7 @@ from _results import Results, check_same_pictures, open_results, place
 
 from datasets.mvtec import OBJECTS, TEXTURES
 from experiment.report import style
-from experiment.report.published import LEVELS
+from experiment.files.records import LEVELS
 from system.errors import UserError
 
 GROUPS = {"textures": TEXTURES, "objects": OBJECTS, "all": None}  # 求平均的类别；None：每一类

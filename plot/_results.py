@@ -8,7 +8,7 @@ import _root  # noqa: F401, I001
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,11 @@ class Results:
         made = re.sub(r" --no_f\w*", "", self.command)  # --no_features，或其缩写
         return f"{made} --leave_out one" if self.training and "--leave_out" not in made else made
 
+    @property
+    def with_left_out(self) -> str:
+        """What makes them with the left-out scores beside."""
+        return replace(self, training=True).storing
+
     @cached_property
     def classes(self) -> list[str]:
         """The classes that were scored, in the order of every figure."""
@@ -101,6 +106,17 @@ class Results:
         if any(each is not None and len(each) != len(scores) for each in (alone, unusual["lots"])):  # 不是一次写的
             raise self._not_stored(path)
         return scores, alone, unusual
+
+    def good_scores(self, name: str) -> list[float] | None:
+        """The scores that a class's threshold comes from where no labels give one: validation or left-out ones."""
+        return self._scores_of_good(name, "validation_scores") or self._scores_of_good(name, "left_out_scores")
+
+    def alone_scores(self, name: str) -> list[float] | None:
+        """What the left-out scores would be, had each picture been left out alone; None where each was."""
+        return self._scores_of_good(name, "left_out_alone_scores")
+
+    def _scores_of_good(self, name: str, key: str) -> list[float] | None:
+        return self.provenance(name)[key] if self.store.fitted(name).with_suffix(".json").exists() else None
 
     def pixels(self, name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Raw maps (N, H, W) and pictures (N, H, W, 3), mapped; N must be ``count``."""

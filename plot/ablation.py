@@ -20,7 +20,7 @@ from matplotlib.typing import HashableList
 
 from experiment.methods import split_key
 from experiment.report import style
-from experiment.report.published import LEVELS
+from experiment.files.records import LEVELS
 from experiment.files.folder import Store
 from experiment.report.style import Say
 from system.errors import UserError

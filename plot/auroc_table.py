@@ -22,7 +22,7 @@ from matplotlib.patches import Patch
 
 from experiment.report import style
 from experiment.methods import has_other_weights, method_of
-from experiment.report.published import LEVELS
+from experiment.files.records import LEVELS
 from experiment.report.style import Say
 
 STEM = "auroc_table"

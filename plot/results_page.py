@@ -21,7 +21,7 @@ from _results import Results, architectures, open_results, raw_scores
 from experiment.methods import method_of, split_key, tolerance_of
 from experiment.report import style
 from experiment.scoring.answers import read_predictions
-from experiment.report.published import LEVELS
+from experiment.files.records import LEVELS
 from experiment.report.threshold import BEST_F1, ROUNDING
 from padim.metrics import FIGURES
 from system import command

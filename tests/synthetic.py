@@ -22,7 +22,7 @@ from system.files import read_json, write_json
 FIFTEEN = tuple(sorted(TEXTURES + OBJECTS))
 KINDS = ("good", "broken_large", "contamination", "manipulated_front")
 SIDE, GRID, DIMENSIONS = 48, 12, 6
-DATA = dict.fromkeys(("data_path", "file_names", "training_files", "test_files"), "0")
+DATA = dict.fromkeys(("dataset", "data_path", "file_names", "training_files", "test_files"), "0")
 
 
 def write_results(root: Path, key: str, classes: tuple[str, ...] = FIFTEEN, seed: int = 0, masks: bool = True) -> dict:

@@ -14,7 +14,7 @@ from synthetic import write_ablation, write_results
 from experiment.files.folder import Store
 from padim.metrics import evaluate_maps
 from system.errors import UserError
-from system.files import replacing
+from system.files import check_writable, replacing
 
 
 def test_damaged_arrays_are_named(scored):
@@ -152,11 +152,11 @@ def test_pictures_of_a_class_with_a_similar_name_stay(tmp_path):
 
 
 def test_writable_check_leaves_nothing(tmp_path):
-    Store(tmp_path / "new" / "deep", "resnet18").check_writable()
+    check_writable(tmp_path / "new" / "deep")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     with pytest.raises(OSError):
-        Store(tmp_path / "file" / "below", "resnet18").check_writable()
+        check_writable(tmp_path / "file" / "below")
 
 
 def test_foreign_results(tmp_path):

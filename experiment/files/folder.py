@@ -9,9 +9,8 @@ or rewritten to say that it vouches for nothing, so that what is there always be
 
 import csv
 import re
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 
 from experiment.files.records import (
     LEFT_OUT,
+    LEVELS,
     SCORED,
     UnreadableError,
     is_results,
@@ -27,7 +27,6 @@ from experiment.files.records import (
     parse_arrays,
     wrong_array,
 )
-from experiment.report.published import LEVELS
 from padim.metrics import FIGURES
 from system.errors import UserError
 from system.files import TEXT, allocate, close, read_json, replacing, without_leftovers, write_json
@@ -102,18 +101,6 @@ class Store:
             ("results as a table", self.results.with_suffix(".csv")),
         ]
         return [(what, path) for what, path in candidates if path.exists()]
-
-    def check_writable(self) -> None:
-        """Raise OSError unless a file can be made below ``root``; what was not there is not left."""
-        made = [p for p in (self.root, *self.root.parents) if not p.exists()]
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
-        finally:
-            for folder in made:
-                with suppress(OSError):
-                    folder.rmdir()
 
     @contextmanager
     def locked(self) -> Iterator[None]:

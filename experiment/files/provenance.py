@@ -63,7 +63,8 @@ class DataFolder:
 
     def record(self, name: str) -> dict[str, Any]:
         """What is stored with a class's results."""
-        return {"data_path": str(self.root), "file_names": self.file_names(name), **self.contents(name)}
+        place = {"dataset": self.dataset.NAME, "data_path": str(self.root)}
+        return {**place, "file_names": self.file_names(name), **self.contents(name)}
 
     def is_unchanged(self, name: str, stored: Mapping[str, Any]) -> bool:
         """Whether a class's files are those of a stored record."""
@@ -89,9 +90,14 @@ def check_same_data(
     Raises
     ------
     UserError
-        The message names both folders.
+        The message names both folders, or both data sets of one folder.
     """
     for name, there in stored.items():
+        if there["data_path"] == str(here.root) and there["dataset"] != here.dataset.NAME:
+            raise UserError(
+                f"{str(path)!r} holds class {name!r} of --dataset {there['dataset']}, not of {here.dataset.NAME}; give "
+                "another --save_path for each data set, or --refit to replace what is stored"
+            )
         if name in chosen:
             differs = there["data_path"] != str(here.root) and not here.is_unchanged(name, there)
         else:

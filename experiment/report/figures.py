@@ -21,8 +21,8 @@ from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_struc
 from tqdm import tqdm
 
 from experiment.files.folder import Store
+from experiment.files.records import LEVELS
 from experiment.report import style
-from experiment.report.published import LEVELS
 from experiment.report.threshold import Thresholds
 from padim.metrics import normalise
 from system.files import replacing

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from datasets.mvtec import CLASSES, OBJECTS, TEXTURES, MVTecDataset
+from experiment.files.records import LEVELS
 from experiment.methods import has_other_weights, own_choices, tolerance_of
 
-LEVELS = ("image", "pixel")
 Row = dict[str, Any]
 
 # 同一份公开代码的一位使用者报告过：其余十四类相符，唯 transistor 的 R18 是 0.887 / 0.959（原因不明）

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from experiment.files.folder import Store
 from experiment.files.provenance import may_stay
+from experiment.files.records import LEVELS
 from experiment.methods import METHODS
-from experiment.report.published import LEVELS, Reference, Row, compare, departures, sentence, verdict
+from experiment.report.published import Reference, Row, compare, departures, sentence, verdict
 from experiment.report.style import printable
 from padim.metrics import FIGURES
 

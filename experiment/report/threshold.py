@@ -112,12 +112,12 @@ def lots_that_stand_out(scores: Sequence[float], lots: Sequence[str]) -> dict[st
 
 
 def how_left_out(record: dict[str, Any]) -> str:
-    """``, left out by folders, 12 groups``; empty where each training picture was left out alone."""
+    """``by folders, 12 groups``; empty where each training picture was left out alone."""
     known = record.get("left_out")
     if known is None or known["by"] == "one":
         return ""
     by = "folders" if known["by"] == "folder" else f"blocks of {known['by']}"
-    return f", left out by {by}, {known['groups']} groups"
+    return f"by {by}, {known['groups']} groups"
 
 
 def find_thresholds(
@@ -153,7 +153,7 @@ def find_thresholds(
     good, kind = record["validation_scores"], "validation scores"
     if good is None:
         good, how = record["left_out_scores"], how_left_out(record)
-        kind = f"training scores{how}" if how else "left-out training scores"
+        kind = f"training scores, left out {how}" if how else "left-out training scores"
     if percentile is not None and good is None:
         raise UserError(
             f"{str(features)!r} has no left-out scores for --percentile: main.py makes them where there is no labelled "
