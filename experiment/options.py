@@ -96,6 +96,16 @@ def _bits(text: str) -> int:
 _bits.__name__ = "number of bits (8 to 16)"
 
 
+def _groups(text: str) -> str | int:
+    if text in ("one", "folder"):
+        return text
+    size = at_least(1)(text)
+    return "one" if size == 1 else size
+
+
+_groups.__name__ = "choice ('one', 'folder' or a number of pictures)"
+
+
 @dataclass(frozen=True)
 class Option:
     """What argparse is told; ``extra`` holds what only some options have."""
@@ -179,7 +189,13 @@ def options() -> dict[str, Option]:
             (("choices", ["random", "pca"]),),
         ),
         "figures": Option("all", "a class: all (default), none, a number", _figures, (("metavar", "N"),)),
-        "leave_one_out": _flag("score each training picture as if left out: a threshold without labels"),
+        "leave_out": Option(
+            None,
+            "training pictures are scored as if left out, for a threshold without labels: one by one, by folders "
+            "within train/good, or N in a row",
+            _groups,
+            (("metavar", "one|folder|N"),),
+        ),
         "no_features": _flag("neither read nor write the pickled training features"),
         "refit": _flag("replace what is stored, whatever made it"),
         "demo": _flag("run on procedural sample data with efficientnet_lite0; needs no download"),
@@ -214,8 +230,8 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.demo and (args.data_path != DEMO["data_path"] or args.dataset != "mvtec"):
         parser.error("--demo brings its own data; leave out --data_path and --dataset")
-    if args.leave_one_out and args.no_features:
-        parser.error("--leave_one_out stores its scores beside the features; leave out --no_features")
+    if args.leave_out and args.no_features:
+        parser.error("--leave_out stores its scores beside the features; give no --no_features")
     for name in method.meaningless:
         if getattr(args, name) != options()[name].default:
             parser.error(f"--{name} means nothing for --method {args.method}; leave it out")
@@ -232,7 +248,7 @@ def study(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line of ablation.py."""
     description = "Studies from one pass of the backbone: layers, dimensions, the spread over seeds, the covariance."
     parser = Parser(prog="ablation.py", description=description)
-    left_out = {"rd", "reduction", "figures", "no_features", "leave_one_out", "refit", "demo", "method", "top_k"}
+    left_out = {"rd", "reduction", "figures", "no_features", "leave_out", "refit", "demo", "method", "top_k"}
     _add(parser, *(name for name in options() if name not in left_out), arch="resnet18")
     add = parser.add_argument
     add("--study", nargs="+", choices=STUDIES, default=list(STUDIES), help="default: all four")

@@ -108,10 +108,11 @@ def write_left_out(store: Store, name: str) -> None:
             "scores": np.array(scores)[kept],
             "maps": maps * (np.array(scores)[kept] / maps.max((1, 2))).astype(np.float32)[:, None, None],
             "images": rng.integers(0, 256, (*maps.shape, 3), np.uint8),
+            "lots": None,
         },
     )
     beside = store.fitted(name).with_suffix(".json")
-    write_json(beside, read_json(beside) | {"leave_one_out_scores": scores})
+    write_json(beside, read_json(beside) | {"left_out_scores": scores})
 
 
 def write_ablation(root: Path, arch: str, classes: tuple[str, ...] = FIFTEEN) -> None:
@@ -143,7 +144,7 @@ def record(arch: str, grid: int = GRID, seed: int = 0) -> dict[str, Any]:
     ]  # fmt: skip
     network = {"arch": arch, "weights": "random", "weights_sha256": "0", "precision": "float32", "layers": layers}
     data = {"size": [4 * grid, 4 * grid], "n_train": 30, "training_files": "0"}
-    data |= {"leave_one_out_scores": None, "validation_scores": None}
+    data |= dict.fromkeys(("left_out_scores", "left_out", "left_out_alone_scores", "validation_scores"))
     return network | data | {"seed": seed, "reduction": "random", "preprocessing": {"resize": 256, "crop": 224}}
 
 

@@ -334,6 +334,8 @@ def test_the_programs_sentences_have_a_translation(seen, folder):
         )
     ] + ["best F1 on the labelled test set", "given", "none: give --threshold"]
     sentences += [f"99.5th percentile of 31 {kind} scores" for kind in ("left-out training", "validation")]
+    for how in ("folders", "blocks of 60"):
+        sentences.append(f"99th percentile of 310 training scores, left out by {how}, 12 groups")
     seen.show(folder, "#zh")
     for sentence in sentences:
         chinese = seen.execute_script("return translated(arguments[0])", sentence)

@@ -149,7 +149,7 @@ class Store:
 
     def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
         """Write the small arrays; None becomes an empty array, which `read_arrays` undoes."""
-        _write(self.arrays(name), {k: np.empty(0) if v is None else np.asarray(v) for k, v in arrays.items()})
+        _write(self.arrays(name), arrays)
 
     def read_arrays(self, name: str) -> dict[str, Any] | None:
         """The small arrays as written, or None where the class has none.
@@ -161,19 +161,21 @@ class Store:
         """
         return _read(self.arrays(name), SCORED, "delete it and score the class again")
 
-    def write_left_out(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        """Write the training pictures with the highest left-out scores."""
+    def write_left_out(self, name: str, arrays: dict[str, Any]) -> None:
+        """Write the training pictures with the highest left-out scores, and every training picture's lot."""
         _write(self.left_out(name), arrays)
 
     def read_left_out(self, name: str) -> dict[str, Any] | None:
-        """Those pictures' ``files``, ``scores``, ``maps`` and ``images``, the highest first; None where there are none.
+        """Those pictures' ``files``, ``scores``, ``maps``, ``images``, the highest first; the ``lots`` of all of them.
+
+        None where there are none.
 
         Raises
         ------
         UserError
             As by `read_arrays`.
         """
-        return _read(self.left_out(name), LEFT_OUT, "delete it and run main.py --leave_one_out again")
+        return _read(self.left_out(name), LEFT_OUT, "delete it and run main.py --leave_out one again")
 
     def read_results(self) -> dict | None:
         """The results as written, or None where there are none.
@@ -223,7 +225,7 @@ class Store:
 
 def _write(path: Path, arrays: dict[str, Any]) -> None:
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **{k: np.empty(0) if v is None else np.asarray(v) for k, v in arrays.items()})  # type: ignore[arg-type]
 
 
 def _read(path: Path, form: dict[str, tuple[str, tuple]], remedy: str) -> dict[str, Any] | None:

@@ -44,7 +44,9 @@ FITTED = {
     "size": [int],
     "layers": [LAYER],
     "n_train": int,
-    "leave_one_out_scores": ([NUMBER], None),
+    "left_out_scores": ([NUMBER], None),
+    "left_out": ({"by": ({"one", "folder"}, int), "groups": int}, None),
+    "left_out_alone_scores": ([NUMBER], None),
     "validation_scores": ([NUMBER], None),
     "preprocessing": dict,  # 内容由 Preprocessing.from_record 查
     "training_files": str,
@@ -128,11 +130,13 @@ SCORED: dict[str, tuple[str, tuple]] = {
 _MAY_BE_NAN = {"pixel_aupimo"}  # 没有缺陷像素的图
 _ALWAYS = {"files", "kinds", "labels", "image_scores", "patches"}
 _ALWAYS |= {"score_min", "score_max", "image_score_min", "image_score_max"}
+_ALWAYS |= {"scores", "maps", "images"}  # 留一得分最高的几张的
 LEFT_OUT: dict[str, tuple[str, tuple]] = {
     "files": ("U", ("n",)),
     "scores": ("f", ("n",)),
     "maps": ("f", ("n", None, None)),
     "images": ("u", ("n", None, None, 3)),
+    "lots": ("U", (None,)),  # 每张训练图像的批次；逐张留出时没有
 }
 
 
@@ -179,8 +183,7 @@ def _wrong_entry(record: dict[str, Any]) -> str | None:
         "layers": bool(record["layers"]),
         "dimensions": bool(record["dimensions"]) and min(record["dimensions"]) >= 0,
         "size": len(record["size"]) == 2 and min(record["size"]) > 0,
-        "leave_one_out_scores": record["leave_one_out_scores"] != [],
-        "validation_scores": record["validation_scores"] != [],
+        **{key: record[key] != [] for key in ("left_out_scores", "left_out_alone_scores", "validation_scores")},
     }
     return next((key for key, is_sound in sound.items() if not is_sound), None)
 
@@ -273,7 +276,7 @@ def wrong_array(arrays: dict[str, Any], form: dict[str, tuple[str, tuple]]) -> s
     count = None
     for key, (kinds, shape) in form.items():
         if arrays.get(key) is None:
-            if key not in arrays or key in _ALWAYS or form is LEFT_OUT:
+            if key not in arrays or key in _ALWAYS:
                 return key
             continue
         array = np.asarray(arrays[key])
