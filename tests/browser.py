@@ -1,10 +1,12 @@
 """Debian's Chromium, driven by Selenium: nothing is downloaded, and what the page asks for and complains of is kept."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from selenium import webdriver
@@ -79,8 +81,9 @@ def browser() -> Iterator[Browser]:
     ):
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    found = Browser(options=options, service=Service(driver))
-    try:
-        yield found
-    finally:
-        found.quit()
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # 它会在临时文件夹里留下套接字
+        found = Browser(options=options, service=Service(driver, env=os.environ | {"TMPDIR": folder}))
+        try:
+            yield found
+        finally:
+            found.quit()
