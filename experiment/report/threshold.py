@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from experiment.files.folder import Store
+from experiment.files.records import TEST_SET
 from padim.metrics import normalise
 from system.errors import UserError
 
 PERCENTILE = 99.0
 BEST_F1 = "best F1 on the labelled test set"
-TEST_SET = ("image_threshold_raw", "threshold_raw", "score_min", "score_max")  # 测试集的数组里，阈值与色标要的
 DEVIATIONS = 5  # 高出中位数这么多个稳健标准差的训练图像，算不合群
 _ROBUST = 1.4826  # 正态分布的标准差与中位数绝对偏差之比
 ROUNDING = 1e-4  # 相对；同一张图的得分因批大小、线程数、PyTorch 或 ONNX 而有的舍入差，至多如此
@@ -95,9 +94,9 @@ def find_thresholds(
     Parameters
     ----------
     features : Path
-        The pickle, within the result folder that main.py wrote; or what was exported from it.
+        The pickle, or what was exported from it, for the message.
     record : dict
-        The JSON beside it; of an exported model its metadata, with ``test_set`` as of `read_test_set`.
+        The JSON beside it; of an exported model its metadata.
     given : float, optional
         The decision threshold that the user wants.
     percentile : float, optional
@@ -116,7 +115,7 @@ def find_thresholds(
     colours span the test set's scores; else 0 to twice the decision threshold; else 0 to 2√d, since a
     normal patch's squared distance is d on average.
     """
-    known = record["test_set"] if "test_set" in record else read_test_set(features, record)
+    known = record["test_set"] or dict.fromkeys((*TEST_SET, "origin"))
     kind = "left-out training" if record["validation_scores"] is None else "validation"
     good = record["leave_one_out_scores"] if record["validation_scores"] is None else record["validation_scores"]
     if percentile is not None and good is None:
@@ -125,10 +124,11 @@ def find_thresholds(
             "test set, and with --leave_one_out; run it so, or give --threshold instead"
         )
     best, pixel, low, high = (known[key] for key in TEST_SET)
+    decision: float | None
     if given is not None:
         decision, origin = given, "given"
     elif percentile is None and best is not None:
-        decision, origin = best, BEST_F1
+        decision, origin = best, known["origin"] or BEST_F1
     elif good is not None:
         percentile = PERCENTILE if percentile is None else percentile
         decision = float(np.percentile(good, percentile))
@@ -140,12 +140,9 @@ def find_thresholds(
     return Thresholds(decision, decision if pixel is None else pixel, origin, low, high, good)
 
 
-def read_test_set(features: Path, record: dict[str, Any]) -> dict[str, float | None]:
-    """What the result folder knows of the class's test set: `TEST_SET`, None where it knows nothing.
-
-    Parameters are those of `find_thresholds`; where the pickle lies elsewhere, nothing is known.
-    """
-    features = features.absolute()  # 在其文件夹之内给出文件名也行
-    store, name = Store(features.parent.parent, record["arch"]), features.stem.removeprefix("train_")
-    arrays = (store.read_arrays(name) if store.fitted(name) == features else None) or {}
-    return {key: None if arrays.get(key) is None else float(arrays[key]) for key in TEST_SET}
+def test_set(arrays: dict[str, Any]) -> dict[str, Any] | None:
+    """What the JSON beside a pickle keeps of a class's test set, from its arrays; None where they are none."""
+    if not arrays:
+        return None
+    known = {key: None if arrays[key] is None else float(arrays[key]) for key in TEST_SET}
+    return known | {"origin": None if known["image_threshold_raw"] is None else BEST_F1}
