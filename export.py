@@ -6,6 +6,7 @@
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 
 from experiment import options
@@ -27,6 +28,11 @@ def export(args: Namespace) -> None:
     UserError
         For what the user must change.
     """
+    if tuple(map(int, version("torch").split(".")[:2])) < (2, 9):
+        raise UserError(
+            f"export.py needs PyTorch 2.9 or newer, and {version('torch')} is installed; "
+            "python -m pip install -r requirements-export.txt"
+        )
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise UserError(f"export.py needs {' and '.join(missing)}; python -m pip install -r requirements-export.txt")

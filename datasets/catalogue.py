@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.btad import BTADDataset
+from datasets.elpv import ELPVDataset, ELPVLotsDataset
 from datasets.folder import FolderDataset, visible
 from datasets.kolektor_sdd2 import KolektorSDD2Dataset
 from datasets.mvtec import MVTecDataset
@@ -24,6 +25,8 @@ DATASETS: dict[str, type[FolderDataset]] = {
         MVTecLOCODataset,
         MVTecAD2Dataset,
         KolektorSDD2Dataset,
+        ELPVDataset,
+        ELPVLotsDataset,
     )
 }
 # 认的次序，特征多的在前：MVTec AD 2 与 LOCO 的类别也有 MVTec 的特征
@@ -64,7 +67,7 @@ def find_classes(dataset: type[FolderDataset], root: Path, names: Sequence[str] 
             f"no data folder {str(root)!r}; give the folder that holds the classes with --data_path, "
             f"or {dataset.SOURCE.format(root)}"
         )
-    found = _found(root, names)
+    found = _found(dataset, root, names)
     own = found.pop(dataset, [])
     if found and own:
         each = ", ".join(f"{classes[0]} ({other.NAME})" for other, classes in ({dataset: own} | found).items())
@@ -90,11 +93,15 @@ def find_classes(dataset: type[FolderDataset], root: Path, names: Sequence[str] 
     return [name for name in dataset.CLASSES if name in own] or own
 
 
-def _found(root: Path, names: Sequence[str] | None) -> dict[type[FolderDataset], list[str]]:
-    """The classes at ``root``, each of one set."""
+def _found(
+    wanted: type[FolderDataset], root: Path, names: Sequence[str] | None
+) -> dict[type[FolderDataset], list[str]]:
+    """The classes at ``root``, each of one set; of sets in one layout it is the wanted one."""
     found: dict[type[FolderDataset], list[str]] = {}
     taken: set[str] = set()
     for dataset in _BY_MARKS:
+        if dataset is not wanted and dataset.MARKS == wanted.MARKS:  # 同一些文件的另一种划分
+            continue
         if classes := [name for name in dataset.found(root, names) if name not in taken]:
             found[dataset] = classes
             taken |= set(classes)

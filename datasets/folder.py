@@ -7,6 +7,7 @@ lists the sets.
 """
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,8 @@ class FolderDataset(ABC):
         The folders that a class must have, the one with the normal training pictures first.
     SOURCE : str
         How to get the set, in words; ``{}`` stands for the root.
+    LEFT_OUT : str
+        Which pictures it leaves out, in words.
     APART : tuple of str
         Kinds of defect whose figures of merit are usually given apart, too.
     files : list of Path
@@ -82,7 +85,7 @@ class FolderDataset(ABC):
         What is joined to a picture's mask; empty for a normal picture, and everywhere where ``has_masks`` is false.
     has_masks : bool
     left_out : int
-        Pictures of the split that are not used.
+        Pictures that are not used, counted with the split that trains.
 
     Raises
     ------
@@ -94,6 +97,7 @@ class FolderDataset(ABC):
     CLASSES: ClassVar[tuple[str, ...]]
     MARKS: ClassVar[tuple[str, ...]]
     SOURCE: ClassVar[str]
+    LEFT_OUT: ClassVar[str] = "training pictures left out because they show a defect"
     APART: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, root: Path, name: str, split: str, preprocessing: Preprocessing | None = None):
@@ -110,6 +114,11 @@ class FolderDataset(ABC):
     @abstractmethod
     def _list(self, split: str) -> Listing:
         """The split's pictures, below ``self.folder``."""
+
+    @classmethod
+    def default_root(cls) -> Path:
+        """The folder that is taken where none is given."""
+        return Path(os.environ.get("MVTEC_PATH") or "data/mvtec_anomaly_detection")
 
     @classmethod
     def folder_of(cls, root: Path, name: str) -> Path:
@@ -190,8 +199,8 @@ def _leads_to(folder: Path, mark: str) -> bool:
 class CheckedClass(NamedTuple):
     """What is known of a class beforehand: numbers of pictures, and height and width as prepared.
 
-    ``left_out`` is the number of training pictures that are not used, ``longest`` the height and width of the
-    most elongated picture as it is.
+    ``left_out`` is the number of pictures that are not used, ``why`` says which; ``longest`` is the height and width
+    of the most elongated picture as it is.
     """
 
     n_train: int
@@ -199,6 +208,7 @@ class CheckedClass(NamedTuple):
     size: tuple[int, int]
     left_out: int
     longest: tuple[int, int]
+    why: str
 
 
 def check_class(
@@ -240,7 +250,7 @@ def check_class(
                     "width); a class has one size: give --resize HEIGHTxWIDTH, or a --crop"
                 )
             longest = max(longest, size, key=elongation)
-    return CheckedClass(len(train), len(test), first, train.left_out, longest)
+    return CheckedClass(len(train), len(test), first, train.left_out, longest, dataset.LEFT_OUT)
 
 
 def elongation(size: tuple[int, int]) -> float:
@@ -268,11 +278,7 @@ def common_size(checked: dict[str, CheckedClass]) -> tuple[int, int]:
 
 def remarks(checked: dict[str, CheckedClass], preprocessing: Preprocessing) -> list[str]:
     """What a user should know of the pictures before a run, a line each: those left out, and those cut off."""
-    lines = [
-        f"{name}: training pictures left out because they show a defect: {found.left_out}"
-        for name, found in checked.items()
-        if found.left_out
-    ]
+    lines = [f"{name}: {found.why}: {found.left_out}" for name, found in checked.items() if found.left_out]
     resize, crop = preprocessing.resize, preprocessing.crop
     long = {name: found.longest for name, found in checked.items() if elongation(found.longest) > LONG}
     if long and crop and isinstance(resize, int) and isinstance(crop, int):

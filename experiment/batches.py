@@ -34,7 +34,7 @@ class Images:
 
     Attributes
     ----------
-    part : Part
+    part : FolderDataset or Part
     title : str
         Of the progress bar.
     batch_size, num_workers : int
@@ -42,7 +42,7 @@ class Images:
         No progress bar.
     """
 
-    part: Part
+    part: FolderDataset | Part
     title: str
     batch_size: int
     num_workers: int

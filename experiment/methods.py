@@ -76,6 +76,7 @@ METHODS = {
 NETWORKS = {
     "resnet18": Network("ResNet18", "R18", 100),
     "wide_resnet50_2": Network("WideResNet50", "WR50", 550),
+    "efficientnet_lite0": Network("EfficientNet-Lite0", "ENL0"),
     "efficientnet_b4": Network("EfficientNet-B4", "ENB4"),
     "efficientnet_b5": Network("EfficientNet-B5", "ENB5"),
 }

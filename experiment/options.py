@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from datasets.catalogue import DATASETS
+from datasets.folder import FolderDataset
 from experiment.methods import METHODS
 from padim import PRECISIONS
 from system.command import Parser
 from system.resources import cores
 
+STUDIES = ("layers", "dimensions", "seeds")
 THREADS = {"cpu": 8, "cuda": 16}  # 解码线程至多这么多：网络在 CPU 上算时，核要分着用
 
 DEMO = {
@@ -99,14 +101,13 @@ def _flag(words: str) -> Option:
     return Option(False, words, None, (("action", "store_true"),))
 
 
-def _data_path() -> Path:
-    return Path(os.environ.get("MVTEC_PATH") or "data/mvtec_anomaly_detection")
-
-
 def options() -> dict[str, Option]:
     """All options of main.py, in the order of its help; the other commands take some of them."""
     methods = "padim (default), or one of its predecessors: spade, mahalanobis_ad"
-    networks = "backbone: wide_resnet50_2, resnet18, efficientnet_b5, or another of torchvision's (default %(default)s)"
+    networks = (
+        "backbone: wide_resnet50_2, resnet18, efficientnet_lite0, efficientnet_b5, or another of torchvision's "
+        "(default %(default)s)"
+    )
     return {
         "method": Option("padim", methods, None, (("choices", list(METHODS)),)),
         "arch": Option("wide_resnet50_2", networks),
@@ -120,7 +121,9 @@ def options() -> dict[str, Option]:
             (("choices", list(DATASETS)), ("metavar", "NAME")),
         ),
         "data_path": Option(
-            _data_path(), "one folder a class, or one class (default $MVTEC_PATH, else %(default)s)", Path
+            FolderDataset.default_root(),
+            "one folder a class, or one class (default $MVTEC_PATH, else %(default)s; elpv: the installed package's)",
+            Path,
         ),
         "save_path": Option(Path("mvtec_result"), "where results go (default %(default)s)", Path),
         "classes": Option(
@@ -153,7 +156,9 @@ def options() -> dict[str, Option]:
         ),
         "device": Option("auto", "auto (default: CUDA if there is one), cpu, cuda or cuda:N"),
         "precision": Option("float32", "float32 (default), tf32 (GPU), bf16", None, (("choices", list(PRECISIONS)),)),
-        "rd": Option(None, "channels kept (default 100 for resnet18, 550 for wide_resnet50_2, else all)", at_least(1)),
+        "rd": Option(
+            None, "channels kept (default: the backbone's own, 550 for wide_resnet50_2, 100 for resnet18)", at_least(1)
+        ),
         "top_k": Option(5, "nearest training images of spade (default %(default)s)", at_least(1)),
         "reduction": Option(
             "random",
@@ -189,7 +194,7 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _add(parser, *options())
     args = parser.parse_args(argv)
     method = METHODS[args.method]
-    parser.set_defaults(arch=method.arch)
+    parser.set_defaults(arch=method.arch, data_path=DATASETS[args.dataset].default_root())
     if args.demo:
         parser.set_defaults(**DEMO, arch="resnet18" if args.method != "mahalanobis_ad" else method.arch)
     args = parser.parse_args(argv)
@@ -209,18 +214,19 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def study(argv: Sequence[str] | None, studies: Sequence[str]) -> argparse.Namespace:
+def study(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line of ablation.py."""
     description = "The paper's studies from one pass of the backbone: layers, dimensions, and the spread over seeds."
     parser = Parser(prog="ablation.py", description=description)
     left_out = {"rd", "reduction", "figures", "no_features", "leave_one_out", "refit", "demo", "method", "top_k"}
     _add(parser, *(name for name in options() if name not in left_out), arch="resnet18")
     add = parser.add_argument
-    add("--study", nargs="+", choices=studies, default=list(studies), help="default: all three")
+    add("--study", nargs="+", choices=STUDIES, default=list(STUDIES), help="default: all three")
     add("--rd", type=at_least(1), help="channels kept by the random choices (default 100; wide_resnet50_2 550)")
     dimensions = "of the study of dimensions (default 10 25 50 100 200 300, as far as there are)"
     add("--dimensions", nargs="+", type=at_least(1), metavar="D", help=dimensions)
     add("--refit", action="store_true", help="replace stored studies made another way, of other data, with other rows")
+    parser.set_defaults(data_path=DATASETS[parser.parse_args(argv).dataset].default_root())
     return parser.parse_args(argv)
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+from padim import efficientnet_lite as lite
 from padim.graph import dry_run, fold_batch_norm, keep_returned, open_sequences, receptive_fields
 from system.errors import UserError, is_out_of_memory
 
@@ -31,7 +32,7 @@ class Architecture:
     Attributes
     ----------
     layers : tuple of str
-        The modules whose outputs are read, by torchvision's names.
+        The modules whose outputs are read, by the network's names.
     dimensions : int or None
         How many random channels are kept; None keeps all, in their natural order.
     """
@@ -45,6 +46,7 @@ ARCHITECTURES = {
     "resnet18": Architecture(("layer1", "layer2", "layer3"), 100),  # 论文的 R18-Rd100
     "wide_resnet50_2": Architecture(("layer1", "layer2", "layer3"), 550),  # 论文的 WR50-Rd550
     "efficientnet_b5": Architecture(("features.2", "features.4", "features.5"), None),  # 第 2、4、5 阶段之末
+    lite.NAME: Architecture(("stage2", "stage3", "stage5"), 100),  # 通道数与 ResNet18 的相同
 }
 
 
@@ -66,7 +68,7 @@ def find_architecture(arch: str, layers: Sequence[str] | None = None) -> Archite
     Parameters
     ----------
     arch : str
-        Any of torchvision's classification networks.
+        ``efficientnet_lite0``, or any of torchvision's classification networks.
     layers : sequence of str, optional
         Needed where ``arch`` has no entry.
 
@@ -75,7 +77,7 @@ def find_architecture(arch: str, layers: Sequence[str] | None = None) -> Archite
     UserError
         If there is no such network, or no ``layers`` where they are needed.
     """
-    known = list_models(module=torchvision.models)
+    known = [*list_models(module=torchvision.models), lite.NAME]
     if arch not in known:
         close = difflib.get_close_matches(arch.lower(), known, 4, 0.5) or list(ARCHITECTURES)
         raise UserError(f"torchvision has no network {arch!r}; --arch takes {', '.join(close)} and others")
@@ -111,14 +113,14 @@ def imagenet_weights(arch: str) -> WeightsEnum:
 
 
 def load_network(arch: str, weights: str) -> tuple[nn.Module, bool]:
-    """The whole torchvision network in eval mode, and whether its weights are ImageNet's V1.
+    """The whole network in eval mode, and whether its weights are ImageNet's V1.
 
     Parameters
     ----------
     arch : str
-        Any of torchvision's classification networks.
+        ``efficientnet_lite0``, or any of torchvision's classification networks.
     weights : str
-        ``imagenet`` (downloaded once), ``random`` (seed 0), or the path of a state dict.
+        ``imagenet`` (downloaded once, or installed), ``random`` (seed 0), or the path of a state dict.
 
     Raises
     ------
@@ -128,13 +130,15 @@ def load_network(arch: str, weights: str) -> tuple[nn.Module, bool]:
     # 先播种，再构造，随机权重便总是同一组；不动调用者的随机数状态
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = get_model(arch, weights=None).eval()
+        network = (lite.EfficientNetLite0() if arch == lite.NAME else get_model(arch, weights=None)).eval()
     if weights == "random":
         return network, False
     if weights == "imagenet":
         state, is_imagenet = _download(arch), True
     else:
         state, is_imagenet = _read(Path(weights), arch)
+    if is_imagenet and arch == lite.NAME:  # 别家的名字，同样的次序
+        state = dict(zip(network.state_dict(), state.values(), strict=True))
     _check_fit(state, network.state_dict(), arch, weights)
     network.load_state_dict(state)
     if is_imagenet and hasattr(network, "transform_input"):
@@ -143,6 +147,8 @@ def load_network(arch: str, weights: str) -> tuple[nn.Module, bool]:
 
 
 def _download(arch: str) -> dict[str, Tensor]:
+    if arch == lite.NAME:  # 随安装而来，不必下载
+        return _read(lite.installed_weights(), arch)[0]
     entry = imagenet_weights(arch)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[1]
     try:
@@ -170,6 +176,8 @@ def _read(path: Path, arch: str) -> tuple[dict[str, Tensor], bool]:
     # torchvision 的文件名里带着内容哈希的前八位：借此认出官方权重
     with open(path, "rb") as file:
         digest = hashlib.sha256(file.read()).hexdigest()
+    if arch == lite.NAME:
+        return state, digest == lite.SHA256
     official = get_model_weights(arch).__members__.get("IMAGENET1K_V1")
     return state, bool(official) and digest.startswith(official.url.rsplit("-", 1)[1].removesuffix(".pth"))
 
@@ -201,7 +209,7 @@ class Backbone(nn.Module):
     Parameters
     ----------
     network : nn.Module
-        A torchvision classification network.
+        A classification network, as `load_network` gives it.
     layers : sequence of str
         The modules whose outputs are the features.
 
@@ -223,10 +231,9 @@ class Backbone(nn.Module):
 
     def __init__(self, network: nn.Module, layers: Sequence[str]):
         super().__init__()
-        names = {name: name for name in layers}
         try:
             # 只留下到最后一层为止的计算图：之后的部分不存在，也就不会被计算
-            self.graph = create_feature_extractor(network.eval(), names, suppress_diff_warning=True)
+            self.graph = create_feature_extractor(network.eval(), {n: n for n in layers}, suppress_diff_warning=True)
         except ValueError as problem:
             there = _layer_names(network)
             absent = next((n for n in layers if n not in there), None)

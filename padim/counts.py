@@ -110,7 +110,7 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
     chunk = max(chunk, 2 * len(scores) * len(maps) // maps.size)
     below, equal = np.zeros(len(scores), np.int64), np.zeros(len(scores), np.int64)
     for part in _parts(len(maps), chunk):
-        normal = maps[part][np.asarray(masks[part]) == 0]
+        normal = np.asarray(maps[part])[np.asarray(masks[part]) == 0]  # 只读的映射取出的也只读（NumPy 2.2 之前）
         normal.sort()
         left = np.searchsorted(normal, scores, "left")
         below += left

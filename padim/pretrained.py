@@ -89,7 +89,7 @@ class Pretrained(ABC):
     arch : str
     weights, weights_sha256 : str
     is_imagenet : bool
-        Whether the weights are torchvision's IMAGENET1K_V1.
+        Whether the weights are ImageNet's: torchvision's IMAGENET1K_V1, or those installed for EfficientNet-Lite0.
     layers : list of padim.backbone.Layer
     shapes : list of (int, int, int)
         The layers' channels, heights and widths.

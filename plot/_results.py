@@ -8,7 +8,7 @@ import _root  # noqa: F401, I001
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,11 @@ class Results:
         made = re.sub(r" --no_f\w*", "", self.command)  # --no_features，或其缩写
         return f"{made} --leave_one_out" if self.training and "--leave_one_out" not in made.split() else made
 
+    @property
+    def with_left_out(self) -> str:
+        """What makes them with the left-out scores beside."""
+        return replace(self, training=True).storing
+
     @cached_property
     def classes(self) -> list[str]:
         """The classes that were scored, in the order of every figure."""
@@ -95,6 +100,13 @@ class Results:
         if scores is None or unusual is None:
             raise UserError(f"{name} has no left-out scores below {str(path.parent)!r}; make them with: {self.storing}")
         return scores, unusual
+
+    def good_scores(self, name: str) -> list[float] | None:
+        """The scores that a class's threshold comes from where no labels give one: validation or left-out ones."""
+        if not self.store.fitted(name).with_suffix(".json").exists():
+            return None
+        record = self.provenance(name)
+        return record["validation_scores"] or record["leave_one_out_scores"]
 
     def pixels(self, name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Raw maps (N, H, W) and pictures (N, H, W, 3), mapped; N must be ``count``."""

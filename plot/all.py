@@ -31,7 +31,7 @@ ALL_ARCHITECTURES = ("framework", "auroc_table", "complexity", "localization")
 EACH_ARCHITECTURE = {  # 与画不了的方法
     "model_parameters": WITHOUT_GAUSSIANS, "roc_curve": EVERY, "pro_curve": WITHOUT_MAPS,
     "precision_recall": WITHOUT_MAPS, "score_distribution": EVERY, "gaussian_parameters": WITHOUT_GAUSSIANS,
-    "patch_gaussian": WITHOUT_GAUSSIANS,
+    "patch_gaussian": WITHOUT_GAUSSIANS, "calibration": WITHOUT_GAUSSIANS,
 }  # fmt: skip
 EACH_CLASS = ("localization", "gaussian_parameters", "patch_gaussian", "training_pictures")  # 有 --class 的
 

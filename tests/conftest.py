@@ -1,5 +1,6 @@
 """What tests share: the real images where they are at hand, a small sample data set, and what a run on it writes."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the shared real images and golden results are not here")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def torchrun_folders(tmp_path_factory) -> None:
+    """Every torchrun leaves a folder, by default in the system's temporary one; these go with the tests' own."""
+    os.environ["PET_LOG_DIR"] = str(tmp_path_factory.mktemp("torchrun"))
 
 
 @pytest.fixture(scope="session")

@@ -114,9 +114,24 @@ def kolektor_sdd2(root: Path) -> None:
     mask(root / "train/10001_GT (copy).png", size=(23, 63))
 
 
+def elpv(root: Path) -> None:
+    """Both classes in one folder, told apart by the table, as are good and defective ones; no masks."""
+    rows = []
+    for i, (probability, kind) in enumerate(
+        [(0, "mono"), (1, "mono"), (0, "poly"), (1 / 3, "mono"), (0, "mono"), (2 / 3, "poly"), (0, "mono")]
+        + [(0, "poly"), (0, "mono"), (1 / 3, "poly")] * 2
+        + [(0, "poly"), (0, "mono"), (1, "poly"), (2 / 3, "mono"), (0, "poly"), (0, "mono"), (0, "poly"), (0, "poly")]
+    ):
+        picture(root / f"images/cell{i:04d}.png", *((SQUARE,) if probability > 0.5 else ()))
+        rows.append(f"images/cell{i:04d}.png  {float(probability):<18} {kind}")
+    picture(root / "images/cell9999.png")  # 不在表中
+    (root / "labels.csv").write_text("\n".join([*rows, ""]), encoding="utf-8")
+
+
 LAYOUTS: dict[str, Callable[[Path], None]] = {
-    draw.__name__: draw for draw in (mvtec, visa, btad, mvtec_loco, mvtec_ad_2, kolektor_sdd2)
-}
+    draw.__name__: draw for draw in (mvtec, visa, btad, mvtec_loco, mvtec_ad_2, kolektor_sdd2, elpv)
+} | {"elpv_lots": elpv}
+WITHOUT_MASKS = ("elpv", "elpv_lots")
 CLASSES = {
     "mvtec": ["tile"],  # MVTec 的类别优先
     "visa": ["candle", "pcb1"],
@@ -124,4 +139,6 @@ CLASSES = {
     "mvtec_loco": ["pushpins", "screw_bag"],
     "mvtec_ad_2": ["can", "vial"],
     "kolektor_sdd2": ["kolektor_sdd2"],
+    "elpv": ["elpv_mono", "elpv_poly"],
+    "elpv_lots": ["elpv_mono", "elpv_poly"],
 }

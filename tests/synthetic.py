@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from ablation import summarise
 from datasets.mvtec import OBJECTS, TEXTURES
 from experiment.files.folder import Store
 from experiment.files.gaussians import write_fitted
@@ -15,6 +14,7 @@ from experiment.files.records import configuration as common_configuration
 from experiment.methods import split_key
 from experiment.report.published import compare, published
 from experiment.report.results import averages
+from experiment.studies import summarise
 from padim.metrics import evaluate_maps, evaluate_scores, normalise
 from padim.variants import Variant
 from system.files import Staged, read_json, write_json
@@ -22,7 +22,7 @@ from system.files import Staged, read_json, write_json
 FIFTEEN = tuple(sorted(TEXTURES + OBJECTS))
 KINDS = ("good", "broken_large", "contamination", "manipulated_front")
 SIDE, GRID, DIMENSIONS = 48, 12, 6
-DATA = dict.fromkeys(("data_path", "file_names", "training_files", "test_files"), "0")
+DATA = dict.fromkeys(("dataset", "data_path", "file_names", "training_files", "test_files"), "0")
 
 
 def write_results(root: Path, key: str, classes: tuple[str, ...] = FIFTEEN, seed: int = 0, masks: bool = True) -> dict:

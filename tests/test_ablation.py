@@ -144,6 +144,7 @@ def test_the_paper_s_layers_and_dimensions(sample, tmp_path):
     assert figures["layer1"] == pytest.approx(separate(sample, tmp_path / "b", "--layers", "layer1"), abs=1e-4)
 
 
+@pytest.mark.lowest
 def test_the_rows_of_the_studies(studies):
     assert [v["label"] for v in studies["layers"]["variants"]] == [
         "layer2", "layer3", "layer2 + layer3", "sum of the maps", "random 100",

@@ -18,7 +18,7 @@ from padim.graph import Watched, dry_run
 from system.errors import UserError
 
 
-@pytest.mark.parametrize("arch", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("arch", sorted(set(ARCHITECTURES) - {"efficientnet_lite0"}))  # 其权重不在 torchvision
 def test_the_published_weights_are_version_1(arch):
     entry = imagenet_weights(arch)
     assert entry.name == "IMAGENET1K_V1"

@@ -1,8 +1,13 @@
 """Each data set in its own layout, with its traps; which set a folder holds."""
 
+import importlib
+import sys
+from collections import Counter
+from random import Random
+
 import numpy as np
 import pytest
-from layouts import CLASSES, LAYOUTS, OTHER, SIZE, SQUARE, btad, mvtec, picture, save
+from layouts import CLASSES, LAYOUTS, OTHER, SIZE, SQUARE, WITHOUT_MASKS, btad, mvtec, picture, save
 from PIL import Image
 
 from datasets.catalogue import DATASETS, find_classes, locate
@@ -44,25 +49,28 @@ def test_every_set_in_its_own_layout(tmp_path, name):
         checked = check_class(dataset, root, each, WHOLE)
         train, validation, test = splits(root, name, each)
         assert checked[:3] == (len(train), len(test), SIZE[::-1]) and len(train) == 4
-        assert not train.labels.any() and not validation.labels.any() and test.is_labelled and test.has_masks
+        assert not train.labels.any() and not validation.labels.any() and test.is_labelled
+        assert test.has_masks == (name not in WITHOUT_MASKS)
         files = [*train.files, *validation.files, *test.files]
         assert len(set(files)) == len(files) and len({train.fingerprint(), test.fingerprint(), test.summary()}) == 3
         for (image, label, mask), kind in zip(test, test.kinds, strict=True):
             bright = to_pictures(image[None])[0].min(-1) > 200
-            assert (kind != "good") == label == bool(mask.any())
-            assert (bright != (mask[0] > 0)).mean() < 0.08
+            assert (kind != "good") == label == bool(bright.any())
+            assert (bright != (mask[0] > 0)).mean() < 0.08 if test.has_masks else not mask.any()
 
 
 @pytest.mark.parametrize("there", DATASETS)
 @pytest.mark.parametrize("named", DATASETS)
 def test_a_folder_of_another_set_names_it(tmp_path, named, there):
     root = drawn(tmp_path, there)
-    places = [root] if there == "kolektor_sdd2" else [root, root / CLASSES[there][0]]
-    for place in places:
-        if named == there:
+    whole = "kolektor_sdd2", "elpv", "elpv_lots"  # 整个文件夹，其下没有类别的
+    for place in [root] if there in whole else [root, root / CLASSES[there][0]]:
+        if DATASETS[named].MARKS == DATASETS[there].MARKS:  # 同一布局的两种划分
             assert find_classes(DATASETS[named], *locate(DATASETS[named], place))[0] == CLASSES[there][0]
             continue
-        with pytest.raises(UserError, match=rf"looks like {there}; give --dataset {there}$"):
+        with pytest.raises(
+            UserError, match=rf"looks like {LAYOUTS[there].__name__}; give --dataset {LAYOUTS[there].__name__}$"
+        ):
             find_classes(DATASETS[named], *locate(DATASETS[named], place))
 
 
@@ -208,6 +216,85 @@ def test_kolektor_leaves_out_training_pictures_with_defects(tmp_path):
     (tmp_path / "test/20000_GT.png").unlink()
     with pytest.raises(DataError, match=r"no mask for '.*20000\.png': add '.*20000_GT\.png'"):
         check_class(DATASETS["kolektor_sdd2"], tmp_path, "kolektor_sdd2", WHOLE)
+
+
+def test_elpv_follows_its_table(tmp_path):
+    drawn(tmp_path, "elpv")
+    good = [0, 4, 6, 8, 11, 14, 18]  # mono 的好图，按表中的次序
+    for name, kept in (("elpv_lots", good[:4]), ("elpv", sorted(random_first(good, 4)))):
+        train, validation, test = splits(tmp_path, name, "elpv_mono")
+        assert train.names() == [f"images/cell{i:04d}.png" for i in kept] and not len(validation)
+        tested = [i for i in good if i not in kept]
+        assert test.names() == [f"images/cell{i:04d}.png" for i in [*tested, 1, 16]]
+        assert test.kinds == ["good"] * 3 + ["1.00", "0.67"] and (train.left_out, test.left_out) == (1, 0)
+    checked = check_class(DATASETS["elpv"], tmp_path, "elpv_poly", WHOLE)
+    assert remarks({"elpv_poly": checked}, WHOLE) == [
+        "elpv_poly: pictures left out because experts were unsure of a defect (probability 0.33): 2"
+    ]
+
+
+def random_first(items, count):
+    shuffled = list(items)
+    Random(0).shuffle(shuffled)
+    return shuffled[:count]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("images/cell0099.png 0.0 poly", r"line 22: no file '.*cell0099\.png'; put it there"),
+        ("images/../../secret.png 0.0 poly", "line 22: no file"),
+        ("/etc/secret.png 0.0 poly", "line 22: no row of ELPV .*: '/etc/secret"),
+        ("images/cell0001.png,0.0,poly", "line 22: no row of ELPV"),
+        ("images/cell0001.png 2.0 poly", "line 22: no row of ELPV"),
+        ("images/cell0001.png 0.0 thin", "line 22: no row of ELPV"),
+    ],
+)
+def test_rows_of_elpv_that_cannot_be(tmp_path, row, message):
+    drawn(tmp_path, "elpv")
+    table = tmp_path / "labels.csv"
+    table.write_text(f"{table.read_text(encoding='utf-8')}{row}\n", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"labels\.csv', {message}"):
+        check_class(DATASETS["elpv"], tmp_path, "elpv_poly", WHOLE)
+    table.write_bytes(b"\xff\xfe" + table.read_bytes())
+    with pytest.raises(DataError, match=r"cannot read '.*labels\.csv'"):
+        check_class(DATASETS["elpv"], tmp_path, "elpv_poly", WHOLE)
+
+
+def test_a_folder_with_a_labels_csv_of_ones_own_is_no_elpv(tmp_path):
+    mvtec(tmp_path)
+    picture(tmp_path / "images/0.png")
+    (tmp_path / "labels.csv").write_text("file,label\nimages/0.png,good\n", encoding="utf-8")
+    assert find_classes(DATASETS["mvtec"], tmp_path) == ["tile"]
+    with pytest.raises(UserError, match="looks like mvtec"):
+        find_classes(DATASETS["elpv"], tmp_path)
+
+
+def test_elpv_is_found_where_its_package_lies(tmp_path, monkeypatch):
+    """Without importing it; where it is not installed, the folder in which it would lie is named."""
+    monkeypatch.setenv("MVTEC_PATH", str(tmp_path / "mvtec"))
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site")])
+    absent = DATASETS["elpv_lots"].default_root()
+    assert absent.parts[-2:] == ("elpv_dataset", "data") and DATASETS["visa"].default_root() == tmp_path / "mvtec"
+    root = tmp_path / "site/elpv_dataset/data"
+    drawn(root, "elpv")
+    (root.parent / "__init__.py").write_text("raise AssertionError", encoding="utf-8")
+    importlib.invalidate_caches()
+    assert DATASETS["elpv"].default_root() == DATASETS["elpv_lots"].default_root() == root
+    assert find_classes(DATASETS["elpv"], root) == CLASSES["elpv"]
+
+
+@pytest.mark.skipif(not DATASETS["elpv"].default_root().is_dir(), reason="requirements-elpv.txt is not installed")
+@pytest.mark.parametrize("name", ["elpv", "elpv_lots"])
+def test_elpv_as_its_package_delivers_it(name):
+    dataset, numbers = DATASETS[name], {"elpv_mono": (352, 236, 56, 313, 117), "elpv_poly": (552, 368, 50, 402, 178)}
+    assert find_classes(dataset, dataset.default_root()) == list(numbers)
+    for each, (n_train, good, likely, certain, unsure) in numbers.items():
+        train, _, test = splits(dataset.default_root(), name, each, Preprocessing())
+        assert (len(train), train.left_out) == (n_train, unsure) and not set(train.files) & set(test.files)
+        assert Counter(test.kinds) == {"good": good, "0.67": likely, "1.00": certain}
+        is_first = max(train.names()) < min(test.names()[:good])  # 好图在前
+        assert is_first == (name == "elpv_lots")
 
 
 def test_the_draws_of_rd_do_not_depend_on_where_kolektor_lies(tmp_path):

@@ -17,6 +17,9 @@ from padim.model import PaDiM
 from system.errors import UserError, explain, is_out_of_memory
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+NEW_SWITCHES = pytest.mark.skipif(
+    not hasattr(torch.backends, "fp32_precision"), reason="this PyTorch has the older switches only"
+)
 
 
 def images(count: int) -> torch.Tensor:
@@ -28,6 +31,7 @@ def maps(model: PaDiM) -> torch.Tensor:
     return torch.cat([torch.from_numpy(s.maps) for s in model.score([images(3)])])
 
 
+@pytest.mark.lowest
 def test_devices():
     assert pick_device("cpu").type == "cpu" and "threads" in describe_device(pick_device("cpu"))
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
@@ -173,7 +177,8 @@ for switch in SWITCHES:  # each in a process of its own, which has imported torc
 """
 
 
-@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this PyTorch has the older switches only")
+@pytest.mark.lowest
+@NEW_SWITCHES
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_float32_is_ieee_whatever_the_global_switches_say():
     program = f"SWITCHES = {SWITCHES!r}\n{PROGRAM}"
@@ -183,6 +188,8 @@ def test_float32_is_ieee_whatever_the_global_switches_say():
     assert done.returncode == 0 and done.stderr == ""
 
 
+@pytest.mark.lowest
+@NEW_SWITCHES
 def test_what_inherits_inherits_again():
     """A switch above that is changed afterwards still reaches those below it."""
     program = """
@@ -200,6 +207,7 @@ assert torch.backends.cuda.matmul.fp32_precision == torch.backends.mkldnn.conv.f
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.lowest
 def test_the_older_switches():
     def state() -> tuple:
         matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -212,7 +220,7 @@ def test_the_older_switches():
         assert state() == before
 
 
-@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="this PyTorch has the older switches only")
+@NEW_SWITCHES
 def test_the_projection_is_ieee_whatever_the_global_switches_say():
     def state() -> tuple:
         return PaDiM("resnet18", "random", dimensions=5, reduction="pca").fit([images(4)]).state()
@@ -226,12 +234,14 @@ def test_the_projection_is_ieee_whatever_the_global_switches_say():
         switch.fp32_precision = before
 
 
+@pytest.mark.lowest
 def test_no_mode_leaks_out_of_scoring():
     model = PaDiM("resnet18", "random", dimensions=5).fit([images(4)])
     for _ in model.score([images(2)]):
         assert not torch.is_inference_mode_enabled()
 
 
+@pytest.mark.lowest
 def test_bf16_changes_the_forward_pass_only():
     exact = PaDiM("resnet18", "random", dimensions=20)
     rough = PaDiM("resnet18", "random", dimensions=20, precision="bf16")

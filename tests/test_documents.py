@@ -13,7 +13,6 @@ import pytest
 from conftest import ROOT
 from plotting import SCRIPTS, script
 
-import ablation
 from experiment import options
 from experiment.files.records import PREDICTIONS, STUDIES
 from experiment.report.published import sentence
@@ -24,7 +23,7 @@ DOCUMENTS = [path for pair in PAIRS for path in pair]
 DOCUMENTS += [ROOT / name for name in ("experiment/README.md", "benchmarks/README.md", "CONTRIBUTING.md")]
 PARSERS = {
     "main.py": options.experiment,
-    "ablation.py": lambda words: options.study(words, ablation.STUDIES),
+    "ablation.py": options.study,
     "predict.py": lambda words: options.prediction(words, ""),
     "export.py": lambda words: options.exporting(words, ""),
 }

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image
 
@@ -29,6 +31,8 @@ from experiment.scoring.onnx_model import Exported
 from experiment.scoring.torch_model import Stored
 from system.errors import UserError
 
+if torch.__version__ < "2.9":
+    pytest.skip("this PyTorch is too old for export.py", allow_module_level=True)
 onnx = pytest.importorskip("onnx", reason="python -m pip install -r requirements-export.txt")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -316,10 +320,17 @@ sys.exit(predict.main(sys.argv[1:]))
 """
 
 
-def test_without_torch_and_with_nothing_but_the_requirements(resnet, tmp_path, capsys):
-    """Rows, JSON lines and figures: the same files with the same content."""
+@pytest.mark.parametrize("where", ["here", pytest.param("elsewhere", marks=pytest.mark.lowest)])
+def test_without_torch_and_with_nothing_but_the_requirements(where, resnet, tmp_path, capsys):
+    """Rows, JSON lines and figures: the same files with the same content.
+
+    Elsewhere is a Python with nothing but requirements-predict.txt: PREDICT_PYTHON, if it is given.
+    """
+    if where == "elsewhere" and "PREDICT_PYTHON" not in os.environ:
+        pytest.skip("PREDICT_PYTHON names no other Python")
+    alone = [sys.executable, "-c", ALONE] if where == "here" else [os.environ["PREDICT_PYTHON"], "predict.py"]
     options = ["--json", "--num_workers", "1", str(resnet.pictures)]
-    command = [sys.executable, "-c", ALONE, "--model", str(resnet.onnx), "--out", str(tmp_path / "alone"), *options]
+    command = [*alone, "--model", str(resnet.onnx), "--out", str(tmp_path / "alone"), *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert predict.main(["--model", str(resnet.pickle), "--out", str(tmp_path / "torch"), *options]) == 0

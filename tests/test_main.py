@@ -68,6 +68,7 @@ def data(sample, tmp_path):
     return shutil.copytree(sample, tmp_path / "data")
 
 
+@pytest.mark.lowest
 def test_demo_as_a_process(tmp_path):
     start = time.perf_counter()
     demo = subprocess.run(
@@ -160,6 +161,7 @@ def test_every_file_of_a_run(done, sample):
     assert not list(done.rglob("*.tmp"))
 
 
+@pytest.mark.lowest
 def test_golden_parity_of_the_command(shared, tmp_path):
     golden = np.load(shared / "golden" / "hazelnut_resnet18.npz")
     assert run(shared / "mvtec", tmp_path, "--figures", "none") == 0

@@ -45,7 +45,7 @@ def reference(small, sample):
     return scores(small, images(sample, "flange", False)), covariance
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "wide_resnet50_2"])
+@pytest.mark.parametrize("arch", [pytest.param("resnet18", marks=pytest.mark.lowest), "wide_resnet50_2"])
 def test_golden_parity(arch, shared):
     golden = np.load(shared / "golden" / f"hazelnut_{arch}.npz")
     model = PaDiM(arch, "random")
@@ -71,6 +71,7 @@ def test_golden_parity(arch, shared):
     assert (pixel.threshold - low) / (high - low) == pytest.approx(float(golden["threshold"]), abs=1e-3)
 
 
+@pytest.mark.lowest
 def test_the_float64_textbook(small, sample):
     train, test = (torch.cat(list(images(sample, "linen", split))) for split in (True, False))
     chosen = oracle.draw(448, 100)

@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from layouts import CLASSES, LAYOUTS, picture
+from layouts import CLASSES, LAYOUTS, WITHOUT_MASKS, picture
 from sklearn.metrics import roc_auc_score
 
 import ablation
@@ -62,7 +64,8 @@ def test_a_run(runs, name):
     for each, row in content["classes"].items():
         arrays = np.load(out / "scores_resnet18" / f"{each}.npz")
         assert row["published"] is row["difference"] is None and row["n_train"] == 4
-        assert row["n_test"] == len(arrays["files"]) and 0 <= row["pixel_aupro"] <= 1
+        assert row["n_test"] == len(arrays["files"])
+        assert row["pixel_aupro"] is None if name in WITHOUT_MASKS else 0 <= row["pixel_aupro"] <= 1
         assert row["image_rocauc"] == pytest.approx(roc_auc_score(arrays["labels"], arrays["image_scores"]))
         assert ((arrays["kinds"] != "good") == arrays["labels"]).all()
         assert len(list((out / "pictures_resnet18").glob(f"{each}_*.png"))) == 1
@@ -76,6 +79,24 @@ def test_again_and_with_other_data(runs, tmp_path, capsys):
     assert capsys.readouterr().out.count("using the stored features") == 2
     assert main.main(options("visa", runs / "visa", out, *again)) == 2
     assert "holds class '01' of" in error(capsys)
+
+
+def test_two_splits_of_one_folder_are_kept_apart(runs, capsys):
+    out = runs / "elpv_out"
+    before = (out / "results_resnet18.json").read_bytes()
+    assert main.main(options("elpv_lots", runs / "elpv", out, *SMALL, "--rd", "10")) == 2
+    assert "holds class 'elpv_mono' of --dataset elpv, not of elpv_lots; give another --save_path" in error(capsys)
+    assert (out / "results_resnet18.json").read_bytes() == before
+
+
+def test_elpv_without_its_package(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not Path(path, "elpv_dataset").is_dir()])
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setenv("MVTEC_PATH", str(tmp_path))
+    assert main.main([*FAST, "--dataset", "elpv", "--save_path", str(tmp_path / "out")]) == 2
+    line = error(capsys)
+    assert "elpv_dataset" in line and line.endswith("python -m pip install -r requirements-elpv.txt")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_run_goes_on(tmp_path, capsys):

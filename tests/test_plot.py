@@ -35,6 +35,7 @@ FIGURES = {
     "complexity": ["complexity"],
     "training_pictures": ["training_pictures_flange_r18"],
     "ablation": ["ablation_r18"],
+    "calibration": ["calibration_r18"],
 }
 
 
@@ -129,6 +130,7 @@ def test_the_list_of_scripts():
     assert {*FIGURES, "all", "results_page"} == set(SCRIPTS)
 
 
+@pytest.mark.lowest
 @pytest.mark.filterwarnings("error:.*(Glyph|layout|font)", "error::RuntimeWarning")
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("name", FIGURES)
@@ -307,7 +309,11 @@ def test_children_end_when_their_parent_is_killed(small, tmp_path):
     process.communicate()
 
 
-WITHOUT_TORCH = ("figures", "style", "results", "published", "store", "fitted", "records", "threshold", "options")
+WITHOUT_TORCH = (
+    *(f"files.{name}" for name in ("folder", "gaussians", "provenance", "records", "unpickle")),
+    *(f"report.{name}" for name in ("figures", "published", "results", "style", "threshold")),
+    *("methods", "options", "studies", "scoring.answers", "scoring.onnx_model", "scoring.regions", "scoring.session"),
+)
 
 
 def test_no_model_is_imported():

@@ -17,7 +17,7 @@ from synthetic import DIMENSIONS, GRID, SIDE, write_results
 from experiment.files.folder import Store
 from experiment.files.gaussians import read_fitted
 from experiment.report.figures import heat_over, panel_images
-from experiment.report.threshold import stands_out_from
+from experiment.report.threshold import Thresholds, stands_out_from
 from padim.metrics import normalise
 from system.files import read_json, write_json
 
@@ -102,6 +102,44 @@ def test_pro_curves(root, store, figures, tmp_path):
         np.testing.assert_array_equal(line.get_xydata(), store.read_arrays(name)["pixel_pro"])
         assert line.get_label().split() == [name, f"{results['classes'][name]['pixel_aupro']:.3f}"]
     assert f"{results['averages']['all']['pixel_aupro']:.3f}" in axes.get_title()
+
+
+def test_calibration(root, store, figures, tmp_path):
+    """A point at k/(n + 1): how many good test pictures have a p value of at most that, as predict.py gives it."""
+    run("calibration", "--result", root, "--out", tmp_path)
+    for axes in figures[0].axes:
+        name, counts = axes.get_title().splitlines()
+        left_out = read_json(store.fitted(name).with_suffix(".json"))["leave_one_out_scores"]
+        good = np.load(store.maps(name)).max(axis=(1, 2))[store.read_arrays(name)["labels"] == 0].astype(float)
+        assert counts == f"{len(left_out)} scores, {len(good)} pictures"
+        thresholds = Thresholds(None, None, "", 0, 1, left_out)
+        p_values = np.array([thresholds.p_value(score) for score in good])
+        diagonal, line = axes.lines
+        assert (diagonal.get_xydata() == [[0, 0], [1, 1]]).all()
+        for expected, actual in line.get_xydata():
+            assert actual == (p_values <= expected + 1e-9).mean()
+        np.testing.assert_allclose(line.get_xdata(), np.arange(32) / 31)
+
+
+def test_calibration_beside_others(tmp_path, figures):
+    """A line a folder; what chance explains depends on how many there are, and is drawn once where these agree."""
+    for seed, folder in enumerate(("a", "b")):
+        write_results(tmp_path / folder, "resnet18", CLASSES, seed)
+    run("calibration", "--result", tmp_path / "a", tmp_path / "b", "--out", tmp_path)
+    (figure,) = figures
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["a", "b"]
+    assert all(len(axes.lines) == 3 and len(axes.collections) == 1 for axes in figure.axes)
+
+
+def test_the_band_holds_what_chance_does():
+    """Scores and test pictures drawn alike: at each threshold, 95 % of the shares at least lie in the band."""
+    calibration, rng = script("calibration"), np.random.default_rng(0)
+    n, m, tries = 30, 40, 2000
+    shares = np.array([calibration.curve(rng.normal(size=n), rng.normal(size=m))[1] for _ in range(tries)])
+    low, high = calibration.band(n, m)
+    inside = ((shares >= low) & (shares <= high)).mean(0)
+    assert inside.min() > 0.94 and inside[1:-1].max() < 0.995
+    assert abs(shares.mean(0) - np.arange(n + 2) / (n + 1)).max() < 0.01
 
 
 def test_score_distribution(root, store, figures, tmp_path):

@@ -22,6 +22,7 @@ from system.files import read_json, write_json
 SCRIPTS = (
     "roc_curve", "localization", "auroc_table", "score_distribution", "precision_recall", "pro_curve",
     "gaussian_parameters", "patch_gaussian", "model_parameters", "complexity", "training_pictures",
+    "calibration",
 )  # fmt: skip
 
 
@@ -234,6 +235,19 @@ def test_a_class_without_left_out_scores(refused, root):
     write_json(path, read_json(path) | {"leave_one_out_scores": None})
     line = refused("training_pictures", "--result", root)
     assert "bottle has no left-out scores" in line and line.endswith(made)
+
+
+def test_nothing_to_calibrate_with(refused, root):
+    """Left-out scores of one class are enough; without any, the line names the command that makes them."""
+    store = Store(root, "resnet18")
+    for name in ("tile", "bottle"):
+        path = store.fitted(name).with_suffix(".json")
+        write_json(path, read_json(path) | {"leave_one_out_scores": None})
+        if name == "tile":
+            assert script("calibration").main(["--result", str(root), "--out", str(root), "--dpi", "50"]) == 0
+    line = refused("calibration", "--result", root)
+    assert "has no class with good test pictures and left-out or validation scores" in line
+    assert line.endswith("--leave_one_out\n")
 
 
 def test_what_a_run_without_features_never_wrote(refused, root):

@@ -56,6 +56,7 @@ def picture(image) -> np.ndarray:
     return np.asarray(Image.open(image))
 
 
+@pytest.mark.lowest
 def test_the_scores_are_the_experiments(fitted, data, capsys):
     assert run(fitted / "train_linen.pkl", data / "linen/test", "--batch_size", 4, "--num_workers", 0) == 0
     found = rows(capsys.readouterr().out)
@@ -84,6 +85,7 @@ def test_other_sizes_go_through_the_stored_preprocessing(data, tmp_path, capsys)
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.lowest
 def test_figures_show_the_decision(fitted, data, tmp_path):
     """A threshold below all scores paints the mask of a class without test set; above all it is empty."""
     for threshold, painted in ((0.5, True), (1e6, False)):

@@ -22,7 +22,7 @@ def row(image, pixel, published=None):
         "threshold": 0.5,
     }
     plain |= {"n_train": 2, "n_test": 2}
-    plain |= dict.fromkeys(("data_path", "file_names", "training_files", "test_files"), "0")
+    plain |= dict.fromkeys(("dataset", "data_path", "file_names", "training_files", "test_files"), "0")
     return compare(plain | {"seconds": {"total": 1.25}}, published)
 
 

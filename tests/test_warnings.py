@@ -12,6 +12,9 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+# 别的库彼此说的，平常谁也看不到：最旧的 matplotlib 配最新的 pyparsing；torch 2.9 自己的临时文件夹
+OTHERS = [f"ignore::DeprecationWarning:matplotlib.{name}" for name in ("_fontconfig_pattern", "_mathtext")]
+OTHERS += ["ignore:Implicitly cleaning up:ResourceWarning"]
 RGB = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8))
 
 
@@ -32,7 +35,8 @@ def data(sample, tmp_path_factory):
 
 
 def silent(script: str, *options: object) -> None:
-    command = [sys.executable, "-W", "error", str(ROOT / script), *map(str, options)]
+    allowed = [word for each in OTHERS for word in ("-W", each)]
+    command = [sys.executable, "-W", "error", *allowed, str(ROOT / script), *map(str, options)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr
     assert "warning" not in (done.stdout + done.stderr).lower()

@@ -63,7 +63,8 @@ class DataFolder:
 
     def record(self, name: str) -> dict[str, Any]:
         """What is stored with a class's results."""
-        return {"data_path": str(self.root), "file_names": self.file_names(name), **self.contents(name)}
+        place = {"dataset": self.dataset.NAME, "data_path": str(self.root)}
+        return {**place, "file_names": self.file_names(name), **self.contents(name)}
 
     def holds(self, name: str) -> bool:
         """Whether there is such a class."""
@@ -76,7 +77,8 @@ class DataFolder:
 
 def gone(stored: Mapping[str, Mapping[str, Any]], here: DataFolder, chosen: Collection[str]) -> list[str]:
     """Stored classes, other than this run's, whose folders are no longer in the very data folder they were in."""
-    own = [name for name, there in stored.items() if there["data_path"] == str(here.root)]
+    place = str(here.root), here.dataset.NAME
+    own = [name for name, there in stored.items() if (there["data_path"], there["dataset"]) == place]
     return [name for name in own if name not in chosen and not here.holds(name)]
 
 
@@ -100,9 +102,14 @@ def check_same_data(
     Raises
     ------
     UserError
-        The message names both folders.
+        The message names both folders, or both data sets of one folder.
     """
     for name, there in stored.items():
+        if there["data_path"] == str(here.root) and there["dataset"] != here.dataset.NAME:
+            raise UserError(
+                f"{str(path)!r} holds class {name!r} of --dataset {there['dataset']}, not of {here.dataset.NAME}; give "
+                "another --save_path for each data set, or --refit to replace what is stored"
+            )
         differs = name not in chosen and there["file_names"] != here.file_names(name)
         if there["data_path"] != str(here.root) and not differs:  # 名字一样：看内容
             differs = not here.is_unchanged(name, there)

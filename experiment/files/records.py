@@ -61,7 +61,7 @@ _FIGURES = {
     "published": ({"image": NUMBER, "pixel?": NUMBER}, None),
     "difference": ({"image": (NUMBER, None), "pixel?": (NUMBER, None)}, None),
 }
-DATA = {"data_path": str, "file_names": str, "training_files": str, "test_files": str}
+DATA = {"dataset": str, "data_path": str, "file_names": str, "training_files": str, "test_files": str}
 _ROW = (
     _FIGURES
     | DATA

@@ -1,0 +1,151 @@
+"""The file of studies: what may stay in it, a class's figures, averages and spread, the table. Imports no torch.
+
+研究结果的文件：哪些可以留着，加入一类的数字，平均与离散，及结尾的表。
+"""
+
+import shlex
+import sys
+from collections.abc import Mapping
+from statistics import mean, stdev
+from typing import Any
+
+from experiment.files.folder import Store
+from experiment.files.provenance import DataFolder, check_same_data, may_stay
+from experiment.report.published import LEVELS
+from system.errors import UserError
+from system.files import write_json
+
+
+class Studies:
+    """The stored studies of one model, to add to; whoever makes this holds the store's lock.
+
+    Parameters
+    ----------
+    store : Store
+    configuration : dict
+        What all figures in one file have in common.
+    versions : dict
+        Of the libraries that made them.
+    wanted : mapping
+        ``{study: variants}`` of this command.
+    data : DataFolder
+    chosen : list of str
+        This command's classes.
+    replace : bool
+        Drop what this command's figures cannot stand beside, instead of refusing.
+
+    Attributes
+    ----------
+    content : dict
+        As in the file: its ``studies``, and the ``data`` that they are of.
+
+    Raises
+    ------
+    UserError
+        If another configuration made them, they are of another data set, or classes that are not chosen have other
+        variants in a wanted study; if the file holds something else.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        configuration: dict[str, Any],
+        versions: dict[str, str],
+        wanted: Mapping[str, list[dict[str, Any]]],
+        data: DataFolder,
+        chosen: list[str],
+        replace: bool,
+    ):
+        self._store, self._versions, self._wanted, self._data = store, versions, wanted, data
+        self.content: dict[str, Any] = {"configuration": configuration, "data": {}, "studies": {}}
+        stored = store.read_studies()
+        if stored is None:
+            return
+        made_with, made_of = stored["configuration"], stored["data"]
+
+        def check() -> None:
+            check_same_data(made_of, data, chosen, store.ablation)
+
+        if not may_stay(store.ablation, made_with, configuration, check, replace):
+            return
+        studies = stored["studies"]
+        for study in [study for study in wanted if study in studies and studies[study]["variants"] != wanted[study]]:
+            left = [name for name in studies[study]["classes"] if name not in chosen]
+            if left and not replace:
+                raise UserError(
+                    f"{str(store.ablation)!r} holds the study of {study} with other rows, for {', '.join(left)}, too; "
+                    "run these, too (--classes), or give another --save_path, or --refit to replace the study"
+                )
+            del studies[study]
+        stored["data"] = {name: made for name, made in made_of.items() if _studies_of(name, studies)}
+        self.content = stored
+
+    def take(self, name: str, figures: Mapping[str, dict[str, Any]]) -> None:
+        """Add a class's figures, and write; where its pictures have changed, its old figures in other studies go."""
+        self._store.check_there()
+        studies, before = self.content["studies"], self.content["data"].get(name)
+        if before and not self._data.is_unchanged(name, before):
+            self._drop(name, [study for study in _studies_of(name, studies) if study not in figures])
+        self.content["data"][name] = self._data.record(name)
+        for study, rows in self._wanted.items():
+            others = studies[study]["classes"] if study in studies else {}
+            studies[study] = summarise({"variants": rows, "classes": others | {name: figures[study]}})
+        self.content["command"] = shlex.join(["python", *sys.argv])
+        write_json(self._store.ablation, self.content | {"versions": self._versions})
+
+    def _drop(self, name: str, stale: list[str]) -> None:
+        """Take a class out of studies, and say so."""
+        studies = self.content["studies"]
+        for study in stale:
+            del studies[study]["classes"][name]
+            if studies[study]["classes"]:
+                studies[study] = summarise(studies[study])
+            else:
+                del studies[study]
+        if stale:
+            print(
+                f"{name}: its pictures have changed, and its old figures in the studies of {', '.join(stale)} are "
+                f"dropped; compute them again with --study {' '.join(stale)}"
+            )
+
+
+def summarise(study: dict[str, Any]) -> dict[str, Any]:
+    """Averages over the classes for every variant, and over all variants their spread."""
+    averages: dict[str, dict[str, float | None]] = {}
+    for label in (variant["label"] for variant in study["variants"]):
+        rows = [figures[label] for figures in study["classes"].values()]
+        known = {level: [row[level] for row in rows if row[level] is not None] for level in LEVELS}
+        averages[label] = {level: mean(values) if values else None for level, values in known.items()}
+    spread: dict[str, dict[str, float] | None] = {}
+    for level in LEVELS:
+        values = [value for row in averages.values() if (value := row[level]) is not None]
+        spread[level] = None
+        if len(values) > 1:
+            spread[level] = {"mean": mean(values), "std": stdev(values), "min": min(values), "max": max(values)}
+    return study | {"averages": averages, "spread": spread}
+
+
+def table(name: str, study: dict[str, Any]) -> str:
+    """A study's averages, and the spread where the variants are seeds."""
+    width = max(len(label) for label in [*study["averages"], "mean ± std"])
+    count = len(study["classes"])
+    head = f"{name}, {count} {'class' if count == 1 else 'classes'}"
+    lines = [f"{head:<{width}}  image ROC AUC  pixel ROC AUC"]
+
+    def cells(values: dict[str, str]) -> str:
+        return "  ".join(values[level].rjust(13) for level in LEVELS)
+
+    for label, row in study["averages"].items():
+        texts = {level: "–" if row[level] is None else f"{row[level]:.4f}" for level in LEVELS}
+        lines.append(f"{label:<{max(width, len(head))}}  {cells(texts)}")
+    if name == "seeds" and all(study["spread"].values()):
+        spread = study["spread"]
+        both = {level: f"{spread[level]['mean']:.4f}±{spread[level]['std']:.4f}" for level in LEVELS}
+        lines.append(f"{'mean ± std':<{max(width, len(head))}}  {cells(both)}")
+        for key in ("min", "max"):
+            lines.append(f"{key:<{max(width, len(head))}}  {cells({lv: f'{spread[lv][key]:.4f}' for lv in LEVELS})}")
+    return "\n".join(lines)
+
+
+def _studies_of(name: str, studies: Mapping[str, dict[str, Any]]) -> list[str]:
+    return [study for study, content in studies.items() if name in content["classes"]]
