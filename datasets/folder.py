@@ -20,6 +20,7 @@ from PIL import Image
 from datasets.images import is_folder, is_picture, read_image, read_mask, read_size
 from datasets.preprocessing import Preprocessing, words
 from system.errors import UserError
+from system.files import expanded
 
 SPLITS = ("train", "validation", "test")
 GOOD = "good"
@@ -118,7 +119,7 @@ class FolderDataset(ABC):
     @classmethod
     def default_root(cls) -> Path:
         """The folder that is taken where none is given."""
-        return Path(os.environ.get("MVTEC_PATH") or "data/mvtec_anomaly_detection")
+        return expanded(os.environ.get("MVTEC_PATH") or "data/mvtec_anomaly_detection")
 
     @classmethod
     def folder_of(cls, root: Path, name: str) -> Path:
@@ -127,8 +128,11 @@ class FolderDataset(ABC):
 
     @classmethod
     def is_class(cls, folder: Path) -> bool:
-        """Whether a folder has this set's marks of a class."""
-        return is_folder(folder) and all(_leads_to(folder, mark) for mark in cls.MARKS)
+        """Whether a folder has this set's marks of a class; one that cannot be read, as ``lost+found``, has none."""
+        try:
+            return is_folder(folder) and all(_leads_to(folder, mark) for mark in cls.MARKS)
+        except PermissionError:
+            return False
 
     @classmethod
     def found(cls, root: Path, names: Collection[str] | None = None) -> list[str]:

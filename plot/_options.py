@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from experiment.report.style import Say, look
 from system import command
 from system.command import Parser
-from system.files import TEXT, replacing
+from system.files import TEXT, expanded, replacing
 
 Draw = Callable[[argparse.Namespace, Say], Iterator[Path]]
 FORMATS = ("png", "pdf")
@@ -49,8 +49,8 @@ def parser(description: str, *, several: bool = False, language: Callable | None
     made = Parser(description=description.splitlines()[0])
     add = made.add_argument
     folders = {"nargs": "+", "default": [Path("mvtec_result")]} if several else {"default": Path("mvtec_result")}
-    add("--result", type=Path, metavar="DIR", help="folder that main.py wrote (default mvtec_result)", **folders)
-    add("--out", type=Path, metavar="DIR", default=Path("imgs"), help="where figures go (default imgs)")
+    add("--result", type=expanded, metavar="DIR", help="folder that main.py wrote (default mvtec_result)", **folders)
+    add("--out", type=expanded, metavar="DIR", default=Path("imgs"), help="where figures go (default imgs)")
     keys = "models, as their files name them: resnet18, spade_wide_resnet50_2, …; default: every one with results"
     add("--arch", nargs="+", metavar="KEY", help=keys)
     if language:

@@ -33,6 +33,14 @@ TEXT: TextOptions = {"encoding": "utf-8", "errors": "backslashreplace"}
 _LEFTOVER = re.compile(r".+\.(pkl|json|npy|npz|png|csv)\.\d+\.tmp")
 
 
+def expanded(text: str) -> Path:
+    """A path, whose ``~`` no shell has replaced where it stands in a variable or behind a ``=``."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # 没有这个用户：就是这个名字
+        return Path(text)
+
+
 class Staged:
     """Files that are written under temporary names, and get their own together, just after those they replace are gone.
 
