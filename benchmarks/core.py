@@ -32,11 +32,12 @@ from experiment.masks import PackedMasks
 from experiment.options import decoding_threads
 from experiment.saving import save
 from padim import PRECISIONS
-from padim.backbone import ARCHITECTURES, load_network
+from padim.backbone import ARCHITECTURES
 from padim.device import pick_device, tf32, to_device
 from padim.metrics import evaluate_maps
 from padim.model import PaDiM
 from padim.pretrained import Pretrained
+from padim.weights import load_network
 from system.files import allocate, close, forget
 from system.resources import peak_memory
 

@@ -11,9 +11,10 @@ from torch.nn.functional import batch_norm, conv2d, linear, pad, relu6
 
 import main
 from datasets.preprocessing import to_images
-from padim.backbone import ARCHITECTURES, Backbone, load_network, weights_sha256
+from padim.backbone import ARCHITECTURES, Backbone
 from padim.efficientnet_lite import installed_weights
 from padim.model import PaDiM
+from padim.weights import load_network, weights_sha256
 from system.errors import UserError
 
 ARCH = "efficientnet_lite0"
