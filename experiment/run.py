@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -17,6 +16,7 @@ from datasets.folder import FolderDataset
 from datasets.preprocessing import Preprocessing
 from experiment.batches import Images, Part
 from experiment.checks import begin, prepare_data
+from experiment.current import Current
 from experiment.evaluation import Evaluator
 from experiment.files.folder import Store
 from experiment.good_scores import GoodScores, as_arrays, has_left_out
@@ -34,32 +34,6 @@ from padim.device import pick_device
 from padim.model import PaDiM
 from system.files import Staged, check_room
 from system.resources import peak_memory
-
-
-@dataclass(frozen=True)
-class Current:
-    """The class at work.
-
-    Attributes
-    ----------
-    name : str
-    data : dict
-        From `DataFolder.record`, ``n_train`` and the class's ``remarks``.
-    watch : Stopwatch
-    waited : float
-        Seconds of communication before the class.
-    scores : dict
-        Of good pictures, for the JSON beside the pickle.
-    staged : Staged
-        What gets its name when all of the class is there.
-    """
-
-    name: str
-    data: dict[str, Any]
-    watch: report.Stopwatch
-    waited: float
-    scores: dict[str, Any] = field(default_factory=dict)
-    staged: Staged = field(default_factory=Staged)
 
 
 class Run:
