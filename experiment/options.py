@@ -13,12 +13,13 @@ from typing import Any
 
 from datasets.catalogue import DATASETS
 from datasets.folder import FolderDataset
+from datasets.preprocessing import BITS
 from experiment.methods import METHODS, NETWORKS
 from padim import PRECISIONS
 from system.command import Parser
 from system.resources import cores
 
-STUDIES = ("layers", "dimensions", "seeds")
+STUDIES = ("layers", "dimensions", "seeds", "covariance")
 THREADS = {"cpu": 8, "cuda": 16}  # 解码线程至多这么多：网络在 CPU 上算时，核要分着用
 
 DEMO = {
@@ -86,6 +87,25 @@ def _figures(text: str) -> str | int:
 _figures.__name__ = "choice ('all', 'none' or a number)"
 
 
+def _bits(text: str) -> int:
+    if int(text) not in BITS:
+        raise ValueError
+    return int(text)
+
+
+_bits.__name__ = "number of bits (8 to 16)"
+
+
+def _groups(text: str) -> str | int:
+    if text in ("one", "folder"):
+        return text
+    size = at_least(1)(text)
+    return "one" if size == 1 else size
+
+
+_groups.__name__ = "choice ('one', 'folder' or a number of pictures)"
+
+
 @dataclass(frozen=True)
 class Option:
     """What argparse is told; ``extra`` holds what only some options have."""
@@ -143,6 +163,9 @@ def options() -> dict[str, Option]:
             None,
             (("choices", ["aligned", "rd"]),),
         ),
+        "bits": Option(
+            None, "of 16-bit pictures, how many are used: 8 to 16 (default: all)", _bits, (("metavar", "N"),)
+        ),
         "batch_size": Option(
             32,
             "images decoded together; on a GPU or with an exported model also those of a pass (default %(default)s)",
@@ -166,7 +189,13 @@ def options() -> dict[str, Option]:
             (("choices", ["random", "pca"]),),
         ),
         "figures": Option("all", "a class: all (default), none, a number", _figures, (("metavar", "N"),)),
-        "leave_one_out": _flag("score each training picture as if left out: a threshold without labels"),
+        "leave_out": Option(
+            None,
+            "training pictures are scored as if left out, for a threshold without labels: one by one, by folders "
+            "within train/good, or N in a row",
+            _groups,
+            (("metavar", "one|folder|N"),),
+        ),
         "no_features": _flag("neither read nor write the pickled training features"),
         "refit": _flag("replace what is stored, whatever made it"),
         "demo": _flag("run on procedural sample data with efficientnet_lite0; needs no download"),
@@ -201,8 +230,8 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.demo and (args.data_path != DEMO["data_path"] or args.dataset != "mvtec"):
         parser.error("--demo brings its own data; leave out --data_path and --dataset")
-    if args.leave_one_out and args.no_features:
-        parser.error("--leave_one_out stores its scores beside the features; leave out --no_features")
+    if args.leave_out and args.no_features:
+        parser.error("--leave_out stores its scores beside the features; give no --no_features")
     for name in method.meaningless:
         if getattr(args, name) != options()[name].default:
             parser.error(f"--{name} means nothing for --method {args.method}; leave it out")
@@ -217,12 +246,12 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def study(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line of ablation.py."""
-    description = "The paper's studies from one pass of the backbone: layers, dimensions, and the spread over seeds."
+    description = "Studies from one pass of the backbone: layers, dimensions, the spread over seeds, the covariance."
     parser = Parser(prog="ablation.py", description=description)
-    left_out = {"rd", "reduction", "figures", "no_features", "leave_one_out", "refit", "demo", "method", "top_k"}
+    left_out = {"rd", "reduction", "figures", "no_features", "leave_out", "refit", "demo", "method", "top_k"}
     _add(parser, *(name for name in options() if name not in left_out), arch="resnet18")
     add = parser.add_argument
-    add("--study", nargs="+", choices=STUDIES, default=list(STUDIES), help="default: all three")
+    add("--study", nargs="+", choices=STUDIES, default=list(STUDIES), help="default: all four")
     add("--rd", type=at_least(1), help="channels kept by the random choices (default 100; wide_resnet50_2 550)")
     dimensions = "of the study of dimensions (default 10 25 50 100 200 300, as far as there are)"
     add("--dimensions", nargs="+", type=at_least(1), metavar="D", help=dimensions)

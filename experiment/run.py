@@ -4,22 +4,23 @@
 """
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
-from datasets.folder import FolderDataset, common_size
+from datasets.check import common_size
+from datasets.folder import FolderDataset
 from datasets.preprocessing import Preprocessing
 from experiment.batches import Images, Part
 from experiment.checks import begin, prepare_data
 from experiment.evaluation import Evaluator
 from experiment.files.folder import Store
-from experiment.good_scores import GoodScores, as_arrays, has_left_out, those_that_stand_out
+from experiment.good_scores import GoodScores, as_arrays, has_left_out
+from experiment.lots import Share, remarks, to_leave_out
 from experiment.methods import key_of
 from experiment.models import build, is_own_setting, together
 from experiment.options import decoding_threads, options
@@ -43,8 +44,7 @@ class Current:
     ----------
     name : str
     data : dict
-        From `DataFolder.record`.
-    n_train : int
+        From `DataFolder.record`, ``n_train`` and the class's ``remarks``.
     watch : Stopwatch
     waited : float
         Seconds of communication before the class.
@@ -52,7 +52,6 @@ class Current:
 
     name: str
     data: dict[str, Any]
-    n_train: int
     watch: report.Stopwatch
     waited: float
 
@@ -71,8 +70,6 @@ class Run:
     Attributes
     ----------
     model : Pretrained
-    leads : bool
-        Whether this process is the one that writes and speaks.
 
     Raises
     ------
@@ -83,7 +80,7 @@ class Run:
     def __init__(self, args: argparse.Namespace):
         self.args, self._start, self._ranks, self._stack = args, time.perf_counter(), SOLO, ExitStack()
         self._saving: Saving | None = None
-        self._scores: dict[str, list[float]] = {}  # 好图的得分：与 pickle 相配的记录写好之后补入
+        self._scores: dict[str, Any] = {}  # 好图的得分：与 pickle 相配的记录写好之后补入
         self._unusual: dict[str, Any] = {}  # 留一得分最高的几张，也在那时写
 
     def __enter__(self) -> "Run":
@@ -91,7 +88,7 @@ class Run:
             args, self._ranks = self.args, join()
             stack.push(self._ranks.speak_once)
             device = pick_device(args.device, self._ranks.local_rank, self._ranks.local_size)
-            self._preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed)
+            self._preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed, args.bits)
             self._store = Store(args.save_path, key_of(args.method, args.arch))
             self._data, self._checked = self._ranks.agree(lambda: prepare_data(args, self._preprocessing, self._store))
             with self._ranks.leader_first():
@@ -114,6 +111,7 @@ class Run:
 
     @property
     def leads(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
         return self._ranks.leads
 
     @property
@@ -147,7 +145,10 @@ class Run:
         train, test = self._data.train_and_test(name)
         with watch.stage("fingerprint"):
             data = self._ranks.agree(lambda: self._data.record(name))
-        self._class = Current(name, data, len(train), watch, waited)
+        known = {"n_train": len(train), "remarks": [*self._checked[name].remarks]}
+        self._class = Current(name, known | data, watch, waited)
+        if self.leads and (words := self._data.repeated(name)):
+            self.remark(words)
         return train, test
 
     def stage(self, name: str) -> AbstractContextManager[None]:
@@ -173,15 +174,17 @@ class Run:
             if not self.args.no_features:
                 # 那里若有别的拟合的 pickle，--no_features 不许与它并存
                 check_room(path, self.model.state_bytes, another if path.exists() else f"{another}, or --no_features")
-            check_room(self._store.root, self.model.scratch_bytes(now.n_train) * self._ranks.local_size, another)
+            check_room(
+                self._store.root, self.model.scratch_bytes(now.data["n_train"]) * self._ranks.local_size, another
+            )
         return False
 
     def _made_from(self) -> dict[str, Any]:
         return {"preprocessing": self._preprocessing.record(), "training_files": self._class.data["training_files"]}
 
-    def batches(self, dataset: FolderDataset, split: str) -> Images:
+    def batches(self, dataset: FolderDataset, split: str, share: Share | None = None) -> Images:
         """This process's part of the pictures; ``split`` says in the progress bar what they are for."""
-        part = Part(dataset, self._ranks.share(len(dataset)))
+        part = Part(dataset, share.pictures if share else self._ranks.share(len(dataset)))
         title = f"feature extraction | {split} | {self._class.name}"
         threads = decoding_threads(self.args.num_workers, self.model.device.type)
         return Images(part, title, self.args.batch_size, threads, not self.leads)
@@ -198,29 +201,28 @@ class Run:
         pictures = self._data.split(self._class.name, "validation")
         return pictures if len(pictures) and not self.args.no_features else None
 
-    def wants_left_out(self, train: FolderDataset, test: FolderDataset) -> bool:
-        """Whether left-out scores are to be made: asked for, or no labelled test set; and not stored already."""
-        now = self._class
-        if self.args.no_features or (test.is_labelled and not self.args.leave_one_out) or self.validation() is not None:
-            return False
-        if len(train) < 3:
-            self._say(f"{now.name}: leaving one out needs three training pictures; there are no scores for a threshold")
-            return False
-        return not self._ranks.agree(lambda: self._saving is None and has_left_out(self._store, now.name))
+    def lots(self, train: FolderDataset, test: FolderDataset) -> Share | None:
+        """This process's part of the groups to leave out; None where there is no need, or their scores are stored."""
+        name, asked, store = self._class.name, self.args.leave_out, self._store
+        lots, remark = to_leave_out(self.args, name, train, self._data.split(name, "validation"), test)
+        if lots and self._ranks.agree(lambda: self._saving is None and has_left_out(store, name, asked)):
+            return None
+        if remark:
+            self.remark(remark, sys.stdout)
+        return lots.share(self._ranks.rank, self._ranks.size) if lots else None
 
     @contextmanager
-    def good_scores(self, pictures: FolderDataset, kind: str) -> Iterator[GoodScores]:
-        """What takes the scores of good pictures: ``leave_one_out`` of the training pictures, or ``validation``."""
-        now = self._class
-        with self.stage(kind):
-            yield (collected := GoodScores(self._ranks.share(len(pictures)).start))
-            scores, unusual = collected.gather(self._ranks)
+    def good_scores(self, pictures: FolderDataset, share: Share | None = None) -> Iterator[GoodScores]:
+        """What takes the scores of good pictures: of training pictures left out in these groups, or of validation."""
+        with self.stage("leave_out" if share else "validation"):
+            yield (collected := GoodScores(share.pictures if share else self._ranks.share(len(pictures))))
+            found = collected.gather(self._ranks)
         if self.leads:
-            self._scores = {f"{kind}_scores": scores}
-            if kind == "leave_one_out":
-                self._unusual = as_arrays(unusual, pictures.names())
-                if words := those_that_stand_out(scores, pictures.names()):
-                    self._say(f"{now.name}: {words}")
+            self._scores = found.record(share.lots if share else None)
+            if share:
+                self._unusual = as_arrays(found.unusual, pictures.names(), share.lots)
+                for line in remarks(share.lots, found.scores, found.alone, pictures.names()):
+                    self.remark(line, sys.stdout)
 
     @contextmanager
     def score_files(self, test: FolderDataset) -> Iterator[ScoreFiles]:
@@ -239,14 +241,9 @@ class Run:
         if not self.leads:
             return
         now = self._class
-        if not len(test):
-            command = f"python predict.py --model {shlex.quote(str(self._store.fitted(now.name)))} PICTURES"
-            how = "nothing is stored" if self.args.no_features else f"score others with: {command}"
-            self._say(f"{now.name}: no test pictures, nothing is scored; {how}")
         if self._ranks.size > 1:
             now.watch.seconds["communication"] = round(self._ranks.seconds - now.waited, 3)  # 含等待；分散在各阶段之内
-        counts = {"n_train": now.n_train, "n_test": len(test)}
-        self._evaluator.hand_over(now.name, test, files, now.watch, counts | now.data)
+        self._evaluator.hand_over(now.name, test, files, now.watch, now.data | {"n_test": len(test)})
 
     def report(self) -> None:
         """At the end: the ROC figure, the results, the table, the files, the verdict."""
@@ -264,6 +261,12 @@ class Run:
         self._results.complete(vars(self.args), defaults, **run)
         print(report.ending(self._results.content, self._store, self.args.weights == "random"))
 
+    def remark(self, words: str, file: TextIO | None = None) -> None:
+        """Tell what a user should know of the class at work, and keep that in its row."""
+        if self.leads:
+            report.remark(self._class.name, words, file)
+            self._class.data["remarks"].append(words)
+
     def _say(self, message: str) -> None:
         if self.leads:
             print(message, flush=True)
@@ -277,7 +280,7 @@ class Run:
                 raise
             self._saving = None
         if self._scores:
-            if "leave_one_out_scores" in self._scores:
+            if "left_out_scores" in self._scores:
                 self._store.write_left_out(self._class.name, self._unusual)
             add_scores(self._store.fitted(self._class.name), self._scores)
             self._scores = {}

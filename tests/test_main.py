@@ -139,7 +139,7 @@ def test_every_file_of_a_run(done, sample):
     assert set(arrays) == {
         "files", "kinds", "labels", "masks", "image_scores", "threshold", "threshold_raw", "image_threshold_raw",
         "score_min", "score_max", "image_score_min", "image_score_max", "patches",
-        "image_roc", "pixel_roc", "pixel_pr", "pixel_pro",
+        "image_roc", "pixel_roc", "pixel_pr", "pixel_pro", "pixel_wins", "pixel_aupimo",
     }  # fmt: skip
     assert arrays["files"][0] == "test/good/000.png" and arrays["patches"].shape == (9, 100)
     picture = Image.open(sample / "linen" / arrays["files"][4]).resize((256, 256), Image.Resampling.LANCZOS)

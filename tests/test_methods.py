@@ -100,7 +100,7 @@ def test_a_run_goes_on(sample, tmp_path, capsys):
         ([*SPADE, "--rd", "10"], "--rd means nothing for --method spade"),
         ([*SPADE, "--layers", "layer1"], "--layers means nothing for --method spade"),
         ([*SPADE, "--reduction", "pca"], "--reduction means nothing"),
-        ([*SPADE, "--leave_one_out"], "--leave_one_out means nothing"),
+        ([*SPADE, "--leave_out", "one"], "--leave_out means nothing"),
         ([*SPADE, "--no_features"], "--no_features means nothing"),
         ([*SPADE, "--seed", "7"], "--seed means nothing for --method spade without --protocol rd"),
         ([*MAHALANOBIS, "--figures", "3"], "--figures means nothing for --method mahalanobis_ad"),
