@@ -8,6 +8,7 @@ import json
 import platform
 import shlex
 import sys
+from collections.abc import Collection
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,7 +23,7 @@ from datasets.sample import renew_sample
 from experiment import memory
 from experiment.files.folder import Store
 from experiment.files.gaussians import stored_state
-from experiment.files.provenance import DataFolder, check_same_data
+from experiment.files.provenance import DataFolder, check_same_data, gone
 from experiment.files.records import configuration
 from experiment.models import describe
 from experiment.ranks import Ranks
@@ -111,9 +112,7 @@ def begin(
             stored_state(store.fitted(name), made_from)
     given = json.loads(json.dumps(vars(args), default=str))  # 与读回的同形，才比得出是否同一条命令
     common = configuration(made_from)
-    results = report.begin(
-        store, given, common, args.refit, lambda rows: check_same_data(rows, data, checked, store.results)
-    )
+    results = report.begin(store, given, common, args.refit, lambda rows: _check_rows(rows, data, checked, store))
     results["run"] |= {
         "command": shlex.join(["python", *sys.argv]),
         "versions": made_from["versions"],
@@ -131,6 +130,14 @@ def begin(
         print(f"going on with the interrupted run; finished already: {', '.join(finished)}")
     store.write_results(results)
     return results
+
+
+def _check_rows(rows: dict[str, Any], data: DataFolder, checked: Collection[str], store: Store) -> None:
+    """Take out the rows of classes that are not there any more, and check that the others are of the same data."""
+    for name in gone(rows, data):
+        report.remark(name, f"is no longer in {str(data.root)!r}; its row is taken out of {str(store.results)!r}")
+        del rows[name]
+    check_same_data(rows, data, checked, store.results)
 
 
 def _check_beside(path: Path, name: str, made_from: dict[str, Any], data: DataFolder) -> None:

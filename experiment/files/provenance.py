@@ -84,6 +84,16 @@ class DataFolder:
         return all(stored[key] == value for key, value in self.contents(name).items())
 
 
+def gone(stored: Mapping[str, Mapping[str, Any]], here: DataFolder) -> list[str]:
+    """Stored classes that came from the data folder at hand and are not there any more."""
+    return [
+        name
+        for name, there in stored.items()
+        if there["data_path"] == str(here.root) and there["dataset"] == here.dataset.NAME
+        if not here.dataset.folder_of(here.root, name).exists()
+    ]
+
+
 def check_same_data(
     stored: Mapping[str, Mapping[str, Any]], here: DataFolder, chosen: Collection[str], path: Path
 ) -> None:
