@@ -12,7 +12,7 @@ import numpy as np
 from datasets.folder import FolderDataset
 from experiment.files.folder import Store
 from experiment.report.figures import Drawer, Drawings, chosen_figures
-from experiment.report.results import UNSCORED, ResultsFile, Stopwatch
+from experiment.report.results import UNSCORED, ResultsFile, Stopwatch, remark
 from experiment.report.threshold import class_thresholds
 from experiment.score_files import ScoreFiles
 from padim.apart import evaluate_apart
@@ -80,9 +80,12 @@ class Evaluator:
                 self._store.clear_pictures(name)
                 small = {"files": np.array(test.names()), "kinds": np.array(test.kinds), "patches": files.centres}
                 self._store.write_arrays(name, arrays | small)
+        for words in row["remarks"]:
+            remark(name, words)
         thresholds = class_thresholds(self._store, name, arrays)
         row |= {"image_threshold": thresholds.decision, "threshold_origin": thresholds.origin}
-        self._results.record(name, row | apart | known | {"seconds": watch.seconds | {"total": watch.total}})
+        row |= apart | known | {"remarks": [*known.get("remarks", []), *row["remarks"]]}
+        self._results.record(name, row | {"seconds": watch.seconds | {"total": watch.total}})
         return self._drawer.draw(self._store, name, chosen_figures(len(test), self._figures), arrays)
 
     def finish_row(self) -> None:

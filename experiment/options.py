@@ -14,16 +14,15 @@ from typing import Any
 from datasets.catalogue import DATASETS
 from datasets.folder import FolderDataset
 from datasets.preprocessing import BITS
-from experiment.methods import METHODS
+from experiment.methods import METHODS, NETWORKS
 from padim import PRECISIONS
 from system.command import Parser
 from system.resources import cores
 
-STUDIES = ("layers", "dimensions", "seeds")
+STUDIES = ("layers", "dimensions", "seeds", "covariance")
 THREADS = {"cpu": 8, "cuda": 16}  # 解码线程至多这么多：网络在 CPU 上算时，核要分着用
 
 DEMO = {
-    "weights": "random",
     "data_path": Path("data/sample"),
     "save_path": Path("mvtec_result/demo"),
 }  # 给了 --demo 时的默认值
@@ -95,6 +94,16 @@ def _bits(text: str) -> int:
 
 
 _bits.__name__ = "number of bits (8 to 16)"
+
+
+def _groups(text: str) -> str | int:
+    if text in ("one", "folder"):
+        return text
+    size = at_least(1)(text)
+    return "one" if size == 1 else size
+
+
+_groups.__name__ = "choice ('one', 'folder' or a number of pictures)"
 
 
 @dataclass(frozen=True)
@@ -180,10 +189,16 @@ def options() -> dict[str, Option]:
             (("choices", ["random", "pca"]),),
         ),
         "figures": Option("all", "a class: all (default), none, a number", _figures, (("metavar", "N"),)),
-        "leave_one_out": _flag("score each training picture as if left out: a threshold without labels"),
+        "leave_out": Option(
+            None,
+            "training pictures are scored as if left out, for a threshold without labels: one by one, by folders "
+            "within train/good, or N in a row",
+            _groups,
+            (("metavar", "one|folder|N"),),
+        ),
         "no_features": _flag("neither read nor write the pickled training features"),
         "refit": _flag("replace what is stored, whatever made it"),
-        "demo": _flag("run on procedural sample data with random weights; needs no network"),
+        "demo": _flag("run on procedural sample data with efficientnet_lite0; needs no download"),
     }
 
 
@@ -209,12 +224,14 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     method = METHODS[args.method]
     parser.set_defaults(arch=method.arch, data_path=DATASETS[args.dataset].default_root())
     if args.demo:
-        parser.set_defaults(**DEMO, arch="resnet18" if args.method != "mahalanobis_ad" else method.arch)
+        parser.set_defaults(**DEMO, arch=method.demo)
+        network = NETWORKS.get(parser.parse_args(argv).arch)
+        parser.set_defaults(weights="imagenet" if network and network.is_installed else "random")  # 不用下载
     args = parser.parse_args(argv)
     if args.demo and (args.data_path != DEMO["data_path"] or args.dataset != "mvtec"):
         parser.error("--demo brings its own data; leave out --data_path and --dataset")
-    if args.leave_one_out and args.no_features:
-        parser.error("--leave_one_out stores its scores beside the features; leave out --no_features")
+    if args.leave_out and args.no_features:
+        parser.error("--leave_out stores its scores beside the features; give no --no_features")
     for name in method.meaningless:
         if getattr(args, name) != options()[name].default:
             parser.error(f"--{name} means nothing for --method {args.method}; leave it out")
@@ -229,12 +246,12 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def study(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line of ablation.py."""
-    description = "The paper's studies from one pass of the backbone: layers, dimensions, and the spread over seeds."
+    description = "Studies from one pass of the backbone: layers, dimensions, the spread over seeds, the covariance."
     parser = Parser(prog="ablation.py", description=description)
-    left_out = {"rd", "reduction", "figures", "no_features", "leave_one_out", "refit", "demo", "method", "top_k"}
+    left_out = {"rd", "reduction", "figures", "no_features", "leave_out", "refit", "demo", "method", "top_k"}
     _add(parser, *(name for name in options() if name not in left_out), arch="resnet18")
     add = parser.add_argument
-    add("--study", nargs="+", choices=STUDIES, default=list(STUDIES), help="default: all three")
+    add("--study", nargs="+", choices=STUDIES, default=list(STUDIES), help="default: all four")
     add("--rd", type=at_least(1), help="channels kept by the random choices (default 100; wide_resnet50_2 550)")
     dimensions = "of the study of dimensions (default 10 25 50 100 200 300, as far as there are)"
     add("--dimensions", nargs="+", type=at_least(1), metavar="D", help=dimensions)

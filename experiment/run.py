@@ -19,7 +19,8 @@ from experiment.batches import Images, Part
 from experiment.checks import begin, prepare_data
 from experiment.evaluation import Evaluator
 from experiment.files.folder import Store
-from experiment.good_scores import GoodScores, as_arrays, has_left_out, those_that_stand_out
+from experiment.good_scores import GoodScores, as_arrays, has_left_out
+from experiment.lots import Share, remarks, to_leave_out
 from experiment.methods import key_of
 from experiment.models import build, is_own_setting, together
 from experiment.options import decoding_threads, options
@@ -79,7 +80,7 @@ class Run:
     def __init__(self, args: argparse.Namespace):
         self.args, self._start, self._ranks, self._stack = args, time.perf_counter(), SOLO, ExitStack()
         self._saving: Saving | None = None
-        self._scores: dict[str, list[float]] = {}  # 好图的得分：与 pickle 相配的记录写好之后补入
+        self._scores: dict[str, Any] = {}  # 好图的得分：与 pickle 相配的记录写好之后补入
         self._unusual: dict[str, Any] = {}  # 留一得分最高的几张，也在那时写
 
     def __enter__(self) -> "Run":
@@ -181,9 +182,9 @@ class Run:
     def _made_from(self) -> dict[str, Any]:
         return {"preprocessing": self._preprocessing.record(), "training_files": self._class.data["training_files"]}
 
-    def batches(self, dataset: FolderDataset, split: str) -> Images:
+    def batches(self, dataset: FolderDataset, split: str, share: Share | None = None) -> Images:
         """This process's part of the pictures; ``split`` says in the progress bar what they are for."""
-        part = Part(dataset, self._ranks.share(len(dataset)))
+        part = Part(dataset, share.pictures if share else self._ranks.share(len(dataset)))
         title = f"feature extraction | {split} | {self._class.name}"
         threads = decoding_threads(self.args.num_workers, self.model.device.type)
         return Images(part, title, self.args.batch_size, threads, not self.leads)
@@ -200,27 +201,28 @@ class Run:
         pictures = self._data.split(self._class.name, "validation")
         return pictures if len(pictures) and not self.args.no_features else None
 
-    def wants_left_out(self, train: FolderDataset, test: FolderDataset) -> bool:
-        """Whether left-out scores are to be made: asked for, or no labelled test set; and not stored already."""
-        if self.args.no_features or (test.is_labelled and not self.args.leave_one_out) or self.validation() is not None:
-            return False
-        if len(train) < 3:
-            self.remark("leaving one out needs three training pictures; there are no scores for a threshold")
-            return False
-        return not self._ranks.agree(lambda: self._saving is None and has_left_out(self._store, self._class.name))
+    def lots(self, train: FolderDataset, test: FolderDataset) -> Share | None:
+        """This process's part of the groups to leave out; None where there is no need, or their scores are stored."""
+        name, asked, store = self._class.name, self.args.leave_out, self._store
+        lots, remark = to_leave_out(self.args, name, train, self._data.split(name, "validation"), test)
+        if lots and self._ranks.agree(lambda: self._saving is None and has_left_out(store, name, asked)):
+            return None
+        if remark:
+            self.remark(remark, sys.stdout)
+        return lots.share(self._ranks.rank, self._ranks.size) if lots else None
 
     @contextmanager
-    def good_scores(self, pictures: FolderDataset, kind: str) -> Iterator[GoodScores]:
-        """What takes the scores of good pictures: ``leave_one_out`` of the training pictures, or ``validation``."""
-        with self.stage(kind):
-            yield (collected := GoodScores(self._ranks.share(len(pictures)).start))
-            scores, unusual = collected.gather(self._ranks)
+    def good_scores(self, pictures: FolderDataset, share: Share | None = None) -> Iterator[GoodScores]:
+        """What takes the scores of good pictures: of training pictures left out in these groups, or of validation."""
+        with self.stage("leave_out" if share else "validation"):
+            yield (collected := GoodScores(share.pictures if share else self._ranks.share(len(pictures))))
+            found = collected.gather(self._ranks)
         if self.leads:
-            self._scores = {f"{kind}_scores": scores}
-            if kind == "leave_one_out":
-                self._unusual = as_arrays(unusual, pictures.names())
-                if words := those_that_stand_out(scores, pictures.names()):
-                    self.remark(words, sys.stdout)
+            self._scores = found.record(share.lots if share else None)
+            if share:
+                self._unusual = as_arrays(found.unusual, pictures.names(), share.lots)
+                for line in remarks(share.lots, found.scores, found.alone, pictures.names()):
+                    self.remark(line, sys.stdout)
 
     @contextmanager
     def score_files(self, test: FolderDataset) -> Iterator[ScoreFiles]:
@@ -278,7 +280,7 @@ class Run:
                 raise
             self._saving = None
         if self._scores:
-            if "leave_one_out_scores" in self._scores:
+            if "left_out_scores" in self._scores:
                 self._store.write_left_out(self._class.name, self._unusual)
             add_scores(self._store.fitted(self._class.name), self._scores)
             self._scores = {}

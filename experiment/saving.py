@@ -89,8 +89,8 @@ def load_if_same(model: PaDiM, path: Path, made_from: dict[str, Any], ranks: Ran
     return "damaged" if "damaged" in ranks.gather(state) else "loaded"
 
 
-def add_scores(path: Path, scores: dict[str, list[float]]) -> None:
-    """Put ``leave_one_out_scores`` or ``validation_scores`` into the JSON beside a pickle that is whole."""
+def add_scores(path: Path, scores: dict[str, Any]) -> None:
+    """Put left-out scores or ``validation_scores`` into the JSON beside a pickle that is whole."""
     write_json(path.with_suffix(".json"), read_fitted_record(path) | scores)
 
 

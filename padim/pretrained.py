@@ -35,11 +35,14 @@ class Scores:
         Of PaDiM the maps' maxima; a predecessor has its own.
     centre : ndarray, (B, d) float32
         The embeddings at the centre position; of a predecessor d = 0.
+    alone : ndarray, (B,) float32, or None
+        By `padim.model.PaDiM.leave_out`: the images' scores with nothing but themselves left out, not their groups.
     """
 
     maps: np.ndarray
     image_scores: np.ndarray
     centre: np.ndarray
+    alone: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from experiment.files.records import (
     parse_arrays,
     wrong_array,
 )
-from padim.metrics import FIGURES
+from padim.metrics import FIGURES, INTERVALS
 from system.errors import UserError
 from system.files import TEXT, allocate, close, read_json, replacing, without_leftovers, write_json
 from system.lock import lock
@@ -151,7 +151,7 @@ class Store:
 
     def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
         """Write the small arrays; None becomes an empty array, which `read_arrays` undoes."""
-        _write(self.arrays(name), {k: np.empty(0) if v is None else np.asarray(v) for k, v in arrays.items()})
+        _write(self.arrays(name), arrays)
 
     def read_arrays(self, name: str) -> dict[str, Any] | None:
         """The small arrays as written, or None where the class has none.
@@ -163,19 +163,21 @@ class Store:
         """
         return _read(self.arrays(name), SCORED, "delete it and score the class again")
 
-    def write_left_out(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        """Write the training pictures with the highest left-out scores."""
+    def write_left_out(self, name: str, arrays: dict[str, Any]) -> None:
+        """Write the training pictures with the highest left-out scores, and every training picture's lot."""
         _write(self.left_out(name), arrays)
 
     def read_left_out(self, name: str) -> dict[str, Any] | None:
-        """Those pictures' ``files``, ``scores``, ``maps`` and ``images``, the highest first; None where there are none.
+        """Those pictures' ``files``, ``scores``, ``maps``, ``images``, the highest first; the ``lots`` of all of them.
+
+        None where there are none.
 
         Raises
         ------
         UserError
             As by `read_arrays`.
         """
-        return _read(self.left_out(name), LEFT_OUT, "delete it and run main.py --leave_one_out again")
+        return _read(self.left_out(name), LEFT_OUT, "delete it and run main.py --leave_out one again")
 
     def read_results(self) -> dict | None:
         """The results as written, or None where there are none.
@@ -215,15 +217,17 @@ class Store:
         path = self.results.with_suffix(".csv")
         with replacing(path) as temporary, open(temporary, "w", newline="", **TEXT) as file:
             writer = csv.writer(file)
-            writer.writerow(["class", *columns, "seconds", *map("_".join, nested)])
+            ends = [f"{key}_{end}" for key in INTERVALS for end in ("low", "high")]
+            writer.writerow(["class", *columns, "seconds", *map("_".join, nested), *ends])
             for name, row in results["classes"].items():
                 figures = [(row[kind] or {}).get(level) for kind, level in nested]
+                figures += [end for key in INTERVALS for end in row[key] or (None, None)]
                 writer.writerow([name, *(row.get(c) for c in columns), row["seconds"]["total"], *figures])
 
 
 def _write(path: Path, arrays: dict[str, Any]) -> None:
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **{k: np.empty(0) if v is None else np.asarray(v) for k, v in arrays.items()})  # type: ignore[arg-type]
 
 
 def _read(path: Path, form: dict[str, tuple[str, tuple]], remedy: str) -> dict[str, Any] | None:

@@ -3,11 +3,11 @@
 从多高的得分起，一张图算有缺陷，或一张训练图像算不合群。
 
 The distance of a training image to its own Gaussian is bounded by (N − 1)/√N and says nothing about new images.
-Its distance to the Gaussians of all others does (`padim.model.PaDiM.leave_one_out`): where no labelled test set tells,
-a percentile of these scores is the threshold.
+Its distance to the Gaussians of all others, or of all other lots, does (`padim.model.PaDiM.leave_out`): where no
+labelled test set tells, a percentile of these scores is the threshold.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -90,6 +90,38 @@ def stands_out_from(scores: list[float]) -> float | None:
     return median + DEVIATIONS * deviation if deviation > 0 else None
 
 
+def lots_that_stand_out(scores: Sequence[float], lots: Sequence[str]) -> dict[str, float]:
+    """The lots that do not seem to belong, those with the highest scores first, and their median scores.
+
+    Parameters
+    ----------
+    scores : sequence of float
+        The training pictures' left-out scores.
+    lots : sequence of str
+        Their lots.
+
+    Notes
+    -----
+    A lot does not where its median is above `stands_out_from` of the pictures of all other lots.
+    """
+    each, own = np.asarray(scores), np.asarray(lots)
+    found = {}
+    for lot in dict.fromkeys(lots):
+        median, limit = float(np.median(each[own == lot])), stands_out_from(each[own != lot].tolist())
+        if limit is not None and median > limit:
+            found[str(lot)] = median
+    return dict(sorted(found.items(), key=lambda one: -one[1]))
+
+
+def how_left_out(record: dict[str, Any]) -> str:
+    """``by folders, 12 groups``; empty where each training picture was left out alone."""
+    known = record.get("left_out")
+    if known is None or known["by"] == "one":
+        return ""
+    by = "folders" if known["by"] == "folder" else f"blocks of {known['by']}"
+    return f"by {by}, {known['groups']} groups"
+
+
 def find_thresholds(
     features: Path, record: dict[str, Any], given: float | None, percentile: float | None
 ) -> Thresholds:
@@ -118,12 +150,14 @@ def find_thresholds(
     threshold is the one with the best F1 on the test set's pixels, else the decision threshold.
     """
     known = record["test_set"] if "test_set" in record else read_test_set(features, record)
-    kind = "left-out training" if record["validation_scores"] is None else "validation"
-    good = record["leave_one_out_scores"] if record["validation_scores"] is None else record["validation_scores"]
+    good, kind = record["validation_scores"], "validation scores"
+    if good is None:
+        good, how = record["left_out_scores"], how_left_out(record)
+        kind = f"training scores, left out {how}" if how else "left-out training scores"
     if percentile is not None and good is None:
         raise UserError(
             f"{str(features)!r} has no left-out scores for --percentile: main.py makes them where there is no labelled "
-            "test set, and with --leave_one_out; run it so, or give --threshold instead"
+            "test set, and with --leave_out; run it so, or give --threshold instead"
         )
     best, pixel = (known[key] for key in TEST_SET[:2])
     if given is not None:
@@ -133,7 +167,7 @@ def find_thresholds(
     elif good is not None:
         percentile = PERCENTILE if percentile is None else percentile
         decision = float(np.percentile(good, percentile))
-        origin = f"{percentile:g}th percentile of {len(good)} {kind} scores"
+        origin = f"{percentile:g}th percentile of {len(good)} {kind}"
     else:
         decision, origin = None, "none: give --threshold"
     low, high = colour_range(known, decision, len(record["dimensions"]))
@@ -168,7 +202,7 @@ def class_thresholds(store: Store, name: str, arrays: Mapping[str, Any]) -> Thre
     """
     record = read_json(store.fitted(name).with_suffix(".json"))
     if not is_fitted_record(record):  # 没有存特征，或不是 PaDiM
-        record = {"leave_one_out_scores": None, "validation_scores": None, "dimensions": [0]}
+        record = {"left_out_scores": None, "validation_scores": None, "dimensions": [0]}
     return find_thresholds(store.fitted(name), record | {"test_set": _test_set(arrays)}, None, None)
 
 
