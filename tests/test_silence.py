@@ -15,6 +15,8 @@ PREDICT = re.compile(
     r"linen: threshold .+ \(best F1 .+\)|\d+ pictures scored: .+|to look at them: python plot/results_page\.py .+"
     r"|wrote (predictions|localization figures): .+"
 )
+# 小数据上才有的话：区间算不出，或 AUPIMO 太粗
+MAIN = re.compile(r"linen: (no interval of the (image|pixel) ROC AUC: .+|AUPIMO starts at .+: it is coarse)")
 NOTHING = re.compile("")
 FAST = ["--arch", "resnet18", "--weights", "random"]
 OLD = torch.__version__ < "2.9"  # 旧得不能导出
@@ -36,7 +38,7 @@ def foreign(own: re.Pattern, *command: object) -> list[str]:
 def test_every_command(sample, tmp_path):
     out, pictures = tmp_path / "out", sample / "linen/test"
     data = ["--data_path", sample, "--save_path", out, "--classes", "linen"]
-    assert foreign(NOTHING, "main.py", *FAST, "--rd", 8, "--figures", 1, "--leave_out", "one", *data) == []
+    assert foreign(MAIN, "main.py", *FAST, "--rd", 8, "--figures", 1, "--leave_out", "one", *data) == []
     assert foreign(NOTHING, "ablation.py", *FAST, "--study", "layers", "--rd", 8, *data) == []
     assert foreign(NOTHING, "plot/roc_curve.py", "--result", out, "--out", tmp_path / "figures") == []
     model = out / "temp_resnet18/train_linen.pkl"
