@@ -84,7 +84,7 @@ class Evaluator:
             remark(name, words)
         thresholds = class_thresholds(self._store, name, arrays)
         row |= {"image_threshold": thresholds.decision, "threshold_origin": thresholds.origin}
-        row |= apart | known | {"remarks": [*known.get("remarks", []), *row["remarks"]]}
+        row |= apart | known | {"remarks": [*known["remarks"], *row["remarks"]]}
         self._results.record(name, row | {"seconds": watch.seconds | {"total": watch.total}})
         return self._drawer.draw(self._store, name, chosen_figures(len(test), self._figures), arrays)
 
