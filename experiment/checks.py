@@ -120,7 +120,14 @@ def begin(
             stored_state(store.fitted(name), made_from)
     given = json.loads(json.dumps(vars(args), default=str))  # 与读回的同形，才比得出是否同一条命令
     common = configuration(made_from)
-    results = report.begin(store, given, common, args.refit, lambda rows: _check_rows(rows, data, checked, store))
+
+    def check(rows: dict[str, Any]) -> None:
+        for name in gone(rows, data, checked):
+            print(f"{name}: its folder is gone from {str(data.root)!r}; its row goes, too")
+            del rows[name]
+        check_same_data(rows, data, checked, store.results)
+
+    results = report.begin(store, given, common, args.refit, check)
     results["run"] |= {
         "command": shlex.join(["python", *sys.argv]),
         "versions": made_from["versions"],
@@ -136,16 +143,24 @@ def begin(
             finished.remove(name)
     if finished:
         print(f"going on with the interrupted run; finished already: {', '.join(finished)}")
-    store.write_results(results)
+    _check_kept(results, [name for name in checked if name not in finished], store)
+    if not store.results.exists():  # 已有的留着，直到第一行新的
+        store.write_results(results)
     return results
 
 
-def _check_rows(rows: dict[str, Any], data: DataFolder, checked: Collection[str], store: Store) -> None:
-    """Take out the rows of classes that are not there any more, and check that the others are of the same data."""
-    for name in gone(rows, data):
-        report.remark(name, f"is no longer in {str(data.root)!r}; its row is taken out of {str(store.results)!r}")
-        del rows[name]
-    check_same_data(rows, data, checked, store.results)
+def _check_kept(results: dict[str, Any], replaced: Collection[str], store: Store) -> None:
+    """Read what is kept of other classes, so that the figure of all curves does not fail at the end.
+
+    Raises
+    ------
+    UserError
+        If a file is damaged.
+    """
+    kept = {*results["classes"]} - {*replaced, *results["run"].get("earlier", ())}
+    for name in sorted(kept):
+        if store.read_arrays(name) is None and results["classes"][name]["n_test"]:
+            print(f"{name}: its arrays are not there; a run with --classes {shlex.quote(name)} makes them again")
 
 
 def _check_beside(path: Path, name: str, made_from: dict[str, Any], data: DataFolder) -> None:

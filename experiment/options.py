@@ -17,6 +17,7 @@ from datasets.preprocessing import BITS
 from experiment.methods import METHODS, NETWORKS
 from padim import PRECISIONS
 from system.command import Parser
+from system.files import expanded
 from system.resources import cores
 
 STUDIES = ("layers", "dimensions", "seeds", "covariance")
@@ -78,6 +79,10 @@ _names.__name__ = "list of names with commas between them"
 def _class_name(text: str) -> str:
     """As a shell completes a folder's name: ``bottle/``."""
     return text.rstrip("/" + os.sep) or text
+
+
+def _weights(text: str) -> str:
+    return str(expanded(text)) if text.startswith("~") else text
 
 
 def _figures(text: str) -> str | int:
@@ -142,16 +147,16 @@ def options() -> dict[str, Option]:
         "data_path": Option(
             FolderDataset.default_root(),
             "one folder a class, or one class (default $MVTEC_PATH, else %(default)s; elpv: the installed package's)",
-            Path,
+            expanded,
         ),
-        "save_path": Option(Path("mvtec_result"), "where results go (default %(default)s)", Path),
+        "save_path": Option(Path("mvtec_result"), "where results go (default %(default)s)", expanded),
         "classes": Option(
             None,
             "default: the data set's classes that are there, else all found",
             _class_name,
             (("nargs", "+"), ("metavar", "NAME")),
         ),
-        "weights": Option("imagenet", "imagenet (default), random, or the path of a state dict"),
+        "weights": Option("imagenet", "imagenet (default), random, or the path of a state dict", _weights),
         "seed": Option(1024, "of the random choice of channels (default %(default)s)", int),
         "resize": Option(
             256, "shorter side in pixels, or HEIGHTxWIDTH exactly (default %(default)s)", extent(1), (("metavar", "N"),)
@@ -266,15 +271,15 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
     add = parser.add_argument
     add("pictures", nargs="+", type=Path, metavar="PICTURE_OR_FOLDER", help="folders with all folders below them")
     model = "mvtec_result/temp_ARCH/train_CLASS.pkl, or what export.py made of it"
-    add("--model", type=Path, required=True, metavar="PKL_OR_ONNX", help=model)
-    add("--out", type=Path, metavar="DIR", help="predictions.csv and pictures/ go there (default: rows on stdout)")
+    add("--model", type=expanded, required=True, metavar="PKL_OR_ONNX", help=model)
+    add("--out", type=expanded, metavar="DIR", help="predictions.csv and pictures/ go there (default: rows on stdout)")
     add("--json", action="store_true", help="JSON lines in place of the rows; with --out in predictions.jsonl, too")
     score = between(-sys.float_info.max, sys.float_info.max, "number")
     add("--threshold", type=score, help="scores from here on are defects (default: the stored one)")
     percentile = between(0, 100, "percentile (0 to 100)")
     add("--percentile", type=percentile, help="of the left-out (or validation) scores, as threshold (default 99)")
     add("--figures", choices=["all", "none"], help="localization figures (default all with --out, else none)")
-    add("--weights", help="as given to main.py (default: as recorded)")
+    add("--weights", type=_weights, help="as given to main.py (default: as recorded)")
     _add(parser, "batch_size", "num_workers", "device")
     args = parser.parse_args(argv)
     if args.figures == "all" and args.out is None:
@@ -288,7 +293,7 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
 def _onnx(text: str) -> Path:
     if not text.endswith(".onnx"):
         raise ValueError
-    return Path(text)
+    return expanded(text)
 
 
 _onnx.__name__ = "file name that ends in .onnx"
@@ -298,8 +303,8 @@ def exporting(argv: Sequence[str] | None, description: str) -> argparse.Namespac
     """The command line of export.py."""
     parser = Parser(prog="export.py", description=description.partition("\n")[0])
     add = parser.add_argument
-    add("--model", type=Path, required=True, metavar="PKL", help="mvtec_result/temp_ARCH/train_CLASS.pkl")
+    add("--model", type=expanded, required=True, metavar="PKL", help="mvtec_result/temp_ARCH/train_CLASS.pkl")
     add("--out", type=_onnx, required=True, metavar="ONNX", help="the file to write; above 2 GB FILE.onnx.data, too")
     add("--half", action="store_true", help="store the whitening matrices as float16: half the size")
-    add("--weights", help="as given to main.py (default: as recorded)")
+    add("--weights", type=_weights, help="as given to main.py (default: as recorded)")
     return parser.parse_args(argv)

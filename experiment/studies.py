@@ -64,7 +64,7 @@ class Studies:
         made_with, made_of = stored["configuration"], stored["data"]
 
         def check() -> None:
-            for name in gone(made_of, data):
+            for name in gone(made_of, data, chosen):
                 stale = _studies_of(name, stored["studies"])
                 _drop(name, stored["studies"], stale)
                 print(

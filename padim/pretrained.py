@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from padim.backbone import Backbone, load_network, weights_sha256
+from padim.backbone import Backbone
 from padim.batches import Batch
 from padim.device import check_precision
 from padim.extraction import FORWARD, Extractor
+from padim.weights import load_network, weights_sha256
 
 _ACTIVATIONS = 2.2  # 前向时进程多占的内存，是同时存活的激活的倍数（实测：ResNet 2.0 至 2.2，EfficientNet-B5 1.6）
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from experiment.report.style import Say, legible, look
 from system import command
 from system.command import Parser
-from system.files import TEXT, replacing
+from system.files import TEXT, expanded, replacing
 
 Draw = Callable[[argparse.Namespace, Say], Iterator[Path]]
 FORMATS = ("png", "pdf")
@@ -55,10 +55,10 @@ def parser(
     if folders:
         one = Path("mvtec_result")
         taken = {"nargs": "+", "default": [one]} if several else {"default": one}
-        add("--result", type=Path, metavar="DIR", help="folder that main.py wrote (default mvtec_result)", **taken)
+        add("--result", type=expanded, metavar="DIR", help="folder that main.py wrote (default mvtec_result)", **taken)
         keys = "models, as their files name them: resnet18, spade_wide_resnet50_2, …; default: every one with results"
         add("--arch", nargs="+", metavar="KEY", help=keys)
-    add("--out", type=Path, metavar="DIR", default=Path("imgs"), help="where figures go (default imgs)")
+    add("--out", type=expanded, metavar="DIR", default=Path("imgs"), help="where figures go (default imgs)")
     if language:
         add("--lang", type=language, default=["en"], metavar="LIST", help="en (default), zh or en,zh")
     else:

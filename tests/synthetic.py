@@ -19,7 +19,7 @@ from experiment.studies import summarise
 from padim.metrics import evaluate_maps, evaluate_scores, normalise
 from padim.uncertainty import image_interval
 from padim.variants import COVARIANCES, Variant
-from system.files import read_json, write_json
+from system.files import Staged, read_json, write_json
 
 FIFTEEN = tuple(sorted(TEXTURES + OBJECTS))
 KINDS = ("good", "broken_large", "contamination", "manipulated_front")
@@ -40,7 +40,7 @@ def write_results(root: Path, key: str, classes: tuple[str, ...] = FIFTEEN, seed
         for i in np.flatnonzero(labels):
             y, x = data.integers(8, 28, 2)
             truth[i, y : y + 14, x : x + 14] = 1
-        with store.score_files(name, truth.shape) as (maps, images):
+        with Staged() as staged, store.score_files(name, truth.shape, staged) as (maps, images, _):
             noise = rng.standard_normal(truth.shape) + 2 * truth * rng.uniform(0.2, 1, (12, 1, 1))
             maps[:] = 10 + gaussian_filter(noise, (0, 2, 2))
             images[:] = data.integers(0, 256, images.shape)
@@ -144,7 +144,8 @@ def record(arch: str, grid: int = GRID, seed: int = 0) -> dict[str, Any]:
     ]  # fmt: skip
     network = {"arch": arch, "weights": "random", "weights_sha256": "0", "precision": "float32", "layers": layers}
     data = {"size": [4 * grid, 4 * grid], "n_train": 30, "training_files": "0"}
-    data |= dict.fromkeys(("left_out_scores", "left_out", "left_out_alone_scores", "validation_scores"))
+    known = ("left_out_scores", "left_out", "left_out_alone_scores", "validation_scores", "test_set")
+    data |= dict.fromkeys(known)
     return network | data | {"seed": seed, "reduction": "random", "preprocessing": {"resize": 256, "crop": 224}}
 
 

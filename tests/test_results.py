@@ -97,9 +97,10 @@ def test_what_a_run_goes_on_with(tmp_path):
     assert set(report.begin(store, {"rd": 5}, made, False, anything)["classes"]) == {"a", "b"}
     with pytest.raises(UserError, match=r"seed 1, this run has seed 2.*--refit"):
         report.begin(store, {}, made | {"seed": 2}, False, anything)
-    assert report.begin(store, {}, made | {"seed": 2}, True, anything)["classes"] == {}
+    replacing = report.begin(store, {}, made | {"seed": 2}, True, anything)  # 旧行留到新的一行行换上
+    assert replacing["run"]["earlier"] == list(replacing["classes"]) == ["a", "b"]
     with pytest.raises(UserError, match="another data set"):
         report.begin(store, {}, made, False, foreign)
-    assert report.begin(store, {}, made, True, foreign)["classes"] == {}
+    assert report.begin(store, {}, made, True, foreign)["run"]["earlier"] == ["a", "b"]
     store.write_results(results | {"complete": True})
     assert report.begin(store, {"rd": None}, made, False, anything)["run"]["finished"] == []

@@ -79,19 +79,20 @@ class DataFolder:
         place = {"dataset": self.dataset.NAME, "data_path": str(self.root)}
         return {**place, "file_names": self.file_names(name), **self.contents(name)}
 
+    def holds(self, name: str) -> bool:
+        """Whether there is such a class."""
+        return self.dataset.is_class(self.dataset.folder_of(self.root, name))
+
     def is_unchanged(self, name: str, stored: Mapping[str, Any]) -> bool:
         """Whether a class's files are those of a stored record."""
         return all(stored[key] == value for key, value in self.contents(name).items())
 
 
-def gone(stored: Mapping[str, Mapping[str, Any]], here: DataFolder) -> list[str]:
-    """Stored classes that came from the data folder at hand and are not there any more."""
-    return [
-        name
-        for name, there in stored.items()
-        if there["data_path"] == str(here.root) and there["dataset"] == here.dataset.NAME
-        if not here.dataset.folder_of(here.root, name).exists()
-    ]
+def gone(stored: Mapping[str, Mapping[str, Any]], here: DataFolder, chosen: Collection[str]) -> list[str]:
+    """Stored classes, other than this run's, whose folders are no longer in the very data folder they were in."""
+    place = str(here.root), here.dataset.NAME
+    own = [name for name, there in stored.items() if (there["data_path"], there["dataset"]) == place]
+    return [name for name in own if name not in chosen and not here.holds(name)]
 
 
 def check_same_data(
@@ -105,8 +106,9 @@ def check_same_data(
         ``{class: record}``, each as `DataFolder.record` made it.
     here : DataFolder
     chosen : collection of str
-        The classes of this run: their contents are compared, where they come from another folder; in the same
-        folder they may change, and are computed again. Of other classes the file names are compared.
+        The classes of this run: in the same folder they may change, and are computed again. Of other classes the
+        file names are compared there. Where a stored class lay in another folder, and there is one of its name
+        here, the contents are compared.
     path : Path
         What holds them, for the message.
 
@@ -121,10 +123,9 @@ def check_same_data(
                 f"{str(path)!r} holds class {name!r} of --dataset {there['dataset']}, not of {here.dataset.NAME}; give "
                 "another --save_path for each data set, or --refit to replace what is stored"
             )
-        if name in chosen:
-            differs = there["data_path"] != str(here.root) and not here.is_unchanged(name, there)
-        else:
-            differs = there["file_names"] != here.file_names(name)
+        differs = name not in chosen and there["file_names"] != here.file_names(name)
+        if there["data_path"] != str(here.root) and not differs:  # 名字一样：看内容
+            differs = not here.is_unchanged(name, there)
         if differs and there["data_path"] == str(here.root):
             raise UserError(
                 f"{str(path)!r} holds class {name!r}, whose pictures in {str(here.root)!r} have changed since, or are "

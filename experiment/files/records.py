@@ -33,6 +33,8 @@ def configuration(record: dict[str, Any]) -> dict[str, Any]:
 
 # 字典：所列的键须有，带 ? 的可以没有，键 str 管其余的；列表：每项；元组：几者之一；集合：其中的一个字
 LAYER = {"name": str, **dict.fromkeys(("channels", "height", "width", "stride", "receptive_field"), int)}
+# 测试集的数组里，阈值与色标要的；阈值的出处，没有阈值时为 None
+TEST_SET = ("image_threshold_raw", "threshold_raw", "score_min", "score_max")
 FITTED = {
     "arch": str,
     "weights": str,
@@ -48,9 +50,10 @@ FITTED = {
     "left_out": ({"by": ({"one", "folder"}, int), "groups": int}, None),
     "left_out_alone_scores": ([NUMBER], None),
     "validation_scores": ([NUMBER], None),
+    "test_set": (dict.fromkeys(TEST_SET, (NUMBER, None)) | {"origin": (str, None)}, None),
     "preprocessing": dict,  # 内容由 Preprocessing.from_record 查
     "training_files": str,
-    "pickle_bytes": (int, None),  # None：换到一半被打断的一对
+    "pickle_bytes": int,
 }
 _OF_PADIM = ("reduction", "seed", "dimensions")  # 前身没有这几项；top_k 只有 SPADE 有
 _CONFIGURATION = {key: FITTED[key] for key in CONFIGURATION if key not in (*_OF_PADIM, "top_k")}
@@ -83,6 +86,7 @@ RESULTS = {
         "options": dict,
         "configuration": _CONFIGURATION,
         "finished": [str],
+        "earlier?": [str],
         "command": str,
         "date?": str,
         "device?": str,
@@ -212,9 +216,11 @@ def read_fitted_record(path: Path) -> dict[str, Any]:
         If there is no pickle, it and the record do not belong together, or an entry of the record is not there
         or is no such thing.
     """
-    if not path.is_file():
-        raise UserError(f"no stored features {str(path)!r}; main.py writes them, see --model")
     beside = path.with_suffix(".json")
+    if not path.is_file():
+        half = beside.exists() and not path.exists()  # pickle 先删去、最后才换上
+        remedy = "the run that replaced them was killed; give its command again" if half else "main.py writes them"
+        raise UserError(f"no stored features {str(path)!r}; {remedy}, see --model")
     record = read_json(beside)
     if record is None:
         raise UserError(f"{str(beside)!r} is not there, or no record of main.py; fit again with --refit, see --model")
