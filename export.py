@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from experiment import options
 from system import command
 from system.errors import UserError
-from system.files import size
+from system.files import check_writable, size
 
 
 def export(args: Namespace) -> None:
@@ -36,7 +36,6 @@ def export(args: Namespace) -> None:
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise UserError(f"export.py needs {' and '.join(missing)}; python -m pip install -r requirements-export.txt")
-    from experiment.files.folder import Store
     from experiment.report.threshold import find_thresholds
     from experiment.scoring.onnx_export import EXAMPLE, bytes_besides, metadata, write_exported
     from experiment.scoring.torch_model import Stored
@@ -49,7 +48,7 @@ def export(args: Namespace) -> None:
             "fit again without --precision"
         )
     thresholds = find_thresholds(args.model, stored.record, None, None)
-    Store(args.out.parent, stored.record["arch"]).check_writable()
+    check_writable(args.out.parent)
     besides = bytes_besides(stored.record["pickle_bytes"], args.half)
     stored.load(args.weights, EXAMPLE, EXAMPLE, besides, "a fit with a smaller --rd or --arch")
     described = metadata(args.model, stored.record, thresholds, args.half)

@@ -28,8 +28,8 @@ from benchmarks.core import BATCH, as_it_comes, timed
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
 from datasets.preprocessing import Preprocessing, to_images, to_pictures
+from experiment.files.records import LEVELS
 from experiment.models import describe
-from experiment.report.published import LEVELS
 from experiment.report.threshold import Thresholds
 from experiment.scoring.onnx_export import metadata, write_exported
 from experiment.scoring.onnx_model import Exported, session_options

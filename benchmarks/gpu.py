@@ -38,8 +38,8 @@ from benchmarks.report import show, table
 from benchmarks.tree import measure
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
+from experiment.files.records import LEVELS
 from experiment.options import decoding_threads
-from experiment.report.published import LEVELS
 from padim.device import describe_device, pick_device, tf32
 from padim.extraction import BLOCK
 from padim.gaussian import GaussianStream

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from datasets.btad import BTADDataset
 from datasets.elpv import ELPVDataset, ELPVLotsDataset
-from datasets.folder import FolderDataset, visible
+from datasets.folder import FolderDataset
 from datasets.kolektor_sdd2 import KolektorSDD2Dataset
 from datasets.mvtec import MVTecDataset
+from datasets.mvtec_3d import MVTec3DDataset
 from datasets.mvtec_ad_2 import MVTecAD2Dataset
 from datasets.mvtec_loco import MVTecLOCODataset
 from datasets.visa import VisADataset
+from datasets.walk import visible
 from system.errors import UserError
 
 DATASETS: dict[str, type[FolderDataset]] = {
@@ -25,13 +27,14 @@ DATASETS: dict[str, type[FolderDataset]] = {
         BTADDataset,
         MVTecLOCODataset,
         MVTecAD2Dataset,
+        MVTec3DDataset,
         KolektorSDD2Dataset,
         ELPVDataset,
         ELPVLotsDataset,
     )
 }
-# 认的次序，特征多的在前：MVTec AD 2 与 LOCO 的类别也有 MVTec 的特征
-_BY_MARKS = sorted(DATASETS.values(), key=lambda dataset: -len(dataset.MARKS))
+# 认的次序，特征多的在前：MVTec AD 2、LOCO 与 3D-AD 的类别也有 MVTec 的特征
+_BY_MARKS = sorted(DATASETS.values(), key=lambda dataset: -len("/".join(dataset.MARKS).split("/")))
 
 
 def locate(

@@ -3,15 +3,15 @@
 没有标注的图片：来自文件与文件夹。
 """
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from datasets.images import DataError, is_folder, is_picture, read_image
+from datasets.images import DataError, read_image
 from datasets.preprocessing import Preprocessing, words
+from datasets.walk import walk
 from system.errors import UserError
 
 
@@ -51,7 +51,8 @@ def find_pictures(inputs: list[Path], figures: Path | None = None) -> list[Pictu
         if own and place.exists() and own in (place.resolve(), *place.resolve().parents):
             raise UserError(f"{str(place)!r} is where figures go ({str(figures)!r}); give another --out")
         if place.is_dir():
-            files = [(place / below, place.resolve().name / below) for below in _below(place, own)]
+            below = walk(place, [own] if own else []).pictures
+            files = [(file, place.resolve().name / file.relative_to(place)) for file in below]
             if not files:
                 but = f" but in {str(figures)!r}, where figures go" if figures and figures.is_dir() else ""
                 raise UserError(f"no picture in {str(place)!r}{but}; PNG, JPEG, BMP and TIFF count")
@@ -67,28 +68,6 @@ def find_pictures(inputs: list[Path], figures: Path | None = None) -> list[Pictu
             taken[figure] = 1
             found.append(Picture(file, figure))
     return found
-
-
-def _below(folder: Path, own: Path | None) -> list[Path]:
-    def unreadable(problem: OSError) -> None:
-        raise UserError(
-            f"cannot read folder {problem.filename!r} ({problem.strerror}); mend it or leave it out"
-        ) from problem
-
-    found, seen = [], {own}
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
-        here = Path(place)
-        if here.resolve() in seen:  # 指回上层的链接，或自己写出的图
-            folders.clear()
-            continue
-        seen.add(here.resolve())
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for path in (here / name for name in files):
-            if is_picture(path):
-                found.append(path.relative_to(folder))
-            elif not path.name.startswith("."):
-                is_folder(path)  # 断了的链接：本来也许是一个文件夹的图片
-    return sorted(found)
 
 
 class NewPictures:
@@ -121,7 +100,7 @@ class NewPictures:
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.int64, np.bool_, np.ndarray]:
         file = self.files[index]
         try:
-            picture = read_image(file)
+            picture = read_image(file, self.preprocessing.bits)
             self._check(file, picture)
             framed, size, readable = self.preprocessing.framed(picture), picture.size, True  # (H, W, 3)
         except DataError as problem:

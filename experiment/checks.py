@@ -11,13 +11,15 @@ import sys
 from collections.abc import Collection
 from contextlib import ExitStack
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from datasets.catalogue import DATASETS, find_classes, locate
-from datasets.folder import CheckedClass, check_class, remarks
+from datasets.check import CheckedClass, check_class, cut_off
+from datasets.folder import SPLITS
 from datasets.preprocessing import Preprocessing
 from datasets.sample import renew_sample
 from experiment import memory
@@ -25,12 +27,15 @@ from experiment.files.folder import Store
 from experiment.files.gaussians import stored_state
 from experiment.files.provenance import DataFolder, check_same_data, gone
 from experiment.files.records import configuration
+from experiment.lots import to_leave_out
 from experiment.models import describe
 from experiment.ranks import Ranks
 from experiment.report import results as report
 from padim.device import describe_device
+from padim.model import PaDiM
 from padim.pretrained import Pretrained
 from system.errors import UserError
+from system.files import check_writable
 
 
 def check_data(
@@ -38,7 +43,7 @@ def check_data(
 ) -> tuple[DataFolder, dict[str, CheckedClass]]:
     """The data folder of ``args.data_path`` and its classes, or ``args.classes``, checked; and that one can write.
 
-    Says what a user should know of the pictures beforehand.
+    What a user should know of the pictures is said beforehand, and is among each class's remarks.
 
     Raises
     ------
@@ -51,11 +56,12 @@ def check_data(
     root, wanted = locate(dataset, args.data_path, args.classes)
     bar = tqdm(find_classes(dataset, root, wanted), desc="checking", unit="class")
     checked = {name: check_class(dataset, root, name, preprocessing) for name in bar}
-    store.check_writable()
-    if getattr(args, "leave_one_out", False) and any(len(dataset(root, name, "validation")) for name in checked):
-        raise UserError(f"{args.dataset} has validation pictures, which give a threshold; leave out --leave_one_out")
-    for line in remarks(checked, preprocessing):
-        print(line, flush=True)
+    check_writable(store.root)
+    if getattr(args, "leave_out", None) and any(len(dataset(root, name, "validation")) for name in checked):
+        raise UserError(f"{args.dataset} has validation pictures, which give a threshold; give no --leave_out")
+    for name, found in checked.items():
+        for words in found.remarks:
+            report.remark(name, words)
     return DataFolder(dataset, root, preprocessing), checked
 
 
@@ -87,11 +93,23 @@ def begin(
     Raises
     ------
     UserError
-        If a class does not fit, another run writes here, or what is stored was made another way or from other data.
+        If a class does not fit, or its training pictures cannot be left out as asked; another run writes here; what is
+        stored was made another way or from other data.
     """
     for name, found in checked.items():
         numbers = args.batch_size, found.n_train, found.n_test
-        memory.check(model, name, *numbers, processes=ranks.local_size, stored=not args.no_features)
+        room = memory.check(model, name, *numbers, processes=ranks.local_size, stored=not args.no_features)
+        lots, _ = to_leave_out(args, name, *map(partial(data.split, name), SPLITS))
+        if lots and isinstance(model, PaDiM):
+            memory.check_group(model, name, lots.largest, room.spare)
+        command = f"python predict.py --model {shlex.quote(str(store.fitted(name)))} PICTURES"
+        how = "nothing is stored" if args.no_features else f"score others with: {command}"
+        lines = [(cut_off(found.longest, data.preprocessing, room.times), sys.stderr)]
+        lines += [] if found.n_test else [(f"no test pictures, nothing is scored; {how}", sys.stdout)]
+        for words, place in lines:
+            if words:
+                report.remark(name, words, place)
+                found.remarks.append(words)
     held.enter_context(store.locked())
     made_from = describe(model) | {"preprocessing": data.preprocessing.record()}
     if args.no_features:

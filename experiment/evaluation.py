@@ -12,8 +12,8 @@ import numpy as np
 from datasets.folder import FolderDataset
 from experiment.files.folder import Store
 from experiment.report.figures import Drawer, Drawings, chosen_figures
-from experiment.report.results import UNSCORED, ResultsFile, Stopwatch
-from experiment.report.threshold import test_set
+from experiment.report.results import UNSCORED, ResultsFile, Stopwatch, remark
+from experiment.report.threshold import test_set, thresholds_of
 from experiment.score_files import ScoreFiles
 from padim.apart import evaluate_apart
 from padim.metrics import evaluate_maps
@@ -100,11 +100,14 @@ class Evaluator:
                     store.write_arrays(name, arrays | small, staged)
             else:
                 staged.remove(store.arrays(name), store.maps(name), store.images(name))
+            for words in row["remarks"]:
+                remark(name, words)
+            thresholds = thresholds_of(record, arrays)
+            row |= {"image_threshold": thresholds.decision, "threshold_origin": thresholds.origin}
+            row |= apart | known | {"remarks": [*known.get("remarks", []), *row["remarks"]]}
             if record is not None:
                 write_json(store.fitted(name).with_suffix(".json"), record | {"test_set": test_set(arrays)}, staged)
-            is_new = self._results.record(
-                name, row | apart | known | {"seconds": watch.seconds | {"total": watch.total}}, staged
-            )
+            is_new = self._results.record(name, row | {"seconds": watch.seconds | {"total": watch.total}}, staged)
             kept = [] if is_new else [store.picture(name, i) for i in chosen]  # 得分没变：旧图一张张换
             staged.remove(*(path for path in store.pictures(name) if path not in kept))
         self._results.say(name)

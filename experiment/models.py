@@ -81,8 +81,7 @@ def describe(model: Pretrained) -> dict[str, Any]:
         "size": list(model.size),
         "layers": [asdict(layer) for layer in model.layers],
         "n_train": model.count,
-        "leave_one_out_scores": None,  # 这三项算好后补入
-        "validation_scores": None,
+        **dict.fromkeys(("left_out_scores", "left_out", "left_out_alone_scores", "validation_scores")),  # 算好后补入
         "test_set": None,
         "versions": {
             "python": platform.python_version(),

@@ -13,17 +13,17 @@ from typing import Any
 
 from datasets.catalogue import DATASETS
 from datasets.folder import FolderDataset
-from experiment.methods import METHODS
+from datasets.preprocessing import BITS
+from experiment.methods import METHODS, NETWORKS
 from padim import PRECISIONS
 from system.command import Parser
 from system.files import expanded
 from system.resources import cores
 
-STUDIES = ("layers", "dimensions", "seeds")
+STUDIES = ("layers", "dimensions", "seeds", "covariance")
 THREADS = {"cpu": 8, "cuda": 16}  # 解码线程至多这么多：网络在 CPU 上算时，核要分着用
 
 DEMO = {
-    "weights": "random",
     "data_path": Path("data/sample"),
     "save_path": Path("mvtec_result/demo"),
 }  # 给了 --demo 时的默认值
@@ -81,15 +81,30 @@ def _class_name(text: str) -> str:
     return text.rstrip("/" + os.sep) or text
 
 
-def _weights(text: str) -> str:
-    return str(expanded(text)) if text.startswith("~") else text
-
-
 def _figures(text: str) -> str | int:
     return text if text in ("all", "none") else at_least(0)(text)
 
 
 _figures.__name__ = "choice ('all', 'none' or a number)"
+
+
+def _bits(text: str) -> int:
+    if int(text) not in BITS:
+        raise ValueError
+    return int(text)
+
+
+_bits.__name__ = "number of bits (8 to 16)"
+
+
+def _groups(text: str) -> str | int:
+    if text in ("one", "folder"):
+        return text
+    size = at_least(1)(text)
+    return "one" if size == 1 else size
+
+
+_groups.__name__ = "choice ('one', 'folder' or a number of pictures)"
 
 
 @dataclass(frozen=True)
@@ -100,6 +115,9 @@ class Option:
     help: str
     type: Callable[[str], Any] | None = None
     extra: tuple[tuple[str, Any], ...] = ()
+
+
+_N, _ABC, _SEVERAL = (("metavar", "N"),), (("metavar", "A,B,C"),), (("nargs", "+"), ("metavar", "NAME"))
 
 
 def _flag(words: str) -> Option:
@@ -116,9 +134,7 @@ def options() -> dict[str, Option]:
     return {
         "method": Option("padim", methods, None, (("choices", list(METHODS)),)),
         "arch": Option("wide_resnet50_2", networks),
-        "layers": Option(
-            None, "the layers that are read (default: the backbone's own)", _names, (("metavar", "A,B,C"),)
-        ),
+        "layers": Option(None, "the layers that are read (default: the backbone's own)", _names, _ABC),
         "dataset": Option(
             "mvtec",
             f"{', '.join(DATASETS)} (default %(default)s: MVTec AD, or any folder in its layout)",
@@ -131,23 +147,19 @@ def options() -> dict[str, Option]:
             expanded,
         ),
         "save_path": Option(Path("mvtec_result"), "where results go (default %(default)s)", expanded),
-        "classes": Option(
-            None,
-            "default: the data set's classes that are there, else all found",
-            _class_name,
-            (("nargs", "+"), ("metavar", "NAME")),
-        ),
-        "weights": Option("imagenet", "imagenet (default), random, or the path of a state dict", _weights),
+        "classes": Option(None, "default: the data set's that are there, else all found", _class_name, _SEVERAL),
+        "weights": Option("imagenet", "imagenet (default), random, or the path of a state dict"),
         "seed": Option(1024, "of the random choice of channels (default %(default)s)", int),
-        "resize": Option(
-            256, "shorter side in pixels, or HEIGHTxWIDTH exactly (default %(default)s)", extent(1), (("metavar", "N"),)
-        ),
-        "crop": Option(224, "side, or HEIGHTxWIDTH; 0 for none (default %(default)s)", extent(0), (("metavar", "N"),)),
+        "resize": Option(256, "shorter side in pixels, or HEIGHTxWIDTH exactly (default %(default)s)", extent(1), _N),
+        "crop": Option(224, "side, or HEIGHTxWIDTH; 0 for none (default %(default)s)", extent(0), _N),
         "protocol": Option(
             "aligned",
             "aligned (default), or rd: random rotation and crop of all pictures, from --seed (Rd-MVTec AD)",
             None,
             (("choices", ["aligned", "rd"]),),
+        ),
+        "bits": Option(
+            None, "of 16-bit pictures, how many are used: 8 to 16 (default: all)", _bits, (("metavar", "N"),)
         ),
         "batch_size": Option(
             32,
@@ -171,11 +183,17 @@ def options() -> dict[str, Option]:
             None,
             (("choices", ["random", "pca"]),),
         ),
-        "figures": Option("all", "a class: all (default), none, a number", _figures, (("metavar", "N"),)),
-        "leave_one_out": _flag("score each training picture as if left out: a threshold without labels"),
+        "figures": Option("all", "a class: all (default), none, a number", _figures, _N),
+        "leave_out": Option(
+            None,
+            "training pictures are scored as if left out, for a threshold without labels: one by one, by folders "
+            "within train/good, or N in a row",
+            _groups,
+            (("metavar", "one|folder|N"),),
+        ),
         "no_features": _flag("neither read nor write the pickled training features"),
         "refit": _flag("replace what is stored, whatever made it"),
-        "demo": _flag("run on procedural sample data with random weights; needs no network"),
+        "demo": _flag("run on procedural sample data with efficientnet_lite0; needs no download"),
     }
 
 
@@ -201,12 +219,14 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     method = METHODS[args.method]
     parser.set_defaults(arch=method.arch, data_path=DATASETS[args.dataset].default_root())
     if args.demo:
-        parser.set_defaults(**DEMO, arch="resnet18" if args.method != "mahalanobis_ad" else method.arch)
+        parser.set_defaults(**DEMO, arch=method.demo)
+        network = NETWORKS.get(parser.parse_args(argv).arch)
+        parser.set_defaults(weights="imagenet" if network and network.is_installed else "random")  # 不用下载
     args = parser.parse_args(argv)
     if args.demo and (args.data_path != DEMO["data_path"] or args.dataset != "mvtec"):
         parser.error("--demo brings its own data; leave out --data_path and --dataset")
-    if args.leave_one_out and args.no_features:
-        parser.error("--leave_one_out stores its scores beside the features; leave out --no_features")
+    if args.leave_out and args.no_features:
+        parser.error("--leave_out stores its scores beside the features; give no --no_features")
     for name in method.meaningless:
         if getattr(args, name) != options()[name].default:
             parser.error(f"--{name} means nothing for --method {args.method}; leave it out")
@@ -221,12 +241,12 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def study(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line of ablation.py."""
-    description = "The paper's studies from one pass of the backbone: layers, dimensions, and the spread over seeds."
+    description = "Studies from one pass of the backbone: layers, dimensions, the spread over seeds, the covariance."
     parser = Parser(prog="ablation.py", description=description)
-    left_out = {"rd", "reduction", "figures", "no_features", "leave_one_out", "refit", "demo", "method", "top_k"}
+    left_out = {"rd", "reduction", "figures", "no_features", "leave_out", "refit", "demo", "method", "top_k"}
     _add(parser, *(name for name in options() if name not in left_out), arch="resnet18")
     add = parser.add_argument
-    add("--study", nargs="+", choices=STUDIES, default=list(STUDIES), help="default: all three")
+    add("--study", nargs="+", choices=STUDIES, default=list(STUDIES), help="default: all four")
     add("--rd", type=at_least(1), help="channels kept by the random choices (default 100; wide_resnet50_2 550)")
     dimensions = "of the study of dimensions (default 10 25 50 100 200 300, as far as there are)"
     add("--dimensions", nargs="+", type=at_least(1), metavar="D", help=dimensions)
@@ -249,7 +269,7 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
     percentile = between(0, 100, "percentile (0 to 100)")
     add("--percentile", type=percentile, help="of the left-out (or validation) scores, as threshold (default 99)")
     add("--figures", choices=["all", "none"], help="localization figures (default all with --out, else none)")
-    add("--weights", type=_weights, help="as given to main.py (default: as recorded)")
+    add("--weights", help="as given to main.py (default: as recorded)")
     _add(parser, "batch_size", "num_workers", "device")
     args = parser.parse_args(argv)
     if args.figures == "all" and args.out is None:
@@ -276,5 +296,5 @@ def exporting(argv: Sequence[str] | None, description: str) -> argparse.Namespac
     add("--model", type=expanded, required=True, metavar="PKL", help="mvtec_result/temp_ARCH/train_CLASS.pkl")
     add("--out", type=_onnx, required=True, metavar="ONNX", help="the file to write; above 2 GB FILE.onnx.data, too")
     add("--half", action="store_true", help="store the whitening matrices as float16: half the size")
-    add("--weights", type=_weights, help="as given to main.py (default: as recorded)")
+    add("--weights", help="as given to main.py (default: as recorded)")
     return parser.parse_args(argv)

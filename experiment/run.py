@@ -4,22 +4,23 @@
 """
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
-from datasets.folder import FolderDataset, common_size
+from datasets.check import common_size
+from datasets.folder import FolderDataset
 from datasets.preprocessing import Preprocessing
 from experiment.batches import Images, Part
 from experiment.checks import begin, prepare_data
 from experiment.evaluation import Evaluator
 from experiment.files.folder import Store
-from experiment.good_scores import GoodScores, as_arrays, has_left_out, those_that_stand_out
+from experiment.good_scores import GoodScores, as_arrays, has_left_out
+from experiment.lots import Share, remarks, to_leave_out
 from experiment.methods import key_of
 from experiment.models import build, is_as_published, together
 from experiment.options import decoding_threads, options
@@ -43,20 +44,16 @@ class Current:
     ----------
     name : str
     data : dict
-        From `DataFolder.record`.
-    n_train : int
+        From `DataFolder.record`, ``n_train`` and the class's ``remarks``.
     watch : Stopwatch
     waited : float
         Seconds of communication before the class.
-    scores : dict
-        Of good pictures, for the JSON beside the pickle.
-    staged : Staged
-        What gets its name when all of the class is there.
+    scores, staged : dict, Staged
+        What the JSON beside the pickle gets, and what gets its name when all of the class is there.
     """
 
     name: str
     data: dict[str, Any]
-    n_train: int
     watch: report.Stopwatch
     waited: float
     scores: dict[str, list[float]] = field(default_factory=dict)
@@ -77,8 +74,6 @@ class Run:
     Attributes
     ----------
     model : Pretrained
-    leads : bool
-        Whether this process is the one that writes and speaks.
 
     Raises
     ------
@@ -96,7 +91,7 @@ class Run:
             args, self._ranks = self.args, join()
             stack.push(self._ranks.speak_once)
             device = pick_device(args.device, self._ranks.local_rank, self._ranks.local_size)
-            self._preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed)
+            self._preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed, args.bits)
             self._store = Store(args.save_path, key_of(args.method, args.arch))
             self._data, self._checked = self._ranks.agree(lambda: prepare_data(args, self._preprocessing, self._store))
             with self._ranks.leader_first():
@@ -118,6 +113,7 @@ class Run:
 
     @property
     def leads(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
         return self._ranks.leads
 
     @property
@@ -151,8 +147,11 @@ class Run:
         train, test = self._data.train_and_test(name)
         with watch.stage("fingerprint"):
             data = self._ranks.agree(lambda: self._data.record(name))
-        self._class = Current(name, data, len(train), watch, waited)
+        known = {"n_train": len(train), "remarks": [*self._checked[name].remarks]}
+        self._class = Current(name, known | data, watch, waited)
         self._staged.append(self._class.staged)
+        if self.leads and (words := self._data.repeated(name)):
+            self.remark(words)
         return train, test
 
     def stage(self, name: str) -> AbstractContextManager[None]:
@@ -178,15 +177,17 @@ class Run:
             if not self.args.no_features:
                 # 那里若有别的拟合的 pickle，--no_features 不许与它并存
                 check_room(path, self.model.state_bytes, another if path.exists() else f"{another}, or --no_features")
-            check_room(self._store.root, self.model.scratch_bytes(now.n_train) * self._ranks.local_size, another)
+            check_room(
+                self._store.root, self.model.scratch_bytes(now.data["n_train"]) * self._ranks.local_size, another
+            )
         return False
 
     def _made_from(self) -> dict[str, Any]:
         return {"preprocessing": self._preprocessing.record(), "training_files": self._class.data["training_files"]}
 
-    def batches(self, dataset: FolderDataset, split: str) -> Images:
+    def batches(self, dataset: FolderDataset, split: str, share: Share | None = None) -> Images:
         """This process's part of the pictures; ``split`` says in the progress bar what they are for."""
-        part = Part(dataset, self._ranks.share(len(dataset)))
+        part = Part(dataset, share.pictures if share else self._ranks.share(len(dataset)))
         title = f"feature extraction | {split} | {self._class.name}"
         threads = decoding_threads(self.args.num_workers, self.model.device.type)
         return Images(part, title, self.args.batch_size, threads, not self.leads)
@@ -204,29 +205,30 @@ class Run:
         pictures = self._data.split(self._class.name, "validation")
         return pictures if len(pictures) and not self.args.no_features else None
 
-    def wants_left_out(self, train: FolderDataset, test: FolderDataset) -> bool:
-        """Whether left-out scores are to be made: asked for, or no labelled test set; and not stored already."""
-        now = self._class
-        if self.args.no_features or (test.is_labelled and not self.args.leave_one_out) or self.validation() is not None:
-            return False
-        if len(train) < 3:
-            self._say(f"{now.name}: leaving one out needs three training pictures; there are no scores for a threshold")
-            return False
-        return not self._ranks.agree(lambda: self._saving is None and has_left_out(self._store, now.name))
+    def lots(self, train: FolderDataset, test: FolderDataset) -> Share | None:
+        """This process's part of the groups to leave out; None where there is no need, or their scores are stored."""
+        name, asked, store = self._class.name, self.args.leave_out, self._store
+        lots, remark = to_leave_out(self.args, name, train, self._data.split(name, "validation"), test)
+        if lots and self._ranks.agree(lambda: self._saving is None and has_left_out(store, name, asked)):
+            return None
+        if remark:
+            self.remark(remark, sys.stdout)
+        return lots.share(self._ranks.rank, self._ranks.size) if lots else None
 
     @contextmanager
-    def good_scores(self, pictures: FolderDataset, kind: str) -> Iterator[GoodScores]:
-        """What takes the scores of good pictures: ``leave_one_out`` of the training pictures, or ``validation``."""
-        now = self._class
-        with self.stage(kind):
-            yield (collected := GoodScores(self._ranks.share(len(pictures)).start))
-            scores, unusual = collected.gather(self._ranks)
+    def good_scores(self, pictures: FolderDataset, share: Share | None = None) -> Iterator[GoodScores]:
+        """What takes the scores of good pictures: of training pictures left out in these groups, or of validation."""
+        with self.stage("leave_out" if share else "validation"):
+            yield (collected := GoodScores(share.pictures if share else self._ranks.share(len(pictures))))
+            found = collected.gather(self._ranks)
         if self.leads:
-            now.scores[f"{kind}_scores"] = scores
-            if kind == "leave_one_out":
-                self._store.write_left_out(now.name, as_arrays(unusual, pictures.names()), now.staged)
-                if words := those_that_stand_out(scores, pictures.names()):
-                    self._say(f"{now.name}: {words}")
+            now = self._class
+            now.scores.update(found.record(share.lots if share else None))
+            if share:
+                unusual = as_arrays(found.unusual, pictures.names(), share.lots)
+                self._store.write_left_out(now.name, unusual, now.staged)
+                for line in remarks(share.lots, found.scores, found.alone, pictures.names()):
+                    self.remark(line, sys.stdout)
 
     @contextmanager
     def score_files(self, test: FolderDataset) -> Iterator[ScoreFiles]:
@@ -240,19 +242,15 @@ class Run:
         """Hand the class over: it is evaluated, recorded and drawn while the next one is computed."""
         now = self._class
         with self.stage("save"):
-            record = self._finish_saving()
+            record = self._saving.finish() if self._saving else stored_record(self._store.fitted(now.name))
+            self._saving = None  # Ctrl-C 打断的等待不算等过：还要能放弃它
         self.model.release()  # 评估不需要高斯，先让出内存
         if not self.leads:
             return
-        record = record or stored_record(self._store.fitted(now.name))
-        if not len(test):
-            command = f"python predict.py --model {shlex.quote(str(self._store.fitted(now.name)))} PICTURES"
-            how = "nothing is stored" if self.args.no_features else f"score others with: {command}"
-            self._say(f"{now.name}: no test pictures, nothing is scored; {how}")
         if self._ranks.size > 1:
             now.watch.seconds["communication"] = round(self._ranks.seconds - now.waited, 3)  # 含等待；分散在各阶段之内
-        counts = {"n_train": now.n_train, "n_test": len(test)}
-        self._evaluator.hand_over(now.name, test, files, now.watch, counts | now.data, record and record | now.scores)
+        known = now.data | {"n_test": len(test)}
+        self._evaluator.hand_over(now.name, test, files, now.watch, known, record and record | now.scores)
 
     def report(self) -> None:
         """At the end: the ROC figure, the results, the table, the files, the verdict."""
@@ -271,15 +269,15 @@ class Run:
         self._results.complete(vars(self.args), defaults, **run)
         print(report.ending(self._results.content, self._store, self.args.weights == "random"))
 
+    def remark(self, words: str, file: TextIO | None = None) -> None:
+        """Tell what a user should know of the class at work, and keep that in its row."""
+        if self.leads:
+            report.remark(self._class.name, words, file)
+            self._class.data["remarks"].append(words)
+
     def _say(self, message: str) -> None:
         if self.leads:
             print(message, flush=True)
-
-    def _finish_saving(self) -> dict[str, Any] | None:
-        """Wait for the pickle, if one is being written; returns the content of its JSON."""
-        record = None if self._saving is None else self._saving.finish()
-        self._saving = None  # Ctrl-C 打断的等待不算等过：还要能放弃它
-        return record
 
     def _settle(self, kind: type[BaseException] | None, problem: BaseException | None, _: TracebackType | None) -> None:
         """Bring what goes on in the background to its end; on Ctrl-C, or where another process has died, give it up."""
@@ -287,7 +285,8 @@ class Run:
             # 已算完的类、已拟合的特征，不因后来的错误而作废
             if kind is None or (issubclass(kind, Exception) and not issubclass(kind, RankError)):
                 try:
-                    self._finish_saving()
+                    if self._saving:
+                        self._saving.finish()
                 finally:
                     self._evaluator.finish()
         finally:

@@ -11,7 +11,7 @@ from typing import Any
 
 from experiment.files.folder import Store
 from experiment.files.provenance import DataFolder, check_same_data, may_stay
-from experiment.report.published import LEVELS
+from experiment.files.records import LEVELS
 from system.errors import UserError
 from system.files import write_json
 

@@ -16,10 +16,9 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import get_model, list_models
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from padim import efficientnet_lite as lite
-from padim.graph import dry_run, fold_batch_norm, keep_returned, open_sequences, receptive_fields
+from padim.graph import dry_run, fold_batch_norm, keep_returned, layer_names, open_sequences, receptive_fields, trace
 from system.errors import UserError, is_out_of_memory
 
 
@@ -83,17 +82,9 @@ def find_architecture(arch: str, layers: Sequence[str] | None = None) -> Archite
     if entry and (not layers or set(layers) == set(entry.layers)):
         return entry
     if not layers:
-        names = ", ".join(_layer_names(get_model(arch, weights=None))[:8])
+        names = ", ".join(layer_names(get_model(arch, weights=None))[:8])
         raise UserError(f"which layers of {arch} to read is not known; give some with --layers ({names}, …)")
     return Architecture(tuple(dict.fromkeys(layers)), None)  # 自选的层：通道全部保留
-
-
-def _layer_names(network: nn.Module) -> list[str]:
-    """Modules in the order of the calculation, the outer ones first."""
-    parts = [name.split(".") for name in get_graph_node_names(network, suppress_diff_warning=True)[1]]
-    modules = {name for name, _ in network.named_modules()}
-    names = dict.fromkeys(".".join(part[:depth]) for depth in (1, 2, 3, 4) for part in parts if len(part) >= depth)
-    return [name for name in names if name in modules]
 
 
 class Backbone(nn.Module):
@@ -126,9 +117,9 @@ class Backbone(nn.Module):
         super().__init__()
         try:
             # 只留下到最后一层为止的计算图：之后的部分不存在，也就不会被计算
-            self.graph = create_feature_extractor(network.eval(), {n: n for n in layers}, suppress_diff_warning=True)
+            self.graph = trace(network.eval(), layers)
         except ValueError as problem:
-            there = _layer_names(network)
+            there = layer_names(network)
             absent = next((n for n in layers if n not in there), None)
             if absent is None:
                 raise

@@ -54,7 +54,9 @@ def by_class(script_and_options: str, archs: list[str], root: Path) -> list[list
     if script not in EACH_CLASS:
         return [call]
     try:
-        found = open_results(root, archs, WITHOUT_MAPS, training=script == "training_pictures")
+        found = open_results(
+            root, archs, WITHOUT_MAPS, script == "training_pictures", unscored=script == "gaussian_parameters"
+        )
     except UserError:  # 脚本自己会说明
         found = []
     counts = Counter(name for results in found for name in results.classes)

@@ -14,7 +14,7 @@ from _options import Parser, parser, run, save
 from _results import Results, open_results
 
 from experiment.report.figures import Curves, roc_drawing
-from experiment.report.published import LEVELS
+from experiment.files.records import LEVELS
 from experiment.report.style import Say, arch_short, printable
 
 

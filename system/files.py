@@ -238,6 +238,19 @@ def size(count: int) -> str:
     return f"{count} bytes"
 
 
+def check_writable(folder: Path) -> None:
+    """Raise OSError unless a file can be made in ``folder``; what was not there is not left."""
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    finally:
+        for each in made:
+            with suppress(OSError):
+                each.rmdir()
+
+
 def check_room(path: Path, needed: int, remedy: str) -> None:
     """Raise UserError unless so many bytes are free where ``path`` is or would be, beside what they may replace.
 

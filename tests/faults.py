@@ -46,7 +46,7 @@ AGAIN = {
     "the same": [],
     "refit": ["--refit"],
     "another seed": ["--refit", "--seed", "7"],
-    "left-out scores": ["--leave_one_out"],
+    "left-out scores": ["--leave_out", "one"],
     "no features": ["--no_features"],
 }
 STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130} if os.name == "posix" else {}

@@ -200,7 +200,7 @@ def test_the_metadata_says_it_all(resnet, unlabelled):
         assert b"site-packages" not in content and str(ROOT).encode() not in content
         if fitted is unlabelled:
             assert known["test_set"] == dict.fromkeys(known["test_set"])
-            assert known["threshold"] == pytest.approx(np.percentile(record["leave_one_out_scores"], 99))
+            assert known["threshold"] == pytest.approx(np.percentile(record["left_out_scores"], 99))
             assert known["threshold_origin"] == "99th percentile of 6 left-out training scores"
             assert known["colours"] == [0, 2 * known["threshold"]]
             continue

@@ -59,6 +59,15 @@ def test_imports_go_down(path):
         assert "torch" not in tops(path)
 
 
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.parent.name == "experiment"], ids=lambda p: p.name)
+def test_within_the_run_too(path):
+    """files below report below the rest; the table of methods is the ground of all."""
+    own = path.parent.name
+    below = {"files": {"files"}, "report": {"files", "report"}, "scoring": None}[own]
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("experiment.")}
+    assert below is None or used <= below | {"methods"}
+
+
 def test_there_is_no_circle():
     modules = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in FILES}
     needs = {name: {m for m in imports(path) if m in modules} - {name} for name, path in modules.items()}

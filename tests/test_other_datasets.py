@@ -131,7 +131,7 @@ def test_private_pictures_are_scored(runs, capsys):
     assert len(rows) == 4 and {row["decision"] for row in rows} <= {"good", "defect"}
     record = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))
     scores = record["validation_scores"]
-    assert record["leave_one_out_scores"] is None and len(scores) > 0
+    assert record["left_out_scores"] is None and len(scores) > 0
     for row in rows:
         wanted = (1 + sum(score >= float(row["score"]) for score in scores)) / (len(scores) + 1)
         assert float(row["p_value"]) == pytest.approx(wanted, rel=1e-3)
@@ -155,8 +155,8 @@ def test_validation_pictures_are_scored_by_the_fitted_gaussians(runs):
         assert record["n_train"] == len(list((runs / "mvtec_loco" / name / "train/good").iterdir()))
 
 
-def test_leave_one_out_has_no_place_beside_them(runs, tmp_path, capsys):
-    command = options("mvtec_loco", runs / "mvtec_loco", tmp_path / "out", *SMALL, "--leave_one_out")
+def test_leave_out_has_no_place_beside_them(runs, tmp_path, capsys):
+    command = options("mvtec_loco", runs / "mvtec_loco", tmp_path / "out", *SMALL, "--leave_out", "one")
     assert main.main(command) == 2
     assert "mvtec_loco has validation pictures" in error(capsys) and not (tmp_path / "out").exists()
 
@@ -165,9 +165,11 @@ def test_what_is_said_of_the_pictures(tmp_path, capsys):
     LAYOUTS["kolektor_sdd2"](tmp_path / "data")
     given = options("kolektor_sdd2", tmp_path / "data", tmp_path / "out", "--rd", "5", "--figures", "none")
     assert main.main([*given, "--no_features", "--resize", "32", "--crop", "28"]) == 0
-    said = capsys.readouterr().out
-    assert said.count("kolektor_sdd2: training pictures left out because they show a defect: 1\n") == 1
-    assert said.count("whose ends --resize 32 --crop 28 cuts off; --resize 64x28 --crop 0 keeps them\n") == 1
+    said = capsys.readouterr().err
+    lines = results(tmp_path / "out")["classes"]["kolektor_sdd2"]["remarks"]
+    assert "training pictures left out because they show a defect: 1" in lines
+    assert all(said.count(f"kolektor_sdd2: {line}\n") == 1 for line in lines)
+    assert "--resize 32 --crop 28 cuts off 72 % of their area; --resize 64x28 --crop 0 keeps" in said
 
 
 @pytest.mark.parametrize("name", ["kolektor_sdd2", "mvtec_loco"])
@@ -202,7 +204,7 @@ def test_ranks(runs, tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, encoding="utf-8", timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("left out because they show a defect: 1\n") == 1
+    assert done.stderr.count("left out because they show a defect: 1\n") == 1
     (name,) = CLASSES["kolektor_sdd2"]
     ours, theirs = (results(out)["classes"][name] for out in (tmp_path, runs / "kolektor_sdd2_out"))
     for key in ("image_rocauc", "pixel_rocauc", "n_train", "test_files", "training_files"):

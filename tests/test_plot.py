@@ -127,7 +127,7 @@ def check(figure: Figure, path: Path, figures: list[Figure]) -> None:
 
 
 def test_the_list_of_scripts():
-    assert {*FIGURES, "all", "results_page"} == set(SCRIPTS)
+    assert {*FIGURES, "all", "compare", "results_page"} == set(SCRIPTS)
 
 
 @pytest.mark.lowest

@@ -21,7 +21,8 @@ def row(image, pixel, published=None):
         "pixel_aupro": pixel,
         "threshold": 0.5,
     }
-    plain |= {"n_train": 2, "n_test": 2}
+    plain |= {"n_train": 2, "n_test": 2, "remarks": [], "image_threshold": None, "threshold_origin": ""}
+    plain |= dict.fromkeys(metrics.INTERVALS)
     plain |= dict.fromkeys(("dataset", "data_path", "file_names", "training_files", "test_files"), "0")
     return compare(plain | {"seconds": {"total": 1.25}}, published)
 
@@ -56,8 +57,8 @@ def test_the_table_is_aligned():
     results = {"classes": rows, "averages": report.averages(rows, REFERENCE, "resnet18")}
     lines = report.table(results).splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert lines[2].split() == ["t", "0.8123", "0.900", "-0.0877", "–", "0.950", "–", "–", "1.2"]
-    assert lines[3].split() == ["a_long_name", "1.0000", "–", "–", "0.5000", "–", "–", "0.5000", "1.2"]
+    assert lines[2].split() == ["t", "0.8123", "0.900", "-0.0877", "–", "0.950", "–", "–", "–", "1.2"]
+    assert lines[3].split() == ["a_long_name", "1.0000", "–", "–", "0.5000", "–", "–", "0.5000", "–", "1.2"]
 
 
 def anything(rows) -> None:

@@ -14,7 +14,7 @@ from synthetic import write_ablation, write_results
 from experiment.files.folder import Store
 from padim.metrics import evaluate_maps
 from system.errors import UserError
-from system.files import Staged, replacing
+from system.files import Staged, check_writable, replacing
 
 
 def test_damaged_arrays_are_named(scored):
@@ -49,6 +49,7 @@ def scored(tmp_path):
     ("key", "value"),
     [
         ("image_roc", np.zeros(5)), ("pixel_roc", np.zeros((5, 3))), ("pixel_pr", np.full((2, 2), np.nan)),
+        ("pixel_wins", np.zeros((1, 2))), ("pixel_wins", np.zeros(2, int)), ("pixel_aupimo", np.zeros((2, 1))),
         ("pixel_pro", np.zeros((2, 2), int)), ("threshold_raw", np.zeros(2)), ("threshold", "0.5"),
         ("threshold", np.nan), ("score_min", None), ("score_max", np.inf), ("labels", np.zeros(4, np.uint8)),
         ("labels", np.array(["0", "1", "1"])), ("files", np.zeros(3)), ("files", np.array(["one.png"])),
@@ -112,6 +113,7 @@ def test_scores_and_arrays(tmp_path):
     assert np.load(store.images("x"), mmap_mode="r")[1].min() == 7
     assert store.read_arrays("x") is None
     written = dict.fromkeys(["masks", "threshold_raw", "image_threshold_raw", "pixel_roc", "pixel_pr", "pixel_pro"])
+    written |= dict.fromkeys(["pixel_wins", "pixel_aupimo"])
     written |= {
         "files": np.array(["a/é.png"]),
         "kinds": np.array(["good"]),
@@ -152,11 +154,11 @@ def test_pictures_of_a_class_with_a_similar_name_stay(tmp_path):
 
 
 def test_writable_check_leaves_nothing(tmp_path):
-    Store(tmp_path / "new" / "deep", "resnet18").check_writable()
+    check_writable(tmp_path / "new" / "deep")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     with pytest.raises(OSError):
-        Store(tmp_path / "file" / "below", "resnet18").check_writable()
+        check_writable(tmp_path / "file" / "below")
 
 
 def test_foreign_results(tmp_path):

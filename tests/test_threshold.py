@@ -10,11 +10,12 @@ from experiment.report.threshold import test_set as known_of
 from system.errors import UserError
 
 RECORD = {"arch": "resnet18", "dimensions": [0] * 100, "validation_scores": None}
-RECORD |= {"leave_one_out_scores": [10.0, 11.0, 12.0, 13.0, 20.0]}
+RECORD |= {"left_out_scores": [10.0, 11.0, 12.0, 13.0, 20.0]}
 VALIDATED = RECORD | {"validation_scores": [1, 2, 3]}
 NO_LABELS = dict.fromkeys(
     ("masks", "threshold", "threshold_raw", "image_threshold_raw", "image_roc", "pixel_roc", "pixel_pr", "pixel_pro")
 )
+NO_LABELS |= dict.fromkeys(("pixel_wins", "pixel_aupimo"))
 NO_LABELS |= {
     "files": np.array(["test/good/0.png"]),
     "kinds": np.array(["good"]),
@@ -41,8 +42,8 @@ TEST_SET = NO_LABELS | {"image_threshold_raw": 15.5, "threshold_raw": 12.25}
             None,
             (2.98, 2.98, "99th percentile of 3 validation scores", 0, 5.96),
         ),
-        (None, RECORD | {"leave_one_out_scores": None}, None, None, (None, None, "none: give --threshold", 0, 20)),
-        (None, RECORD | {"leave_one_out_scores": None}, 8.0, None, (8, 8, "given", 0, 16)),
+        (None, RECORD | {"left_out_scores": None}, None, None, (None, None, "none: give --threshold", 0, 20)),
+        (None, RECORD | {"left_out_scores": None}, 8.0, None, (8, 8, "given", 0, 16)),
     ],
 )
 def test_which_threshold(arrays, record, given, percentile, wanted):
@@ -57,7 +58,7 @@ def test_which_threshold(arrays, record, given, percentile, wanted):
 
 def test_a_percentile_of_nothing():
     with pytest.raises(UserError, match=r"'train_x\.pkl' has no left-out scores for --percentile.*--threshold"):
-        find_thresholds(Path("train_x.pkl"), RECORD | {"leave_one_out_scores": None, "test_set": None}, None, 99.0)
+        find_thresholds(Path("train_x.pkl"), RECORD | {"left_out_scores": None, "test_set": None}, None, 99.0)
 
 
 def test_the_threshold_itself_is_a_defect():

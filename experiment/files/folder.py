@@ -10,9 +10,8 @@ renamed last, so that what is there always belongs together.
 
 import csv
 import re
-import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 
 from experiment.files.records import (
     LEFT_OUT,
+    LEVELS,
     SCORED,
     UnreadableError,
     is_results,
@@ -28,8 +28,7 @@ from experiment.files.records import (
     parse_arrays,
     wrong_array,
 )
-from experiment.report.published import LEVELS
-from padim.metrics import FIGURES
+from padim.metrics import FIGURES, INTERVALS
 from system.errors import UserError
 from system.files import TEXT, Staged, allocate, close, read_json, replacing, without_leftovers, write_json
 from system.lock import lock
@@ -105,18 +104,6 @@ class Store:
         ]
         return [(what, path) for what, path in candidates if path.exists()]
 
-    def check_writable(self) -> None:
-        """Raise OSError unless a file can be made below ``root``; what was not there is not left."""
-        made = [p for p in (self.root, *self.root.parents) if not p.exists()]
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.root):
-                pass
-        finally:
-            for folder in made:
-                with suppress(OSError):
-                    folder.rmdir()
-
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Be the only run that writes this model's files; what killed runs left behind is deleted.
@@ -163,8 +150,7 @@ class Store:
 
     def write_arrays(self, name: str, arrays: dict[str, Any], staged: Staged | None = None) -> None:
         """Write the small arrays; None becomes an empty array, which `read_arrays` undoes."""
-        whole = {k: np.empty(0) if v is None else np.asarray(v) for k, v in arrays.items()}
-        _write(self.arrays(name), whole, staged)
+        _write(self.arrays(name), arrays, staged)
 
     def read_arrays(self, name: str) -> dict[str, Any] | None:
         """The small arrays as written, or None where the class has none.
@@ -176,19 +162,21 @@ class Store:
         """
         return _read(self.arrays(name), SCORED, "delete it and score the class again")
 
-    def write_left_out(self, name: str, arrays: dict[str, np.ndarray], staged: Staged | None = None) -> None:
-        """Write the training pictures with the highest left-out scores."""
+    def write_left_out(self, name: str, arrays: dict[str, Any], staged: Staged | None = None) -> None:
+        """Write the training pictures with the highest left-out scores, and every training picture's lot."""
         _write(self.left_out(name), arrays, staged)
 
     def read_left_out(self, name: str) -> dict[str, Any] | None:
-        """Those pictures' ``files``, ``scores``, ``maps`` and ``images``, the highest first; None where there are none.
+        """Those pictures' ``files``, ``scores``, ``maps``, ``images``, the highest first; the ``lots`` of all of them.
+
+        None where there are none.
 
         Raises
         ------
         UserError
             As by `read_arrays`.
         """
-        return _read(self.left_out(name), LEFT_OUT, "delete it and run main.py --leave_one_out again")
+        return _read(self.left_out(name), LEFT_OUT, "delete it and run main.py --leave_out one again")
 
     def read_results(self) -> dict | None:
         """The results as written, or None where there are none.
@@ -227,21 +215,24 @@ class Store:
 
     def _write_results(self, results: dict, staged: Staged) -> None:
         write_json(self.results, results, staged)
-        columns = (*FIGURES, "threshold", "n_train", "n_test")
+        columns = (*FIGURES, "threshold", "image_threshold", "threshold_origin", "n_train", "n_test")
         nested = [(kind, level) for kind in ("published", "difference") for level in LEVELS]
         path = self.results.with_suffix(".csv")
         with staged.writing(path) as temporary, open(temporary, "w", newline="", **TEXT) as file:
             writer = csv.writer(file)
-            writer.writerow(["class", *columns, "seconds", *map("_".join, nested)])
+            ends = [f"{key}_{end}" for key in INTERVALS for end in ("low", "high")]
+            writer.writerow(["class", *columns, "seconds", *map("_".join, nested), *ends])
             for name, row in results["classes"].items():
                 figures = [(row[kind] or {}).get(level) for kind, level in nested]
+                figures += [end for key in INTERVALS for end in row[key] or (None, None)]
                 writer.writerow([name, *(row.get(c) for c in columns), row["seconds"]["total"], *figures])
 
 
 def _write(path: Path, arrays: dict[str, Any], staged: Staged | None) -> None:
+    whole = {key: np.empty(0) if value is None else np.asarray(value) for key, value in arrays.items()}
     where = replacing(path) if staged is None else staged.writing(path, vouches=True)
     with where as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **whole)  # type: ignore[arg-type]
 
 
 def _read(path: Path, form: dict[str, tuple[str, tuple]], remedy: str) -> dict[str, Any] | None:

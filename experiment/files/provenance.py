@@ -31,6 +31,7 @@ class DataFolder:
     def __init__(self, dataset: type[FolderDataset], root: Path, preprocessing: Preprocessing):
         self.dataset, self.root, self.preprocessing = dataset, root.resolve(), preprocessing
         self._contents: dict[str, dict[str, str]] = {}
+        self._repeated: dict[str, list[str]] = {}
 
     def split(self, name: str, split: str) -> FolderDataset:
         """One of a class's splits, see `datasets.folder.SPLITS`."""
@@ -57,9 +58,21 @@ class DataFolder:
         """Fingerprints of a class's ``training_files`` and ``test_files``, contents included."""
         if name not in self._contents:
             train, test = self.train_and_test(name)
-            tested = "".join(split.fingerprint() for split in (test, *self._validation(name)))
+            others = test, *self._validation(name)
+            tested = "".join(split.fingerprint() for split in others)
             self._contents[name] = {"training_files": train.fingerprint(), "test_files": tested}
+            known = {train.digests[file] for file in train.files}
+            again = [file for split in others for file in split.files if split.digests[file] in known]
+            self._repeated[name] = [file.relative_to(train.folder).as_posix() for file in again]
         return self._contents[name]
+
+    def repeated(self, name: str) -> str | None:
+        """A line about test and validation pictures whose content a training picture has, too; None without any."""
+        self.contents(name)
+        if not (again := self._repeated[name]):
+            return None
+        which = "test pictures are also training pictures, which they make look better than new ones"
+        return f"{len(again)} {which}, such as {again[0]!r}: take them out of one of the two"
 
     def record(self, name: str) -> dict[str, Any]:
         """What is stored with a class's results."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from datasets.mvtec import CLASSES, OBJECTS, TEXTURES, MVTecDataset
+from experiment.files.records import LEVELS
 from experiment.methods import has_other_weights, own_choices, tolerance_of
 
-LEVELS = ("image", "pixel")
 Row = dict[str, Any]
 
 # 同一份公开代码的一位使用者报告过：其余十四类相符，唯 transistor 的 R18 是 0.887 / 0.959（原因不明）
@@ -20,7 +20,7 @@ REPORTED = "transistor"
 
 # 不影响数字的选项，以及另有依据的：权重看内容，类别看结果里有哪些行
 NEUTRAL = frozenset({
-    "arch", "batch_size", "classes", "data_path", "demo", "device", "figures", "leave_one_out", "method", "no_features",
+    "arch", "batch_size", "classes", "data_path", "demo", "device", "figures", "leave_out", "method", "no_features",
     "num_workers", "refit", "save_path", "weights",
 })  # fmt: skip
 

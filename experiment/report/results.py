@@ -8,20 +8,21 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from experiment.files.folder import Store
 from experiment.files.provenance import may_stay
+from experiment.files.records import LEVELS
 from experiment.methods import METHODS
-from experiment.report.published import LEVELS, Reference, Row, compare, departures, sentence, verdict
+from experiment.report.published import Reference, Row, compare, departures, sentence, verdict
 from experiment.report.style import printable
-from padim.metrics import FIGURES
+from padim.metrics import FIGURES, INTERVALS
 from system.errors import UserError
 from system.files import Staged
 
-UNSCORED: Row = dict.fromkeys((*FIGURES, "threshold"))  # 没有测试图片的一类
+UNSCORED: Row = {**dict.fromkeys((*FIGURES, *INTERVALS, "threshold")), "remarks": []}  # 没有测试图片的一类
 
 
 class Stopwatch:
@@ -179,6 +180,12 @@ class ResultsFile:
         self._store.write_results(self.content, staged)
 
 
+def remark(name: str, words: str, file: TextIO | None = None) -> None:
+    """Tell, by default on standard error, what a user should know of a class; its row keeps it under ``remarks``."""
+    tqdm.write(f"{name}: {words}", file=file or sys.stderr)  # 在进度条之上
+    (file or sys.stderr).flush()
+
+
 def line(name: str, row: Row) -> str:
     """What is said as soon as a class is done."""
     figures = [f"{level} ROC AUC {_cell(row[f'{level}_rocauc'], '.4f')}" for level in LEVELS]
@@ -203,7 +210,7 @@ def table(results: dict[str, Any]) -> str:
     head = ["class"]
     for level in LEVELS:
         head += [f"{level} ROC AUC", "published", "difference"]
-    lines = [[*head, "pixel AUPRO", "seconds"]]
+    lines = [[*head, "pixel AUPRO", "pixel AUPIMO", "seconds"]]
     rows = list(results["classes"].items())
     rows += [(f"average, {group}", row) for group, row in results["averages"].items() if row]
     for name, row in rows:
@@ -211,8 +218,8 @@ def table(results: dict[str, Any]) -> str:
         for level in LEVELS:
             values = row[f"{level}_rocauc"], (row["published"] or {}).get(level), (row["difference"] or {}).get(level)
             cells += [_cell(v, f) for v, f in zip(values, (".4f", ".3f", "+.4f"), strict=True)]
-        seconds = row.get("seconds", {}).get("total")
-        lines.append([*cells, _cell(row.get("pixel_aupro"), ".4f"), _cell(seconds, ".1f")])
+        cells += [_cell(row.get(key), ".4f") for key in ("pixel_aupro", "pixel_aupimo")]
+        lines.append([*cells, _cell(row.get("seconds", {}).get("total"), ".1f")])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = [
         "  ".join([line[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)])
@@ -229,11 +236,14 @@ def ending(results: dict[str, Any], store: Store, is_random: bool) -> str:
     lines = ["", table(results), "", *(f"wrote {what}: {path}" for what, path in store.written())]
     lines.append(f"to look at them: python plot/results_page.py --result {shlex.quote(str(store.root))}")
     lines += ["", sentence(results["verdict"])]
+    options = results["run"]["options"]
     if is_random:
         lines.append("These weights are random: the figures above check the program, not the method.")
-        name = results["run"]["options"]["dataset"]
+    elif options["demo"]:
+        lines.append("These pictures are drawn: the figures above are what a trained network finds on them.")
+    if is_random or options["demo"]:
+        name, method = options["dataset"], options["method"]
         data = f"--dataset {name} --data_path FOLDER" if name != "mvtec" else "--data_path FOLDER_OF_MVTEC_AD"
-        method = results["run"]["options"]["method"]
         which = f"--arch {METHODS[method].arch}" if method == "padim" else f"--method {method}"
         lines.append(f"The real result: python main.py {which} {data}")
     return "\n".join(lines)

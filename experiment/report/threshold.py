@@ -3,10 +3,11 @@
 从多高的得分起，一张图算有缺陷，或一张训练图像算不合群。
 
 The distance of a training image to its own Gaussian is bounded by (N − 1)/√N and says nothing about new images.
-Its distance to the Gaussians of all others does (`padim.model.PaDiM.leave_one_out`): where no labelled test set tells,
-a percentile of these scores is the threshold.
+Its distance to the Gaussians of all others, or of all other lots, does (`padim.model.PaDiM.leave_out`): where no
+labelled test set tells, a percentile of these scores is the threshold.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from experiment.files.records import TEST_SET
+from experiment.files.folder import Store
+from experiment.files.records import TEST_SET, is_fitted_record
 from padim.metrics import normalise
 from system.errors import UserError
+from system.files import read_json
 
 PERCENTILE = 99.0
 BEST_F1 = "best F1 on the labelled test set"
@@ -86,6 +89,38 @@ def stands_out_from(scores: list[float]) -> float | None:
     return median + DEVIATIONS * deviation if deviation > 0 else None
 
 
+def lots_that_stand_out(scores: Sequence[float], lots: Sequence[str]) -> dict[str, float]:
+    """The lots that do not seem to belong, those with the highest scores first, and their median scores.
+
+    Parameters
+    ----------
+    scores : sequence of float
+        The training pictures' left-out scores.
+    lots : sequence of str
+        Their lots.
+
+    Notes
+    -----
+    A lot does not where its median is above `stands_out_from` of the pictures of all other lots.
+    """
+    each, own = np.asarray(scores), np.asarray(lots)
+    found = {}
+    for lot in dict.fromkeys(lots):
+        median, limit = float(np.median(each[own == lot])), stands_out_from(each[own != lot].tolist())
+        if limit is not None and median > limit:
+            found[str(lot)] = median
+    return dict(sorted(found.items(), key=lambda one: -one[1]))
+
+
+def how_left_out(record: dict[str, Any]) -> str:
+    """``by folders, 12 groups``; empty where each training picture was left out alone."""
+    known = record.get("left_out")
+    if known is None or known["by"] == "one":
+        return ""
+    by = "folders" if known["by"] == "folder" else f"blocks of {known['by']}"
+    return f"by {by}, {known['groups']} groups"
+
+
 def find_thresholds(
     features: Path, record: dict[str, Any], given: float | None, percentile: float | None
 ) -> Thresholds:
@@ -111,19 +146,19 @@ def find_thresholds(
     -----
     The decision threshold is the one given; else, unless a percentile is asked for, the one with the
     best F1 on the test set's image scores; else a percentile of the good images' scores. The pixel
-    threshold is the one with the best F1 on the test set's pixels, else the decision threshold. The
-    colours span the test set's scores; else 0 to twice the decision threshold; else 0 to 2√d, since a
-    normal patch's squared distance is d on average.
+    threshold is the one with the best F1 on the test set's pixels, else the decision threshold.
     """
     known = record["test_set"] or dict.fromkeys((*TEST_SET, "origin"))
-    kind = "left-out training" if record["validation_scores"] is None else "validation"
-    good = record["leave_one_out_scores"] if record["validation_scores"] is None else record["validation_scores"]
+    good, kind = record["validation_scores"], "validation scores"
+    if good is None:
+        good, how = record["left_out_scores"], how_left_out(record)
+        kind = f"training scores, left out {how}" if how else "left-out training scores"
     if percentile is not None and good is None:
         raise UserError(
             f"{str(features)!r} has no left-out scores for --percentile: main.py makes them where there is no labelled "
-            "test set, and with --leave_one_out; run it so, or give --threshold instead"
+            "test set, and with --leave_out; run it so, or give --threshold instead"
         )
-    best, pixel, low, high = (known[key] for key in TEST_SET)
+    best, pixel = (known[key] for key in TEST_SET[:2])
     decision: float | None
     if given is not None:
         decision, origin = given, "given"
@@ -132,17 +167,52 @@ def find_thresholds(
     elif good is not None:
         percentile = PERCENTILE if percentile is None else percentile
         decision = float(np.percentile(good, percentile))
-        origin = f"{percentile:g}th percentile of {len(good)} {kind} scores"
+        origin = f"{percentile:g}th percentile of {len(good)} {kind}"
     else:
         decision, origin = None, "none: give --threshold"
-    if low is None or high is None or not high > low:
-        low, high = 0.0, 2 * (decision if decision and decision > 0 else sqrt(len(record["dimensions"])))
+    low, high = colour_range(known, decision, len(record["dimensions"]))
     return Thresholds(decision, decision if pixel is None else pixel, origin, low, high, good)
 
 
-def test_set(arrays: dict[str, Any]) -> dict[str, Any] | None:
-    """What the JSON beside a pickle keeps of a class's test set, from its arrays; None where they are none."""
+def colour_range(test_set: Mapping[str, float | None], decision: float | None, dimensions: int) -> tuple[float, float]:
+    """The ends of the colour scale of all figures, of raw maps.
+
+    Where the test set's labels gave a threshold, the colours span its scores. Else they run from 0 to twice the
+    decision threshold; else they span the test set's scores, too; else from 0 to 2√d, since a normal patch's squared
+    distance is d on average.
+    """
+    best, pixel, low, high = (test_set[key] for key in TEST_SET)
+    twice = 2 * decision if decision is not None and decision > 0 else None
+    if twice is not None and best is None and pixel is None:  # 没有标签：正常图片自己的最高分不该是最深的红
+        return 0.0, twice
+    if low is not None and high is not None and high > low:
+        return low, high
+    return 0.0, twice or 2 * sqrt(dimensions)
+
+
+def test_set(arrays: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the JSON beside a pickle keeps of a class's test set, from its arrays; None where there are none."""
     if not arrays:
         return None
     known = {key: None if arrays[key] is None else float(arrays[key]) for key in TEST_SET}
     return known | {"origin": None if known["image_threshold_raw"] is None else BEST_F1}
+
+
+def thresholds_of(record: dict[str, Any] | None, arrays: Mapping[str, Any]) -> Thresholds:
+    """The thresholds of a class: what predict.py takes, for figures, tables and page, too.
+
+    Parameters
+    ----------
+    record : dict or None
+        The JSON beside the pickle; None where nothing is stored, or the method is not PaDiM.
+    arrays : mapping
+        The small arrays of its test set; empty where it has none.
+    """
+    record = record or {"left_out_scores": None, "validation_scores": None, "dimensions": [0]}
+    return find_thresholds(Path(), record | {"test_set": test_set(arrays)}, None, None)
+
+
+def class_thresholds(store: Store, name: str, arrays: Mapping[str, Any]) -> Thresholds:
+    """`thresholds_of` a class in its result folder."""
+    record = read_json(store.fitted(name).with_suffix(".json"))
+    return thresholds_of(record if is_fitted_record(record) else None, arrays)

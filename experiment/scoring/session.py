@@ -21,11 +21,11 @@ from tqdm import tqdm
 from datasets.pictures import NewPictures, find_pictures
 from datasets.preprocessing import Preprocessing
 from datasets.read_ahead import read_ahead
-from experiment.files.folder import Store
 from experiment.options import decoding_threads
 from experiment.report.threshold import find_thresholds
 from experiment.scoring.answers import Answer, alone_in, answers, predictions_of, write_predictions
 from system.errors import UserError
+from system.files import check_writable
 
 if TYPE_CHECKING:
     from experiment.scoring.onnx_model import Exported
@@ -94,7 +94,7 @@ class Scoring:
         self._thresholds = find_thresholds(args.model, record, args.threshold, args.percentile)
         self._found = find_pictures(args.pictures, args.out / "pictures" if args.out else None)
         if args.out:
-            Store(args.out, record["arch"]).check_writable()
+            check_writable(args.out)
         self._model.load(args.weights, args.batch_size, len(self._found))
         tell(f"{self._model.name}: threshold {_number(self._thresholds.decision)} ({self._thresholds.origin})")
         self._pictures = NewPictures([picture.file for picture in self._found], self._preprocessing, size)
