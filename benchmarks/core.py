@@ -92,7 +92,7 @@ def floor(model: PaDiM, data: Path, name: str, workers: int, rounds: int) -> dic
 
 
 def as_it_comes(arch: str) -> torch.nn.Module:
-    """Torchvision's network of random weights, cut off behind the last layer that PaDiM reads."""
+    """The network of random weights, cut off behind the last layer that PaDiM reads."""
     network, _ = load_network(arch, "random")
     children, last = dict(network.named_children()), ARCHITECTURES[arch].layers[-1]
     return torch.nn.Sequential(*list(children.values())[: list(children).index(last) + 1])
@@ -100,7 +100,7 @@ def as_it_comes(arch: str) -> torch.nn.Module:
 
 @torch.inference_mode()
 def latency(model: PaDiM, arch: str, rounds: int) -> dict:
-    """One image, batch 1: decoded tensor to map, against torchvision's truncated network as it comes."""
+    """One image, batch 1: decoded tensor to map, against the truncated network as it comes."""
     generator = torch.Generator().manual_seed(0)
     model.fit(torch.randn(64, 3, 224, 224, generator=generator).split(BATCH))
     image = torch.randn(1, 3, 224, 224, generator=generator)

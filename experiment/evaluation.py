@@ -102,7 +102,7 @@ class Evaluator:
                 staged.remove(store.arrays(name), store.maps(name), store.images(name))
             for words in row["remarks"]:
                 remark(name, words)
-            thresholds = thresholds_of(record, arrays)
+            thresholds = thresholds_of(store.fitted(name), record, arrays)
             row |= {"image_threshold": thresholds.decision, "threshold_origin": thresholds.origin}
             row |= apart | known | {"remarks": [*known.get("remarks", []), *row["remarks"]]}
             if record is not None:

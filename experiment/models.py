@@ -81,8 +81,8 @@ def describe(model: Pretrained) -> dict[str, Any]:
         "size": list(model.size),
         "layers": [asdict(layer) for layer in model.layers],
         "n_train": model.count,
-        **dict.fromkeys(("left_out_scores", "left_out", "left_out_alone_scores", "validation_scores")),  # 算好后补入
-        "test_set": None,
+        # 这几项算好后补入
+        **dict.fromkeys(("left_out_scores", "left_out", "left_out_alone_scores", "validation_scores", "test_set")),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

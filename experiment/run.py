@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -17,6 +16,7 @@ from datasets.folder import FolderDataset
 from datasets.preprocessing import Preprocessing
 from experiment.batches import Images, Part
 from experiment.checks import begin, prepare_data
+from experiment.current import Current
 from experiment.evaluation import Evaluator
 from experiment.files.folder import Store
 from experiment.good_scores import GoodScores, as_arrays, has_left_out
@@ -34,30 +34,6 @@ from padim.device import pick_device
 from padim.model import PaDiM
 from system.files import Staged, check_room
 from system.resources import peak_memory
-
-
-@dataclass(frozen=True)
-class Current:
-    """The class at work.
-
-    Attributes
-    ----------
-    name : str
-    data : dict
-        From `DataFolder.record`, ``n_train`` and the class's ``remarks``.
-    watch : Stopwatch
-    waited : float
-        Seconds of communication before the class.
-    scores, staged : dict, Staged
-        What the JSON beside the pickle gets, and what gets its name when all of the class is there.
-    """
-
-    name: str
-    data: dict[str, Any]
-    watch: report.Stopwatch
-    waited: float
-    scores: dict[str, list[float]] = field(default_factory=dict)
-    staged: Staged = field(default_factory=Staged)
 
 
 class Run:
@@ -242,15 +218,15 @@ class Run:
         """Hand the class over: it is evaluated, recorded and drawn while the next one is computed."""
         now = self._class
         with self.stage("save"):
-            record = self._saving.finish() if self._saving else stored_record(self._store.fitted(now.name))
-            self._saving = None  # Ctrl-C 打断的等待不算等过：还要能放弃它
+            record = self._finish_saving()
         self.model.release()  # 评估不需要高斯，先让出内存
         if not self.leads:
             return
+        record = record or stored_record(self._store.fitted(now.name))
         if self._ranks.size > 1:
             now.watch.seconds["communication"] = round(self._ranks.seconds - now.waited, 3)  # 含等待；分散在各阶段之内
-        known = now.data | {"n_test": len(test)}
-        self._evaluator.hand_over(now.name, test, files, now.watch, known, record and record | now.scores)
+        counts = now.data | {"n_test": len(test)}
+        self._evaluator.hand_over(now.name, test, files, now.watch, counts, record and record | now.scores)
 
     def report(self) -> None:
         """At the end: the ROC figure, the results, the table, the files, the verdict."""
@@ -279,14 +255,19 @@ class Run:
         if self.leads:
             print(message, flush=True)
 
+    def _finish_saving(self) -> dict[str, Any] | None:
+        """Wait for the pickle, if one is being written; returns the content of its JSON."""
+        record = None if self._saving is None else self._saving.finish()
+        self._saving = None  # Ctrl-C 打断的等待不算等过：还要能放弃它
+        return record
+
     def _settle(self, kind: type[BaseException] | None, problem: BaseException | None, _: TracebackType | None) -> None:
         """Bring what goes on in the background to its end; on Ctrl-C, or where another process has died, give it up."""
         try:
             # 已算完的类、已拟合的特征，不因后来的错误而作废
             if kind is None or (issubclass(kind, Exception) and not issubclass(kind, RankError)):
                 try:
-                    if self._saving:
-                        self._saving.finish()
+                    self._finish_saving()
                 finally:
                     self._evaluator.finish()
         finally:

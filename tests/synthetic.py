@@ -144,7 +144,8 @@ def record(arch: str, grid: int = GRID, seed: int = 0) -> dict[str, Any]:
     ]  # fmt: skip
     network = {"arch": arch, "weights": "random", "weights_sha256": "0", "precision": "float32", "layers": layers}
     data = {"size": [4 * grid, 4 * grid], "n_train": 30, "training_files": "0"}
-    data |= dict.fromkeys(("left_out_scores", "left_out", "left_out_alone_scores", "validation_scores", "test_set"))
+    known = ("left_out_scores", "left_out", "left_out_alone_scores", "validation_scores", "test_set")
+    data |= dict.fromkeys(known)
     return network | data | {"seed": seed, "reduction": "random", "preprocessing": {"resize": 256, "crop": 224}}
 
 

@@ -229,7 +229,7 @@ class Store:
 
 
 def _write(path: Path, arrays: dict[str, Any], staged: Staged | None) -> None:
-    whole = {key: np.empty(0) if value is None else np.asarray(value) for key, value in arrays.items()}
+    whole = {k: np.empty(0) if v is None else np.asarray(v) for k, v in arrays.items()}
     where = replacing(path) if staged is None else staged.writing(path, vouches=True)
     with where as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **whole)  # type: ignore[arg-type]

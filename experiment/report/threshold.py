@@ -174,7 +174,7 @@ def find_thresholds(
     return Thresholds(decision, decision if pixel is None else pixel, origin, low, high, good)
 
 
-def colour_range(test_set: Mapping[str, float | None], decision: float | None, dimensions: int) -> tuple[float, float]:
+def colour_range(test_set: Mapping[str, Any], decision: float | None, dimensions: int) -> tuple[float, float]:
     """The ends of the colour scale of all figures, of raw maps.
 
     Where the test set's labels gave a threshold, the colours span its scores. Else they run from 0 to twice the
@@ -190,29 +190,29 @@ def colour_range(test_set: Mapping[str, float | None], decision: float | None, d
     return 0.0, twice or 2 * sqrt(dimensions)
 
 
-def test_set(arrays: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the JSON beside a pickle keeps of a class's test set, from its arrays; None where there are none."""
-    if not arrays:
-        return None
-    known = {key: None if arrays[key] is None else float(arrays[key]) for key in TEST_SET}
-    return known | {"origin": None if known["image_threshold_raw"] is None else BEST_F1}
-
-
-def thresholds_of(record: dict[str, Any] | None, arrays: Mapping[str, Any]) -> Thresholds:
-    """The thresholds of a class: what predict.py takes, for figures, tables and page, too.
+def class_thresholds(store: Store, name: str, arrays: Mapping[str, Any]) -> Thresholds:
+    """The thresholds of a class in its result folder: what predict.py takes, for figures, tables and page, too.
 
     Parameters
     ----------
-    record : dict or None
-        The JSON beside the pickle; None where nothing is stored, or the method is not PaDiM.
+    store : Store
+    name : str
     arrays : mapping
         The small arrays of its test set; empty where it has none.
     """
-    record = record or {"left_out_scores": None, "validation_scores": None, "dimensions": [0]}
-    return find_thresholds(Path(), record | {"test_set": test_set(arrays)}, None, None)
-
-
-def class_thresholds(store: Store, name: str, arrays: Mapping[str, Any]) -> Thresholds:
-    """`thresholds_of` a class in its result folder."""
     record = read_json(store.fitted(name).with_suffix(".json"))
-    return thresholds_of(record if is_fitted_record(record) else None, arrays)
+    return thresholds_of(store.fitted(name), record if is_fitted_record(record) else None, arrays)
+
+
+def thresholds_of(features: Path, record: dict[str, Any] | None, arrays: Mapping[str, Any]) -> Thresholds:
+    """As `class_thresholds`, from the content of the JSON beside the pickle; None where no features are stored."""
+    known = record or {"left_out_scores": None, "validation_scores": None, "dimensions": [0]}
+    return find_thresholds(features, known | {"test_set": test_set(arrays)}, None, None)
+
+
+def test_set(arrays: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the JSON beside a pickle keeps of a class's test set, from its arrays; None where they are none."""
+    if not arrays:
+        return None
+    known = {key: None if arrays.get(key) is None else float(arrays[key]) for key in TEST_SET}
+    return known | {"origin": None if known["image_threshold_raw"] is None else BEST_F1}
