@@ -62,9 +62,7 @@ class Store:
 
     def arrays(self, name: str) -> Path:
         """The small arrays of a class's test set."""
-        # 名字以 _left_out 结尾的类：不与另一类的 left_out 同名
-        meets = ".scores" if re.fullmatch(r".*_left_out(\.scores)*", name, re.DOTALL) else ""
-        return self.root / f"scores_{self.key}" / f"{name}{meets}.npz"
+        return self.root / f"scores_{self.key}" / f"{name}.npz"
 
     def left_out(self, name: str) -> Path:
         """The training pictures with the highest left-out scores."""
