@@ -81,10 +81,6 @@ def _class_name(text: str) -> str:
     return text.rstrip("/" + os.sep) or text
 
 
-def _weights(text: str) -> str:
-    return str(expanded(text)) if text.startswith("~") else text
-
-
 def _figures(text: str) -> str | int:
     return text if text in ("all", "none") else at_least(0)(text)
 
@@ -121,6 +117,9 @@ class Option:
     extra: tuple[tuple[str, Any], ...] = ()
 
 
+_N, _ABC, _SEVERAL = (("metavar", "N"),), (("metavar", "A,B,C"),), (("nargs", "+"), ("metavar", "NAME"))
+
+
 def _flag(words: str) -> Option:
     return Option(False, words, None, (("action", "store_true"),))
 
@@ -135,9 +134,7 @@ def options() -> dict[str, Option]:
     return {
         "method": Option("padim", methods, None, (("choices", list(METHODS)),)),
         "arch": Option("wide_resnet50_2", networks),
-        "layers": Option(
-            None, "the layers that are read (default: the backbone's own)", _names, (("metavar", "A,B,C"),)
-        ),
+        "layers": Option(None, "the layers that are read (default: the backbone's own)", _names, _ABC),
         "dataset": Option(
             "mvtec",
             f"{', '.join(DATASETS)} (default %(default)s: MVTec AD, or any folder in its layout)",
@@ -150,18 +147,11 @@ def options() -> dict[str, Option]:
             expanded,
         ),
         "save_path": Option(Path("mvtec_result"), "where results go (default %(default)s)", expanded),
-        "classes": Option(
-            None,
-            "default: the data set's classes that are there, else all found",
-            _class_name,
-            (("nargs", "+"), ("metavar", "NAME")),
-        ),
-        "weights": Option("imagenet", "imagenet (default), random, or the path of a state dict", _weights),
+        "classes": Option(None, "default: the data set's that are there, else all found", _class_name, _SEVERAL),
+        "weights": Option("imagenet", "imagenet (default), random, or the path of a state dict"),
         "seed": Option(1024, "of the random choice of channels (default %(default)s)", int),
-        "resize": Option(
-            256, "shorter side in pixels, or HEIGHTxWIDTH exactly (default %(default)s)", extent(1), (("metavar", "N"),)
-        ),
-        "crop": Option(224, "side, or HEIGHTxWIDTH; 0 for none (default %(default)s)", extent(0), (("metavar", "N"),)),
+        "resize": Option(256, "shorter side in pixels, or HEIGHTxWIDTH exactly (default %(default)s)", extent(1), _N),
+        "crop": Option(224, "side, or HEIGHTxWIDTH; 0 for none (default %(default)s)", extent(0), _N),
         "protocol": Option(
             "aligned",
             "aligned (default), or rd: random rotation and crop of all pictures, from --seed (Rd-MVTec AD)",
@@ -193,7 +183,7 @@ def options() -> dict[str, Option]:
             None,
             (("choices", ["random", "pca"]),),
         ),
-        "figures": Option("all", "a class: all (default), none, a number", _figures, (("metavar", "N"),)),
+        "figures": Option("all", "a class: all (default), none, a number", _figures, _N),
         "leave_out": Option(
             None,
             "training pictures are scored as if left out, for a threshold without labels: one by one, by folders "
@@ -279,7 +269,7 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
     percentile = between(0, 100, "percentile (0 to 100)")
     add("--percentile", type=percentile, help="of the left-out (or validation) scores, as threshold (default 99)")
     add("--figures", choices=["all", "none"], help="localization figures (default all with --out, else none)")
-    add("--weights", type=_weights, help="as given to main.py (default: as recorded)")
+    add("--weights", help="as given to main.py (default: as recorded)")
     _add(parser, "batch_size", "num_workers", "device")
     args = parser.parse_args(argv)
     if args.figures == "all" and args.out is None:
@@ -306,5 +296,5 @@ def exporting(argv: Sequence[str] | None, description: str) -> argparse.Namespac
     add("--model", type=expanded, required=True, metavar="PKL", help="mvtec_result/temp_ARCH/train_CLASS.pkl")
     add("--out", type=_onnx, required=True, metavar="ONNX", help="the file to write; above 2 GB FILE.onnx.data, too")
     add("--half", action="store_true", help="store the whitening matrices as float16: half the size")
-    add("--weights", type=_weights, help="as given to main.py (default: as recorded)")
+    add("--weights", help="as given to main.py (default: as recorded)")
     return parser.parse_args(argv)

@@ -13,6 +13,7 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights
 
 from padim import efficientnet_lite as lite
 from system.errors import UserError
+from system.files import expanded
 
 # torchvision 自己的文件里的旧名字，它在装入时改过来：DenseNet 的各层，ViT 的 MLP
 _OLD_NAMES = (
@@ -60,7 +61,7 @@ def load_network(arch: str, weights: str) -> tuple[nn.Module, bool]:
     if weights == "imagenet":
         state, is_imagenet = _download(arch), True
     else:
-        state, is_imagenet = _read(Path(weights), arch)
+        state, is_imagenet = _read(expanded(weights), arch)
     if is_imagenet and arch == lite.NAME:  # 别家的名字，同样的次序
         state = dict(zip(network.state_dict(), state.values(), strict=True))
     for old, new in _OLD_NAMES:

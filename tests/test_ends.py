@@ -16,6 +16,8 @@ from conftest import ROOT
 import main
 import predict
 from experiment import options
+from padim.weights import load_network
+from system.errors import UserError
 
 TINY = ["--arch", "resnet18", "--weights", "random", "--rd", "5", "--resize", "32", "--crop", "0", "--figures", "2"]
 
@@ -136,7 +138,8 @@ def test_the_home_folder_where_no_shell_has_seen_it(sample, tmp_path, monkeypatc
     pictures = str(tmp_path / "data/linen/test")
     assert predict.main([f"--model={model}", "--out=~/scored", "--figures", "none", pictures]) == 0
     assert sorted(p.name for p in tmp_path.glob("[!.]*")) == ["data", "out", "scored"]
-    assert options.experiment(["--weights=~/own.pth"]).weights == str(tmp_path / "own.pth")
+    with pytest.raises(UserError, match=f"no weights file '{tmp_path}/own"):
+        load_network("resnet18", "~/own.pth")
     assert options.experiment(["--save_path", "~nobody_of_this_name/x"]).save_path.name == "x"
 
 
