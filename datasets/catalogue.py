@@ -3,17 +3,20 @@
 各数据集的名称，以及一个文件夹里是哪个数据集。
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.btad import BTADDataset
 from datasets.elpv import ELPVDataset, ELPVLotsDataset
-from datasets.folder import FolderDataset, visible
+from datasets.folder import FolderDataset
 from datasets.kolektor_sdd2 import KolektorSDD2Dataset
 from datasets.mvtec import MVTecDataset
+from datasets.mvtec_3d import MVTec3DDataset
 from datasets.mvtec_ad_2 import MVTecAD2Dataset
 from datasets.mvtec_loco import MVTecLOCODataset
 from datasets.visa import VisADataset
+from datasets.walk import visible
 from system.errors import UserError
 
 DATASETS: dict[str, type[FolderDataset]] = {
@@ -24,13 +27,14 @@ DATASETS: dict[str, type[FolderDataset]] = {
         BTADDataset,
         MVTecLOCODataset,
         MVTecAD2Dataset,
+        MVTec3DDataset,
         KolektorSDD2Dataset,
         ELPVDataset,
         ELPVLotsDataset,
     )
 }
-# 认的次序，特征多的在前：MVTec AD 2 与 LOCO 的类别也有 MVTec 的特征
-_BY_MARKS = sorted(DATASETS.values(), key=lambda dataset: -len(dataset.MARKS))
+# 认的次序，特征多的在前：MVTec AD 2、LOCO 与 3D-AD 的类别也有 MVTec 的特征
+_BY_MARKS = sorted(DATASETS.values(), key=lambda dataset: -len("/".join(dataset.MARKS).split("/")))
 
 
 def locate(
@@ -81,7 +85,10 @@ def find_classes(dataset: type[FolderDataset], root: Path, names: Sequence[str] 
     marks = " and ".join(dataset.MARKS)
     for name in names or ():
         if name not in own:
-            known = [p.name for p in visible(root) if all((p / mark).is_dir() for mark in dataset.MARKS)] or own
+            if (root / name).is_dir() and not os.access(root / name, os.R_OK | os.X_OK):
+                raise UserError(f"cannot read {str(root / name)!r}; mend its permissions, or leave it out of --classes")
+            readable = [p for p in visible(root) if os.access(p, os.X_OK)]
+            known = [p.name for p in readable if all((p / mark).is_dir() for mark in dataset.MARKS)] or own
             raise UserError(
                 f"no class {name!r} (a folder with {marks}) in {str(root)!r}; found: {', '.join(known) or 'none'}; "
                 "see --classes"

@@ -26,8 +26,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from datasets.folder import GOOD, Entry, FolderDataset, Listing, pictures
+from datasets.folder import GOOD, Entry, FolderDataset, Listing
 from datasets.images import DataError, is_folder
+from datasets.walk import walk
 
 TABLE = "labels.csv"
 PACKAGE = "elpv_dataset"
@@ -87,7 +88,7 @@ class ELPVDataset(FolderDataset):
             chosen = [cell for cell in good if cell in training]
         else:
             chosen = [cell for cell in good if cell not in training] + defective
-        files = {path.name: path for path in pictures(self.folder / "images")}
+        files = {path.name: path for path in walk(self.folder / "images").pictures}
         for cell in chosen:
             if cell.name not in files:
                 table, file = str(self.folder / TABLE), str(self.folder / "images" / cell.name)

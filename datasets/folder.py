@@ -1,6 +1,6 @@
-"""What all data sets share: items, transforms, fingerprints, checks and their errors.
+"""What all data sets share: items, transforms, fingerprints.
 
-各数据集共有的部分：样本、预处理、指纹、检查及其报错。
+各数据集共有的部分：样本、预处理、指纹。
 
 A set's own file says how its classes, pictures, labels and masks are found, and nothing else; `datasets.catalogue`
 lists the sets.
@@ -11,19 +11,21 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from datasets.images import is_folder, is_picture, read_image, read_mask, read_size
-from datasets.preprocessing import Preprocessing, words
-from system.errors import UserError
+from datasets.images import is_folder, read_image
+from datasets.masks import read_mask_of
+from datasets.preprocessing import Preprocessing
+from datasets.walk import spelled, visible
+from system.files import expanded
 
 SPLITS = ("train", "validation", "test")
 GOOD = "good"
-LONG = 1.5  # 长边超过短边的这么多倍，居中的方形裁剪就会丢掉两端
 
 
 class Entry(NamedTuple):
@@ -118,7 +120,7 @@ class FolderDataset(ABC):
     @classmethod
     def default_root(cls) -> Path:
         """The folder that is taken where none is given."""
-        return Path(os.environ.get("MVTEC_PATH") or "data/mvtec_anomaly_detection")
+        return expanded(os.environ.get("MVTEC_PATH") or "data/mvtec_anomaly_detection")
 
     @classmethod
     def folder_of(cls, root: Path, name: str) -> Path:
@@ -127,8 +129,11 @@ class FolderDataset(ABC):
 
     @classmethod
     def is_class(cls, folder: Path) -> bool:
-        """Whether a folder has this set's marks of a class."""
-        return is_folder(folder) and all(_leads_to(folder, mark) for mark in cls.MARKS)
+        """Whether a folder has this set's marks of a class; one that cannot be read, as ``lost+found``, has none."""
+        try:
+            return is_folder(folder) and all(_leads_to(folder, mark) for mark in cls.MARKS)
+        except PermissionError:
+            return False
 
     @classmethod
     def found(cls, root: Path, names: Collection[str] | None = None) -> list[str]:
@@ -141,8 +146,9 @@ class FolderDataset(ABC):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.int64, np.ndarray]:
         # 数据集内的路径，含类别名：同一张图在哪台机器上都有同样的随机旋转与裁剪
         key = f"{self.name}/{self.files[index].relative_to(self.folder).as_posix()}"
-        image = self.preprocessing.image(read_image(self.files[index]), key)  # (3, 224, 224)
-        parts = [np.asarray(read_mask(path)) for path in self.masks[index]]
+        picture = read_image(self.files[index], self.preprocessing.bits)
+        image = self.preprocessing.image(picture, key)  # (3, 224, 224)
+        parts = [np.asarray(read_mask_of(path, self.files[index], picture.size)) for path in self.masks[index]]
         if parts:
             joined = Image.fromarray(np.maximum.reduce(parts))
             mask = self.preprocessing.mask(joined, key)  # (1, 224, 224)
@@ -154,6 +160,16 @@ class FolderDataset(ABC):
     def is_labelled(self) -> bool:
         """Whether there are both normal and defective pictures: without either no threshold can be found."""
         return 0 < int(self.labels.sum()) < len(self)
+
+    def unread(self, read: Collection[Path]) -> list[str]:
+        """Lines about what else lies in the class's folder, as if it were to be read, and what to do about it.
+
+        Parameters
+        ----------
+        read : collection of Path
+            The pictures and masks of all splits.
+        """
+        return []
 
     def names(self) -> list[str]:
         """The pictures' POSIX paths below the class folder."""
@@ -167,128 +183,23 @@ class FolderDataset(ABC):
 
     def fingerprint(self) -> str:
         """SHA-256 over the pictures' and masks' names and contents, in order (a hex string)."""
-
-        def digest(path: Path) -> bytes:
-            return hashlib.sha256(path.read_bytes()).digest()
-
-        files = self.files + [path for paths in self.masks for path in paths]
         total = hashlib.sha256()
-        with ThreadPoolExecutor() as pool:  # 哈希与读盘都不占解释器锁
-            for path, content in zip(files, pool.map(digest, files), strict=True):
-                name = path.relative_to(self.folder).as_posix()
-                total.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
+        for path, content in self.digests.items():
+            name = path.relative_to(self.folder).as_posix()
+            total.update(name.encode("utf-8", "surrogateescape") + b"\0" + content)
         return total.hexdigest()
 
-
-def visible(folder: Path) -> list[Path]:
-    """What is in a folder, by name, but for hidden files."""
-    return sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=lambda p: p.name)
-
-
-def pictures(folder: Path) -> list[Path]:
-    """The pictures in a folder, sorted; none where there is no such folder."""
-    return sorted(p for p in folder.iterdir() if is_picture(p)) if is_folder(folder) else []
+    @cached_property
+    def digests(self) -> dict[Path, bytes]:
+        """SHA-256 of every picture's content, then of every mask's."""
+        files = self.files + [path for paths in self.masks for path in paths]
+        with ThreadPoolExecutor() as pool:  # 哈希与读盘都不占解释器锁
+            return dict(
+                zip(files, pool.map(lambda path: hashlib.sha256(path.read_bytes()).digest(), files), strict=True)
+            )
 
 
 def _leads_to(folder: Path, mark: str) -> bool:
     # 逐级看：断了的链接在哪一级都要报出
     parts = mark.split("/")
-    return all(is_folder(folder.joinpath(*parts[: i + 1])) for i in range(len(parts)))
-
-
-class CheckedClass(NamedTuple):
-    """What is known of a class beforehand: numbers of pictures, and height and width as prepared.
-
-    ``left_out`` is the number of pictures that are not used, ``why`` says which; ``longest`` is the height and width
-    of the most elongated picture as it is.
-    """
-
-    n_train: int
-    n_test: int
-    size: tuple[int, int]
-    left_out: int
-    longest: tuple[int, int]
-    why: str
-
-
-def check_class(
-    dataset: type[FolderDataset], root: Path, name: str, preprocessing: Preprocessing | None = None
-) -> CheckedClass:
-    """Check what can be known of a class without decoding a picture.
-
-    Raises
-    ------
-    UserError
-        For fewer than two training pictures, a file that is no picture, a defect picture without
-        mask, a mask of another size, or pictures that are not of one size once they are prepared;
-        the message names the file and the remedy.
-    """
-    preprocessing = preprocessing or Preprocessing()
-    train, validation, test = (dataset(root, name, split, preprocessing) for split in SPLITS)
-    folder = str(train.folder / dataset.MARKS[0])
-    if not train.files:
-        raise UserError(f"no training pictures in {folder!r}; put normal pictures there")
-    if len(train.files) == 1:
-        raise UserError(f"a single training picture in {folder!r}; a covariance needs at least two")
-
-    def check(file: Path, masks: tuple[Path, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
-        size = read_size(file)
-        for mask in masks:
-            if (other := read_size(mask)) != size:
-                (w, h), (mw, mh) = size, other
-                raise UserError(f"mask {str(mask)!r} is {mw}x{mh}, its picture {w}x{h}; they must be of one size")
-        return size[::-1], preprocessing.output_size(size, file)
-
-    files = train.files + validation.files + test.files
-    with ThreadPoolExecutor() as pool:
-        sizes = pool.map(check, files, train.masks + validation.masks + test.masks)
-        longest, first = next(sizes)
-        for file, (size, prepared) in zip(files[1:], sizes, strict=True):
-            if prepared != first:
-                raise UserError(
-                    f"{str(file)!r} comes out at {words(*prepared)}, {str(files[0])!r} at {words(*first)} (height x "
-                    "width); a class has one size: give --resize HEIGHTxWIDTH, or a --crop"
-                )
-            longest = max(longest, size, key=elongation)
-    return CheckedClass(len(train), len(test), first, train.left_out, longest, dataset.LEFT_OUT)
-
-
-def elongation(size: tuple[int, int]) -> float:
-    """How many times as long as wide."""
-    return max(size) / min(size)
-
-
-def common_size(checked: dict[str, CheckedClass]) -> tuple[int, int]:
-    """The height and width that all classes of a run share.
-
-    Raises
-    ------
-    UserError
-        If there is more than one.
-    """
-    (name, first), *others = checked.items()
-    for other, found in others:
-        if found.size != first.size:
-            raise UserError(
-                f"class {name!r} comes out at {words(*first.size)}, class {other!r} at {words(*found.size)} (height x "
-                "width); a run has one size: give --resize HEIGHTxWIDTH, a --crop, or one of them with --classes"
-            )
-    return first.size
-
-
-def remarks(checked: dict[str, CheckedClass], preprocessing: Preprocessing) -> list[str]:
-    """What a user should know of the pictures before a run, a line each: those left out, and those cut off."""
-    lines = [f"{name}: {found.why}: {found.left_out}" for name, found in checked.items() if found.left_out]
-    resize, crop = preprocessing.resize, preprocessing.crop
-    long = {name: found.longest for name, found in checked.items() if elongation(found.longest) > LONG}
-    if long and crop and isinstance(resize, int) and isinstance(crop, int):
-        size = max(long.values(), key=elongation)
-        # 短边如裁剪后那么长，长边按比例，取网络步长 32 的整数倍
-        far = max(32, round(crop * elongation(size) / 32) * 32)
-        kept = words(*((far, crop) if size[0] > size[1] else (crop, far)))
-        published = "the published preprocessing, " if preprocessing.is_published else ""
-        lines.append(
-            f"{', '.join(long)}: pictures up to {elongation(size):.1f} times as long as wide, whose ends {published}"
-            f"--resize {resize} --crop {crop} cuts off; --resize {kept} --crop 0 keeps them"
-        )
-    return lines
+    return all(is_folder(spelled(folder, "/".join(parts[: i + 1]))) for i in range(len(parts)))

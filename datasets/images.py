@@ -1,22 +1,31 @@
-"""Picture files: decoded as a viewer shows them, 8-bit RGB; masks as what is not zero.
+"""Picture files: decoded as a viewer shows them, 8-bit RGB.
 
-图片文件的读取：图片按看图软件所示解码，掩码为非零处。
+图片文件的读取：按看图软件所示解码。
 """
 
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
 
 from system.errors import UserError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+SUFFIXES = frozenset({
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".mpo", ".bmp", ".dib", ".tif", ".tiff", ".webp",
+    ".avif", ".gif", ".jp2", ".j2k", ".jpx", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".tga",
+})  # fmt: skip
 _LOST = "a symbolic link that is circular or leads nowhere"
 # 扩展名之下可能是别的格式；只认像素格式：Pillow 遇到 EPS 会去运行 Ghostscript
-_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP", "PPM")
+_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP", "AVIF", "JPEG2000", "PPM")
+
+_DEEP = re.compile(r"(RGBA?;16)([BLN])")  # 16 位彩色在文件里的排法：大端、小端、本机
+_OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
 
 class DataError(UserError):
@@ -44,12 +53,13 @@ def is_folder(path: Path) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[ImageFile]:
     """The picture, not yet decoded; whatever goes wrong with it here or in the block is a `DataError`."""
     try:
         if not path.is_file():  # 命名管道会让 open 永远等下去
             raise ValueError(_no_file(path))
-        with Image.open(path, formats=_FORMATS) as image:
+        tga = ("TGA",) if path.suffix.lower() == ".tga" else ()  # 没有标志的格式，只凭扩展名
+        with Image.open(path, formats=(*_FORMATS, *tga)) as image:
             yield image
     except MemoryError:  # 不是文件的错
         raise
@@ -68,86 +78,149 @@ def _problem(path: Path, problem: Exception) -> DataError:
     return DataError(f"cannot read picture {str(path)!r} ({reason}); replace it or remove it")
 
 
-def _to_8_bit(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+def _shifted(values: np.ndarray, bits: int) -> np.ndarray:
+    """The high byte of values of so many bits, uint8."""
+    if values.dtype.kind == "f" or values.min() < 0 or values.max() >= 1 << bits:
+        found = f"values from {values.min():g} to {values.max():g}"
+        raise ValueError(f"{found}, not 0 to {(1 << bits) - 1}: convert it to 8 or 16 bits a channel, or see --bits")
+    return (values >> (bits - 8)).astype(np.uint8)
+
+
+def _grey_to_8_bit(image: Image.Image, tags: Mapping[int, Any], bits: int | None) -> Image.Image:
     """Deep grey as a viewer shows it: the high byte (Pillow's own conversion would clip at 255).
 
     ``tags`` are a TIFF's: 258 is the number of bits, 262 is 0 where zero means white.
     """
-    bits = tags.get(258, (16,))[0]
-    values = np.asarray(image)
-    if values.dtype.kind == "f" or bits > 16 or values.min() < 0 or values.max() >= 1 << bits:
+    own = tags.get(258, (16,))[0]
+    if own > 16:
         raise ValueError(f"pixel type {image.mode}: convert it to 8 or 16 bits a channel")
-    grey = (values >> (bits - 8)).astype(np.uint8)  # 只留高 8 位
+    grey = _shifted(np.asarray(image), bits or own)
     return Image.fromarray(255 - grey if tags.get(262) == 0 else grey)
 
 
-def read_image(path: Path) -> Image.Image:
+def _turned(file: ImageFile) -> Image.Image:
+    """The picture, decoded and turned as EXIF says."""
+    file.load()  # TIFF 在解码时已按方向标签转好，标签随之消失，故先解码再查方向
+    ImageOps.exif_transpose(file, in_place=True)
+    return file
+
+
+def _is_deep_colour(image: ImageFile) -> bool:
+    """Whether colours of 16 bits lie in a file of which Pillow keeps the high bytes; before it is loaded."""
+    return image.mode in ("RGB", "RGBA") and all(_deep_order(tile.args) for tile in image.tile) and bool(image.tile)
+
+
+def _deep_order(arguments: Any) -> re.Match[str] | None:
+    layout = arguments if isinstance(arguments, str) else next(iter(arguments or ()), None)
+    return _DEEP.fullmatch(layout) if isinstance(layout, str) else None
+
+
+def _deep_colour(path: Path, high: Image.Image) -> np.ndarray:
+    """All 16 bits of a colour picture, uint16 (H, W, 3), given its high bytes."""
+
+    def swapped(arguments: Any) -> Any:
+        order = _deep_order(arguments)
+        assert order is not None
+        other = order[1] + _OTHER_ORDER[order[2]]
+        return other if isinstance(arguments, str) else (other, *arguments[1:])
+
+    # 照另一种字节序再读一遍，Pillow 留下的就是低字节
+    with Image.open(path, formats=_FORMATS) as file:
+        file.tile = [tile._replace(args=swapped(tile.args)) for tile in file.tile]
+        low = np.asarray(_turned(file))[..., :3]
+    return np.asarray(high)[..., :3].astype(np.uint16) << 8 | low
+
+
+def read_image(path: Path, bits: int | None = None) -> Image.Image:
     """Decode a picture to 8-bit RGB.
 
     16-bit values keep their high byte, transparent pixels lie on white, palettes are looked up,
     the EXIF rotation is applied; of an animation the first frame counts.
 
+    Parameters
+    ----------
+    path : Path
+    bits : int, optional
+        How many of the 16 bits of a deep picture are used, 8 to 16: 0 is black, 2^bits − 1 white. By default what
+        the file says itself. Pictures of 8 bits are read as always.
+
     Raises
     ------
     DataError
         If the file cannot be decoded, or has more than 179 million pixels (twice Pillow's
-        ``MAX_IMAGE_PIXELS``: a decompression bomb); the message names it.
+        ``MAX_IMAGE_PIXELS``: a decompression bomb), or a value has more than ``bits`` bits; the message names it.
     """
-    with _opened(path) as image:
-        tags = dict(getattr(image, "tag_v2", {}))
-        size = _displayed_size(image)
-        image.load()  # TIFF 在解码时已按方向标签转好，标签随之消失，故先解码再查方向
-        ImageOps.exif_transpose(image, in_place=True)
+    with opened(path) as file:
+        tags, deep_colour = dict(getattr(file, "tag_v2", {})), bits is not None and _is_deep_colour(file)
+        size = _header(file).size
+        image = _turned(file)
         if image.size != size:  # 开始前的检查只读了文件头
             raise ValueError("its orientation stands behind its pixels; save it again")
         if image.mode.startswith("I") or image.mode == "F":
-            image = _to_8_bit(image, tags)
+            image = _grey_to_8_bit(image, tags, bits)
+        elif deep_colour and bits:
+            colours = Image.fromarray(_shifted(_deep_colour(path, image), bits))
+            if image.mode == "RGBA":
+                colours.putalpha(image.getchannel("A"))
+            image = colours
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)  # 透明处见白底
         return image if image.mode == "RGB" else image.convert("RGB")  # 免去一次整图复制
 
 
-def read_mask(path: Path) -> Image.Image:
-    """Decode a mask to an ``L`` image of 0 and 255: visible pixels that are not black are defect.
+def highest_value(path: Path) -> int:
+    """The highest value of a picture of more than 8 bits a channel.
 
     Raises
     ------
     DataError
-        If the file cannot be decoded; the message names it.
+        If the file cannot be decoded.
     """
-    with _opened(path) as image:
-        image.load()
-        image = ImageOps.exif_transpose(image)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-        elif image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):  # 这些模式里，零不一定是黑
-            image = image.convert("RGB")
-        values = np.asarray(image)  # 不经 convert("L")：1/65535 或 (0, 0, 1) 也不是零
-        if image.mode == "RGBA":
-            values = values[..., :3] * (values[..., 3:] > 0)  # 全透明的像素看不见，不算缺陷
-        defect = values != 0
-        return Image.fromarray((defect.any(-1) if defect.ndim == 3 else defect).astype(np.uint8) * 255)
+    with opened(path) as file:
+        is_colour = _is_deep_colour(file)
+        image = _turned(file)
+        return int((_deep_colour(path, image) if is_colour else np.asarray(image)).max())
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels, as displayed, from the header alone.
+class Header(NamedTuple):
+    """What is known of a picture before it is decoded.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Width and height in pixels, as displayed.
+    orientation : int
+        EXIF's, 1 to 8: how the stored picture is turned to be displayed; from 5 on width and height change places.
+    bits : int
+        A channel.
+    """
+
+    size: tuple[int, int]
+    orientation: int
+    bits: int
+
+
+def read_header(path: Path) -> Header:
+    """What a picture's header says.
 
     Raises
     ------
     DataError
         If the file is not a picture; the message names it.
     """
-    with _opened(path) as image:
-        return _displayed_size(image)
+    with opened(path) as image:
+        return _header(image)
 
 
-def _displayed_size(image: Image.Image) -> tuple[int, int]:
+def _header(image: ImageFile) -> Header:
+    tags = getattr(image, "tag_v2", {})
+    deep = tags.get(258, (16,))[0] if image.mode.startswith("I") else 16 if _is_deep_colour(image) else 8
     # PNG 的 getexif 会触发解码；TIFF 的 size 已按方向转好
-    if image.format == "PNG":
-        stored = not {"exif", "xmp", "XML:com.adobe.xmp"}.isdisjoint(image.info)
-    else:
-        stored = image.format != "TIFF"
+    if image.format == "TIFF":
+        return Header(image.size, tags.get(274, 1), deep)
+    if image.format == "PNG" and {"exif", "xmp", "XML:com.adobe.xmp"}.isdisjoint(image.info):
+        return Header(image.size, 1, deep)
+    orientation = image.getexif().get(0x0112, 1)
     # 方向标签 5 至 8：显示时行列互换
-    turned = stored and image.getexif().get(0x0112, 1) >= 5
-    return image.size[::-1] if turned else image.size
+    return Header(image.size[::-1] if orientation >= 5 else image.size, orientation, deep)

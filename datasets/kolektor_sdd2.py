@@ -21,8 +21,10 @@ from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
-from datasets.folder import GOOD, Entry, FolderDataset, Listing, pictures
-from datasets.images import DataError, is_folder, read_mask
+from datasets.folder import GOOD, Entry, FolderDataset, Listing
+from datasets.images import DataError, is_folder, is_picture
+from datasets.masks import read_mask
+from datasets.walk import visible
 
 
 class KolektorSDD2Dataset(FolderDataset):
@@ -44,10 +46,11 @@ class KolektorSDD2Dataset(FolderDataset):
     @classmethod
     def found(cls, root: Path, names: Collection[str] | None = None) -> list[str]:
         is_there = all(is_folder(root / mark) for mark in cls.MARKS)
-        return [cls.NAME] if is_there and any(p.stem.endswith("_GT") for p in pictures(root / "train")) else []
+        return [cls.NAME] if is_there and any(p.stem.endswith("_GT") for p in visible(root / "train")) else []
 
     def _list(self, split: str) -> Listing:
-        by_stem = {p.stem: p for p in pictures(self.folder / split)}
+        place = self.folder / split
+        by_stem = {p.stem: p for p in (visible(place) if is_folder(place) else ()) if is_picture(p)}
         files = [p for stem, p in by_stem.items() if stem.isdecimal()]  # 其余是掩码或副本
         masks = [by_stem.get(f"{p.stem}_GT") for p in files]
         for file, mask in zip(files, masks, strict=True):

@@ -5,6 +5,7 @@ MVTec AD 数据集，以及任何同样布局的文件夹（论文第 IV.A 节�
 A class is a folder::
 
     CLASS/train/good/*.png              normal pictures
+    CLASS/validation/good/*.png         in a folder of one's own: more normal pictures, which train nothing
     CLASS/test/good/*.png               normal pictures
     CLASS/test/TYPE/NAME.png            pictures with a defect of that type
     CLASS/ground_truth/TYPE/NAME_mask.png   their masks (NAME.png is taken too)

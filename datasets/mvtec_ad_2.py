@@ -32,3 +32,4 @@ class MVTecAD2Dataset(KindFolders):
     SOURCE: ClassVar[str] = "get MVTec AD 2: https://www.mvtec.com/company/research/datasets/mvtec-ad-2"
     FOLDERS: ClassVar[dict[str, str]] = {"train": "train", "validation": "validation", "test": "test_public"}
     TRUTH: ClassVar[str] = "test_public/ground_truth"
+    IGNORED: ClassVar[frozenset[str]] = frozenset({"test_private", "test_private_mixed"})

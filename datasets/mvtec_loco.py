@@ -19,8 +19,8 @@ IJCV 2022.
 from pathlib import Path
 from typing import ClassVar
 
-from datasets.folder import pictures
 from datasets.kind_folders import KindFolders
+from datasets.walk import walk
 
 
 class MVTecLOCODataset(KindFolders):
@@ -33,9 +33,8 @@ class MVTecLOCODataset(KindFolders):
     MARKS: ClassVar[tuple[str, ...]] = ("train/good", "test/logical_anomalies")
     SOURCE: ClassVar[str] = "get MVTec LOCO AD: https://www.mvtec.com/company/research/datasets/mvtec-loco"
     APART: ClassVar[tuple[str, ...]] = ("logical_anomalies", "structural_anomalies")
-    FOLDERS: ClassVar[dict[str, str]] = {"train": "train", "validation": "validation", "test": "test"}
     MASK: ClassVar[str] = "{}/000.png"
 
     @staticmethod
-    def _masks(files: list[Path], folder: Path) -> list[tuple[Path, ...]]:
-        return [tuple(pictures(folder / file.stem)) for file in files]
+    def _masks(names: list[Path], folder: Path) -> list[tuple[Path, ...]]:
+        return [tuple(walk(folder / name).pictures) for name in names]

@@ -3,16 +3,18 @@
 没有标注的图片：来自文件与文件夹。
 """
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from datasets.images import DataError, is_folder, is_picture, read_image
+from datasets.images import DataError, read_image
 from datasets.preprocessing import Preprocessing, words
+from datasets.walk import walk
 from system.errors import UserError
+
+_LONGEST = 200  # 字节；文件名至多 255，还要加序号、.png 与临时的扩展名
 
 
 class Picture(NamedTuple):
@@ -51,16 +53,17 @@ def find_pictures(inputs: list[Path], figures: Path | None = None) -> list[Pictu
         if own and place.exists() and own in (place.resolve(), *place.resolve().parents):
             raise UserError(f"{str(place)!r} is where figures go ({str(figures)!r}); give another --out")
         if place.is_dir():
-            files = [(place / below, place.resolve().name / below) for below in _below(place, own)]
+            below = walk(place, [own] if own else []).pictures
+            files = [(file, place.resolve().name / file.relative_to(place)) for file in below]
             if not files:
                 but = f" but in {str(figures)!r}, where figures go" if figures and figures.is_dir() else ""
-                raise UserError(f"no picture in {str(place)!r}{but}; PNG, JPEG, BMP and TIFF count")
+                raise UserError(f"no picture in {str(place)!r}{but}; PNG, JPEG, WebP, BMP, TIFF and the like count")
         elif place.exists():
             files = [(place, Path(place.name))]
         else:
             raise UserError(f"no picture or folder {str(place)!r}; give what is there")
         for file, name in files:
-            first = figure = name if name.suffix == ".png" else name.with_name(f"{name.name}.png")
+            first = figure = _figure_of(name)
             while figure in taken:  # 不同文件夹里的同名图片
                 taken[first] += 1
                 figure = first.with_stem(f"{first.stem}_{taken[first]}")
@@ -69,26 +72,18 @@ def find_pictures(inputs: list[Path], figures: Path | None = None) -> list[Pictu
     return found
 
 
-def _below(folder: Path, own: Path | None) -> list[Path]:
-    def unreadable(problem: OSError) -> None:
-        raise UserError(
-            f"cannot read folder {problem.filename!r} ({problem.strerror}); mend it or leave it out"
-        ) from problem
+def _figure_of(name: Path) -> Path:
+    """A picture's name as that of a PNG; one that would be too long for a file's, with what is added to it, is cut."""
+    own = name.stem if name.suffix == ".png" else name.name
+    while len(own.encode("utf-8", "surrogateescape")) > _LONGEST:
+        own = own[:-1]
+    return name.with_name(f"{own}.png")
 
-    found, seen = [], {own}
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
-        here = Path(place)
-        if here.resolve() in seen:  # 指回上层的链接，或自己写出的图
-            folders.clear()
-            continue
-        seen.add(here.resolve())
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for path in (here / name for name in files):
-            if is_picture(path):
-                found.append(path.relative_to(folder))
-            elif not path.name.startswith("."):
-                is_folder(path)  # 断了的链接：本来也许是一个文件夹的图片
-    return sorted(found)
+
+def find_others(inputs: list[Path], out: Path | None = None) -> list[Path]:
+    """The files in and below the folders named that are no pictures, but for those in ``out``."""
+    own = [out.resolve()] if out else []
+    return [file for place in inputs if place.is_dir() for file in walk(place, own).others]
 
 
 class NewPictures:
@@ -121,7 +116,7 @@ class NewPictures:
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.int64, np.bool_, np.ndarray]:
         file = self.files[index]
         try:
-            picture = read_image(file)
+            picture = read_image(file, self.preprocessing.bits)
             self._check(file, picture)
             framed, size, readable = self.preprocessing.framed(picture), picture.size, True  # (H, W, 3)
         except DataError as problem:

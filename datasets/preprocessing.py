@@ -25,6 +25,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet 的，RGB
 _MEAN, _STD = (np.array(v, np.float32).reshape(3, 1, 1) for v in (MEAN, STD))
 ROTATION = 10  # 度：Rd-MVTec AD 的旋转在 ±10° 之内
 PROTOCOLS = ("aligned", "rd")
+BITS = range(8, 17)
 
 Extent = int | tuple[int, int]
 
@@ -44,19 +45,23 @@ class Preprocessing:
         ±`ROTATION` degrees, then crops at a random place.
     seed : int
         Of the random angles and places; without effect on ``aligned``.
+    bits : int, optional
+        How many bits of deep pictures are used, see `datasets.images.read_image`.
     """
 
     resize: Extent = 256
     crop: Extent = 224
     protocol: str = "aligned"
     seed: int = 1024
+    bits: int | None = None
 
     def record(self) -> dict[str, Any]:
         """What is stored with the features; `from_record` is its inverse."""
         resize, crop = (v if isinstance(v, int) else list(v) for v in (self.resize, self.crop))
         record = {"resize": resize, "crop": crop, "interpolation": "lanczos", "mean": list(MEAN), "std": list(STD)}
-        # aligned 不抽随机数，也就不记种子
-        return record if self.protocol == "aligned" else record | {"protocol": self.protocol, "seed": self.seed}
+        # aligned 不抽随机数，也就不记种子；没有给的位数也不记
+        drawn = {} if self.protocol == "aligned" else {"protocol": self.protocol, "seed": self.seed}
+        return record | drawn | ({} if self.bits is None else {"bits": self.bits})
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Preprocessing":
@@ -70,8 +75,10 @@ class Preprocessing:
         made: Preprocessing | None
         try:
             resize, crop = (v if isinstance(v, int) else (v[0], v[1]) for v in (record["resize"], record["crop"]))
-            made = cls(resize, crop, record.get("protocol", cls.protocol), record.get("seed", cls.seed))
-            if not all(type(n) is int for n in (*_pair(resize), *_pair(crop), made.seed)):  # 布尔值与浮点数不算
+            more = record.get("protocol", cls.protocol), record.get("seed", cls.seed), record.get("bits", cls.bits)
+            made = cls(resize, crop, *more)
+            numbers = (*_pair(resize), *_pair(crop), made.seed, 8 if made.bits is None else made.bits)
+            if not all(type(n) is int for n in numbers) or numbers[-1] not in BITS:  # 布尔值与浮点数不算
                 made = None
         except (AttributeError, TypeError, LookupError):
             made = None
@@ -90,7 +97,7 @@ class Preprocessing:
         Parameters
         ----------
         size : (int, int)
-            Width and height of the picture, as Pillow and `datasets.images.read_size` give them.
+            Width and height of the picture, as Pillow and `datasets.images.read_header` give them.
         file : Path
             Its name, for the error.
 
@@ -116,6 +123,12 @@ class Preprocessing:
                 f"--crop {words(self.crop)}; give a larger --resize, a smaller --crop, or --crop 0"
             )
         return crop
+
+    def cut_off(self, size: tuple[int, int]) -> float:
+        """The share of a picture's area, of this width and height, that the crop cuts off."""
+        height, width = self._resized(size)
+        h, w = _pair(self.crop) if self.crop else (height, width)
+        return 1 - h * w / (height * width)
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
         if not isinstance(self.resize, int):

@@ -3,6 +3,8 @@
 内存够不够：开始之前就报错，而不是一小时后被杀死。
 """
 
+from typing import NamedTuple
+
 import torch
 
 from padim.counts import CHUNK
@@ -20,6 +22,13 @@ _GROUP = 12  # 留出一组时，其中每张图的每个像素占用的字节�
 _REMEDY = "a smaller --batch_size or --rd, another --arch (resnet18 needs the least), or a smaller --resize and --crop"
 
 
+class Room(NamedTuple):
+    """What stays free: bytes where the model is, and how many times as much is free as is needed."""
+
+    spare: int
+    times: float
+
+
 def check(
     model: Pretrained,
     name: str,
@@ -32,7 +41,7 @@ def check(
     stored: bool = True,
     more: int = 0,
     remedy: str = _REMEDY,
-) -> int:
+) -> Room:
     """Compare what a class will need with what is free.
 
     Parameters
@@ -55,8 +64,7 @@ def check(
 
     Returns
     -------
-    int
-        How many bytes stay free where the model is.
+    Room
 
     Raises
     ------
@@ -79,7 +87,7 @@ def check(
                 f"class {name!r} needs about {need / 1e9:.1f} GB of {place}, and {free / 1e9:.1f} GB are free{each}; "
                 f"{remedy} needs less"
             )
-    return free - need
+    return Room(wanted[-1][2] - wanted[-1][1], min(free / need for _, need, free in wanted))
 
 
 def check_group(model: PaDiM, name: str, size: int, spare: int) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets.folder import common_size
+from datasets.check import common_size, cut_off
 from datasets.preprocessing import Preprocessing
 from experiment import memory
 from experiment.batches import Images
@@ -23,6 +23,7 @@ from experiment.files.folder import Store
 from experiment.files.records import LEVELS, configuration
 from experiment.models import describe
 from experiment.options import decoding_threads
+from experiment.report.results import remark
 from experiment.studies import Studies, table
 from padim.backbone import find_architecture
 from padim.device import pick_device
@@ -57,7 +58,7 @@ class StudyRun:
     def __enter__(self) -> "StudyRun":
         args = self.args
         device = pick_device(args.device)
-        preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed)
+        preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed, args.bits)
         self._store = Store(args.save_path, args.arch)
         self._data, self._checked = check_data(args, preprocessing, self._store)
         for name, found in self._checked.items():
@@ -132,6 +133,8 @@ class StudyRun:
             for study, rows in self._studies.items()
         }
         self._file.take(self._name, figures)
+        for words in self._data.repeated(self._name):
+            remark(self._name, words)
 
     def report(self) -> None:
         """At the end: the tables, and where they are."""
@@ -159,9 +162,11 @@ class StudyRun:
         for name, found in self._checked.items():
             more = 4 * found.n_test * (2 * features + model.positions * model.channels)
             numbers = self.args.batch_size, found.n_train, found.n_test
-            memory.check(model, name, *numbers, stored=False, more=more, remedy=remedy)
+            room = memory.check(model, name, *numbers, stored=False, more=more, remedy=remedy)
+            if words := cut_off(found.longest, self._data.preprocessing, room.times):
+                remark(name, words)
 
 
 def _key(variant: Variant) -> tuple:
     """What a variant computes, whatever it is called."""
-    return *variant.layers, variant.reduction, variant.dimensions, variant.seed
+    return *variant.layers, variant.reduction, variant.dimensions, variant.seed, variant.covariance

@@ -6,17 +6,18 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from padim.backbone import Backbone, load_network, weights_sha256
+from padim.backbone import Backbone
 from padim.batches import Batch
 from padim.device import check_precision
 from padim.extraction import FORWARD, Extractor
+from padim.weights import load_network, weights_sha256
+from system.files import expanded
 
 _ACTIVATIONS = 2.2  # 前向时进程多占的内存，是同时存活的激活的倍数（实测：ResNet 2.0 至 2.2，EfficientNet-B5 1.6）
 
@@ -122,7 +123,7 @@ class Pretrained(ABC):
         network, self.is_imagenet = load_network(arch, weights)
         self.arch, self.device = arch, torch.device(device)
         self.size = size[0], size[1]
-        self.weights = weights if weights in ("imagenet", "random") else str(Path(weights).resolve())
+        self.weights = weights if weights in ("imagenet", "random") else str(expanded(weights).resolve())
         check_precision(precision, self.device)
         self.precision = precision
         self.weights_sha256 = weights_sha256(network)

@@ -20,6 +20,7 @@ from experiment.files.records import is_fitted_record
 from experiment.files.folder import Store
 from experiment.methods import METHODS, place, split_key
 from experiment.report.style import arch_label, class_order
+from experiment.report.threshold import class_thresholds
 from system.command import Parser
 from system.errors import UserError
 from system.files import read_json
@@ -44,11 +45,14 @@ class Results:
     training : bool
         Whether the classes are those whose training pictures have left-out scores, not those whose test
         pictures were scored.
+    unscored : bool
+        Whether classes without scored test pictures are among them: what only needs the fit is drawn from it.
     """
 
     store: Store
     content: dict[str, Any]
     training: bool = False
+    unscored: bool = False
 
     @property
     def command(self) -> str:
@@ -68,8 +72,8 @@ class Results:
 
     @cached_property
     def classes(self) -> list[str]:
-        """The classes that were scored, in the order of every figure."""
-        return [n for n in class_order(self.content["classes"]) if self.scores(n).exists()]
+        """The classes that were scored, where ``unscored`` all, in the order of every figure."""
+        return [n for n in class_order(self.content["classes"]) if self.unscored or self.scores(n).exists()]
 
     def scores(self, name: str) -> Path:
         """The file that a class has once it was scored."""
@@ -173,7 +177,11 @@ def architectures(root: Path, kind: str = "results") -> list[str]:
 
 
 def open_results(
-    root: Path, archs: Sequence[str] | None, lacking: Mapping[str, str] = EVERY, training: bool = False
+    root: Path,
+    archs: Sequence[str] | None,
+    lacking: Mapping[str, str] = EVERY,
+    training: bool = False,
+    unscored: bool = False,
 ) -> list[Results]:
     """The results of these models, or of every one that has some.
 
@@ -184,7 +192,7 @@ def open_results(
         Models' keys; the order is kept.
     lacking : mapping
         The methods that do not have what is to be drawn, and the words for that: left out unless named.
-    training : bool
+    training, unscored : bool
         As in `Results`.
 
     Raises
@@ -203,7 +211,7 @@ def open_results(
         what = f"no results of {missing[0]}" if missing else "no results"
         demo = f"; results of the sample data are in {str(root / 'demo')!r}" if architectures(root / "demo") else ""
         raise UserError(f"{what} in {str(root)!r} (--result); make them with: {_make(root, *missing[:1])}{demo}")
-    return [_open(root, key, training) for key in named or drawable]
+    return [_open(root, key, training, unscored) for key in named or drawable]
 
 
 def _make(root: Path, key: str = "wide_resnet50_2") -> str:
@@ -213,12 +221,18 @@ def _make(root: Path, key: str = "wide_resnet50_2") -> str:
     return f"python main.py {chosen}--arch {arch} --data_path FOLDER_OF_MVTEC_AD --save_path {root}"
 
 
-def _open(root: Path, arch: str, training: bool) -> Results:
+def _open(root: Path, arch: str, training: bool, unscored: bool) -> Results:
     store = Store(root, arch)
     content = store.read_results()
     if content is None:
         raise UserError(f"{str(store.results)!r} was deleted meanwhile; see --result")
-    results = Results(store, content, training)
+    results = Results(store, content, training, unscored)
+    rows = content["classes"].values()
+    if rows and not any(row["n_test"] for row in rows) and not (training or unscored):
+        raise UserError(
+            f"{str(store.results)!r} is of classes without test pictures, which this is drawn from: put some into "
+            f"CLASS/test/good and CLASS/test/KIND_OF_DEFECT, then: {results.command}"
+        )
     if not results.classes:
         missing, command = ("left-out scores", results.storing) if training else ("scored class yet", results.command)
         raise UserError(f"{str(store.results)!r} has no {missing}; make some with: {command}")
@@ -238,13 +252,14 @@ def chosen_classes(args: argparse.Namespace, *models: Results) -> list[str]:
     return [args.name]
 
 
-def check_same_pictures(name: str, models: Sequence[Results]) -> None:
+def check_same_pictures(name: str, models: Sequence[Results], remedy: str | None = None) -> None:
     """Raise UserError unless these models were run on the same test pictures of a class."""
     for other in models[1:]:
         if other.row(name)["test_files"] != models[0].row(name)["test_files"]:
             both = " and ".join(repr(str(each.store.results)) for each in (models[0], other))
             option = "--arch" if other.store.root == models[0].store.root else "--result"
-            raise UserError(f"{both} are of different test pictures of {name}; leave one of them out with {option}")
+            remedy = remedy or f"leave one of them out with {option}"
+            raise UserError(f"{both} are of different test pictures of {name}; {remedy}")
 
 
 def class_options(made: Parser) -> Parser:
@@ -261,9 +276,9 @@ def score_range(arrays: dict[str, Any]) -> tuple[float, float]:
     return low, high
 
 
-def normalised_threshold(arrays: dict[str, Any]) -> float | None:
+def normalised_threshold(results: Results, name: str, arrays: dict[str, Any]) -> float | None:
     """The image threshold on the scale of ``image_scores``, which is the class's min–max."""
-    raw, (low, high) = arrays["image_threshold_raw"], score_range(arrays)
+    raw, (low, high) = class_thresholds(results.store, name, arrays).decision, score_range(arrays)
     # 得分全都相同时无从归一化，也就没有阈值
     return None if raw is None or not high > low else float((raw - low) / (high - low))
 

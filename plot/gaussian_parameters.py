@@ -114,7 +114,7 @@ def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> F
 
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``gaussian_parameters_{class}_{arch}``."""
-    for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS):
+    for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS, unscored=True):
         for name in chosen_classes(args, results):
             stem = f"gaussian_parameters_{name}_{style.arch_short(results.store.key)}"
             yield from save(figure(results, name, args, say), args, stem)

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from experiment.methods import split_key
 from experiment.report import style
 from experiment.report.figures import PANELS, panel_images
-from padim.metrics import normalise
+from experiment.report.threshold import class_thresholds
 from system.errors import UserError
 from experiment.report.style import Say
 
@@ -85,11 +85,11 @@ def chosen_images(arrays: dict[str, Any], name: str, wanted: list[int] | None) -
 def panels(results: Results, name: str, arrays: dict[str, Any], indices: list[int]) -> Rows:
     """The five panels of each of these test images."""
     maps, images = results.pixels(name, len(arrays["files"]))
-    rows = []
+    rows, thresholds = [], class_thresholds(results.store, name, arrays)
     for i in indices:
-        scores = normalise(np.asarray(maps[i]), arrays["score_min"], arrays["score_max"])  # 全类同一尺度
+        scores = thresholds.scaled(np.asarray(maps[i]))  # 全类同一尺度
         truth = None if arrays["masks"] is None else arrays["masks"][i]
-        rows.append(panel_images(images[i], truth, scores, arrays["threshold"]))
+        rows.append(panel_images(images[i], truth, scores, thresholds.scaled_pixel))
     return rows
 
 

@@ -178,7 +178,7 @@ def figure(arch: str, records: list[dict[str, Any]], say: Say) -> Figure:
 
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``model_parameters_{arch}``."""
-    for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS):
+    for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS, unscored=True):
         arch, records = results.store.key, [results.provenance(name) for name in results.classes]
         drawing = figure(arch, records, say)
         yield from save(drawing, args, f"model_parameters_{style.arch_short(arch)}")

@@ -22,12 +22,15 @@ from experiment.methods import method_of, split_key, tolerance_of
 from experiment.report import style
 from experiment.scoring.answers import read_predictions
 from experiment.files.records import LEVELS
-from experiment.report.threshold import BEST_F1, ROUNDING
+from experiment.report.threshold import ROUNDING, class_thresholds
 from padim.metrics import FIGURES
 from system import command
 
 PARTS = Path(__file__).with_name("page")
-MAIN = ("image_rocauc", "published_image", "difference_image", "pixel_rocauc", "published_pixel", "difference_pixel")
+COMPARED = [
+    (f"{level}_rocauc", f"{level}_rocauc_interval", f"published_{level}", f"difference_{level}") for level in LEVELS
+]
+MAIN = tuple(key for each in COMPARED for key in each)
 COLUMNS = (*MAIN, *(key for key in FIGURES if key not in MAIN), "n_train", "n_test", "seconds")
 
 Entry = dict[str, Any]
@@ -66,11 +69,12 @@ def scored_class(results: Results, name: str, drawn: set[str]) -> Entry:
     files = arrays["files"].tolist()
     kinds = arrays["kinds"].tolist()
     names = sorted(set(kinds), key=lambda kind: (kind != "good", kind))
+    thresholds = class_thresholds(store, name, arrays)
     figures = [store.picture(name, i).relative_to(store.root).as_posix() for i in range(len(files))]
     return {
         "name": name,
-        "threshold": rounded(arrays["image_threshold_raw"]),
-        "origin": BEST_F1,
+        "threshold": rounded(thresholds.decision),
+        "origin": thresholds.origin,
         "files": factored(files),
         "labels": arrays["labels"].tolist(),
         "kinds": {"names": names, "of": [names.index(kind) for kind in kinds]},
@@ -98,11 +102,14 @@ def scored_run(results: Results, drawn: set[str]) -> Entry:
         },
         "verdict": content.get("verdict"),
         "tolerance": (content.get("verdict") or {}).get("tolerance", tolerance_of(key)),
-        "rows": [{"name": name, "figures": figures_of_merit(rows[name])} for name in style.class_order(rows)],
+        "rows": [
+            {"name": name, "figures": figures_of_merit(rows[name]), "remarks": rows[name]["remarks"]}
+            for name in style.class_order(rows)
+        ],
         "averages": [
             {"name": group, "figures": figures_of_merit(row)} for group, row in content["averages"].items() if row
         ],
-        "classes": [scored_class(results, name, drawn) for name in results.classes],
+        "classes": [scored_class(results, name, drawn) for name in results.classes if results.scores(name).exists()],
     }
 
 
@@ -145,7 +152,7 @@ def contents(root: Path) -> Entry:
     predictions = read_predictions(root)
     runs = [predicted_run(predictions, drawn)] if predictions else []
     if architectures(root) or not predictions:
-        runs = [scored_run(results, drawn) for results in open_results(root, None)] + runs
+        runs = [scored_run(results, drawn) for results in open_results(root, None, unscored=True)] + runs
     return {"rounding": ROUNDING, "columns": COLUMNS, "runs": runs}
 
 

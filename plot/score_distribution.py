@@ -38,6 +38,7 @@ def figure(results: Results, say: Say) -> Figure:
     panels = drawing.subplots(rows, columns, sharex=True, squeeze=False)
     for axes in panels.flat[len(names) :]:
         axes.remove()  # 末行空着的格子
+    highest = 1.0  # 由好图得分而来的阈值，可能在所有测试图片之上
     for name, axes in zip(names, panels.flat, strict=False):
         arrays = results.arrays(name)
         for label, colour in ((0, style.NORMAL_COLOUR), (1, style.DEFECT_COLOUR)):
@@ -45,11 +46,12 @@ def figure(results: Results, say: Say) -> Figure:
             # 半透明的填充，重叠处也看得出；再描边
             axes.hist(scores, BINS, histtype="stepfilled", color=colour, alpha=0.45)
             axes.hist(scores, BINS, histtype="step", color=colour, lw=0.9)
-        threshold = normalised_threshold(arrays)  # 图像级 F1 最佳处
+        threshold = normalised_threshold(results, name, arrays)
         if threshold is not None:
             axes.axvline(threshold, color="black", ls="--", lw=0.9)
+            highest = max(highest, 1.03 * threshold if threshold > 1 else 1)
         axes.set_title(style.printable(name))
-        axes.set(xlim=(0, 1), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"))
+        axes.set(xlim=(0, highest), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"))
         axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
     drawing.supxlabel(say("Image score, normalised over the class", "图像得分（按类别归一化）"), size=style.TEXT_SIZE)
     drawing.supylabel(say("Test images", "测试图像数"), size=style.TEXT_SIZE)

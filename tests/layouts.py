@@ -103,6 +103,24 @@ def mvtec_ad_2(root: Path) -> None:
             picture(root / name / f"test_private_mixed/{i:03d}_mixed.png")
 
 
+def mvtec_3d(root: Path) -> None:
+    """Pictures, point clouds and masks in folders of each kind; masks of good pictures, too."""
+    for name in ("bagel", "tire"):
+        for split, kind, count in (
+            ("train", "good", 4),
+            ("validation", "good", 2),
+            ("test", "good", 2),
+            ("test", "cut", 2),
+        ):
+            for i in range(count):
+                place, defect = root / name / split / kind, [SQUARE] if kind == "cut" else []
+                picture(place / f"rgb/{i:03d}.png", *defect)
+                (place / "xyz").mkdir(exist_ok=True)
+                Image.fromarray(np.zeros(SIZE[::-1], np.float32)).save(place / f"xyz/{i:03d}.tiff")
+                if split == "test":
+                    mask(place / f"gt/{i:03d}.png", *defect)
+
+
 def kolektor_sdd2(root: Path) -> None:
     """Tall pictures of several sizes; a defect among the training pictures; a copy that is no picture of the set."""
     defects = {"train": (2,), "test": (1, 3)}
@@ -129,7 +147,7 @@ def elpv(root: Path) -> None:
 
 
 LAYOUTS: dict[str, Callable[[Path], None]] = {
-    draw.__name__: draw for draw in (mvtec, visa, btad, mvtec_loco, mvtec_ad_2, kolektor_sdd2, elpv)
+    draw.__name__: draw for draw in (mvtec, visa, btad, mvtec_loco, mvtec_ad_2, mvtec_3d, kolektor_sdd2, elpv)
 } | {"elpv_lots": elpv}
 WITHOUT_MASKS = ("elpv", "elpv_lots")
 CLASSES = {
@@ -138,6 +156,7 @@ CLASSES = {
     "btad": ["01", "02"],
     "mvtec_loco": ["pushpins", "screw_bag"],
     "mvtec_ad_2": ["can", "vial"],
+    "mvtec_3d": ["bagel", "tire"],
     "kolektor_sdd2": ["kolektor_sdd2"],
     "elpv": ["elpv_mono", "elpv_poly"],
     "elpv_lots": ["elpv_mono", "elpv_poly"],

@@ -11,7 +11,8 @@ from layouts import CLASSES, LAYOUTS, OTHER, SIZE, SQUARE, WITHOUT_MASKS, btad, 
 from PIL import Image
 
 from datasets.catalogue import DATASETS, find_classes, locate
-from datasets.folder import SPLITS, check_class, remarks
+from datasets.check import check_class, cut_off
+from datasets.folder import SPLITS
 from datasets.images import DataError
 from datasets.preprocessing import Preprocessing, to_pictures
 from system.errors import UserError
@@ -196,7 +197,7 @@ def test_ad_2_is_tested_on_what_has_labels(tmp_path):
     picture(tmp_path / "vial/validation/good/2.png", size=(80, 80))  # 验证图片也要合得来
     with pytest.raises(UserError, match=r"2\.png' comes out at 36x36"):
         check_class(DATASETS["mvtec_ad_2"], tmp_path, "vial", Preprocessing(36, 0))
-    assert not len(DATASETS["mvtec"](tmp_path, "vial", "validation"))  # MVTec 布局里的 validation 不归谁用
+    assert len(DATASETS["mvtec"](tmp_path, "vial", "validation")) == 3  # MVTec 布局里的 validation 也一样
 
 
 def test_kolektor_leaves_out_training_pictures_with_defects(tmp_path):
@@ -206,9 +207,7 @@ def test_kolektor_leaves_out_training_pictures_with_defects(tmp_path):
     assert test.names() == [f"test/{i}.png" for i in range(20000, 20004)] and test.left_out == 0
     assert test.kinds == ["good", "defect", "good", "defect"]
     checked = check_class(DATASETS["kolektor_sdd2"], tmp_path, "kolektor_sdd2", WHOLE)
-    assert remarks({"kolektor_sdd2": checked}, WHOLE) == [
-        "kolektor_sdd2: training pictures left out because they show a defect: 1"
-    ]
+    assert checked.remarks == ["training pictures left out because they show a defect: 1"]
     values = np.zeros((63, 23), np.uint8)
     values[5, 5] = 1
     save(tmp_path / "train/10000_GT.png", values)  # 在同一进程里改了掩码，也看得出
@@ -228,9 +227,7 @@ def test_elpv_follows_its_table(tmp_path):
         assert test.names() == [f"images/cell{i:04d}.png" for i in [*tested, 1, 16]]
         assert test.kinds == ["good"] * 3 + ["1.00", "0.67"] and (train.left_out, test.left_out) == (1, 0)
     checked = check_class(DATASETS["elpv"], tmp_path, "elpv_poly", WHOLE)
-    assert remarks({"elpv_poly": checked}, WHOLE) == [
-        "elpv_poly: pictures left out because experts were unsure of a defect (probability 0.33): 2"
-    ]
+    assert checked.remarks == ["pictures left out because experts were unsure of a defect (probability 0.33): 2"]
 
 
 def random_first(items, count):
@@ -314,11 +311,12 @@ def test_an_unknown_split(tmp_path):
 @pytest.mark.parametrize(
     ("size", "options", "words"),
     [
-        ((30, 80), (), "2.7 times as long as wide, whose ends the published preprocessing, --resize 256 --crop 224 "
-         "cuts off; --resize 608x224 --crop 0 keeps them"),
-        ((80, 30), (), "--resize 224x608 --crop 0 keeps them"),
-        ((80, 30), (300, 256), "whose ends --resize 300 --crop 256 cuts off; --resize 256x672 --crop 0 keeps them"),
-        ((60, 40), (), None), ((40, 40), (), None), ((30, 80), (64, 0), None), ((30, 80), ((608, 224), 0), None),
+        ((30, 80), (), "2.7 times as long as wide; the published preprocessing, --resize 256 --crop 224 "
+         "cuts off 71 % of their area; --resize 608x224 --crop 0 keeps all of it, and so does --resize 224x224"),
+        ((80, 30), (), "--resize 224x608 --crop 0 keeps all of it"),
+        ((80, 30), (300, 256), "--resize 300 --crop 256 cuts off 73 % of their area; --resize 256x672 --crop 0 keeps"),
+        ((64, 48), (), "cuts off 43 % of their area; --resize 224x288 --crop 0"),
+        ((45, 40), (), None), ((40, 40), (), None), ((30, 80), (64, 0), None), ((30, 80), ((608, 224), 0), None),
         ((30, 80), (64, (64, 48)), None),
     ],
 )  # fmt: skip
@@ -328,15 +326,26 @@ def test_ends_that_are_cut_off(tmp_path, size, options, words):
             picture(tmp_path / name / f"train/good/{i}.png", size=size if name == "a" else (40, 40))
     preprocessing = Preprocessing(*options)
     checked = {name: check_class(DATASETS["mvtec"], tmp_path, name, preprocessing) for name in ("a", "b")}
-    lines = remarks(checked, preprocessing)
+    lines = [line for found in checked.values() if (line := cut_off(found.longest, preprocessing, 10))]
     if words is None:
         assert not lines
         return
     (line,) = lines
-    assert line.startswith(f"a: pictures up to {max(size) / min(size):.1f} times") and words in line
-    kept = words.split("--resize ")[-1].split()[0].split("x")
+    assert line.startswith(f"pictures up to {max(size) / min(size):.1f} times") and words in line
+    kept = line.split("area; --resize ")[1].split()[0].split("x")
     width, height = size
     assert int(kept[0]) / int(kept[1]) == pytest.approx(height / width, rel=0.05)
+    assert line.endswith(f"--resize {preprocessing.crop}x{preprocessing.crop} --crop 0, stretched to a square")
+
+
+def test_what_is_advised_fits_into_memory():
+    """The sides become shorter until it does; where nothing does, a square is left."""
+    published = Preprocessing()
+    assert "--resize 224x2240 --crop 0 keeps" in (cut_off((160, 1600), published, 10) or "")
+    assert "--resize 96x960 --crop 0 keeps" in (cut_off((160, 1600), published, 2) or "")
+    assert "--resize 32x3200 --crop 0 keeps" in (cut_off((20, 2000), published, 3) or "")
+    line = cut_off((20, 2000), published, 1.5)
+    assert line and line.count("--resize") == 2 and "--resize 224x224 --crop 0 keeps all of it, stretched" in line
 
 
 def test_the_pictures_are_read_as_they_lie(tmp_path):

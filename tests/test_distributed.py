@@ -52,8 +52,8 @@ def finish(ranks: int, data: Path, out: Path, *options: str) -> str:
     return said
 
 
-def results(out: Path) -> dict:
-    return json.loads((out / "results_resnet18.json").read_text(encoding="utf-8"))
+def results(out: Path, arch: str = "resnet18") -> dict:
+    return json.loads((out / f"results_{arch}.json").read_text(encoding="utf-8"))
 
 
 def assert_same(out: Path, wanted: Path) -> None:
@@ -110,6 +110,19 @@ def test_the_images_of_a_class_are_divided(data, alone, tmp_path, ranks):
     assert_same(tmp_path / "out", alone)
     assert results(tmp_path / "out")["classes"]["flange"]["seconds"]["communication"] > 0
     assert said.count("wrote results:") == 1 and said.count("flange: image ROC AUC") == 1
+
+
+def test_a_trained_network_on_two_ranks(data, tmp_path):
+    trained = ["--arch", "efficientnet_lite0", "--weights", "imagenet", "--classes", "flange"]
+    trained += ["--resize", "75x110", "--crop", "0", "--figures", "none"]
+    for ranks, name in ((1, "alone"), (2, "out")):
+        finish(ranks, data, tmp_path / name, *trained)
+    ours, theirs = (tmp_path / name for name in ("out", "alone"))
+    maps = [np.load(out / "scores_efficientnet_lite0/flange_maps.npy") for out in (ours, theirs)]
+    np.testing.assert_allclose(*maps, rtol=1e-4)
+    rows = [results(out, "efficientnet_lite0")["classes"]["flange"] for out in (ours, theirs)]
+    for key in ("image_rocauc", "pixel_rocauc", "pixel_aupro"):
+        assert rows[0][key] == pytest.approx(rows[1][key], abs=5e-5)
 
 
 def test_groups_are_left_out_by_one_process_each(data, alone, tmp_path):

@@ -14,8 +14,8 @@ from conftest import ROOT
 from mvtec_server import WHOLE, Server, data_set, error, files, pack, serving, unpacked
 
 from datasets import download
+from datasets.check import check_class
 from datasets.download import ARCHIVE, get_mvtec, main
-from datasets.folder import check_class
 from datasets.mvtec import CLASSES, MVTecDataset
 from system.errors import UserError
 

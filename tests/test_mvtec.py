@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision import transforms
 
 from datasets.catalogue import find_classes
-from datasets.folder import check_class
+from datasets.check import check_class
 from datasets.images import DataError
 from datasets.mvtec import CLASSES, OBJECTS, TEXTURES, MVTecDataset
 from datasets.preprocessing import to_pictures

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from datasets.catalogue import find_classes, locate
-from datasets.folder import check_class
-from datasets.images import DataError, read_image, read_mask, read_size
+from datasets.check import check_class
+from datasets.images import DataError, read_header, read_image
+from datasets.masks import read_mask
 from datasets.mvtec import MVTecDataset
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -62,7 +63,7 @@ def test_a_thin_picture_that_grows_is_named_before_it_is_decoded(folder):
 def test_a_hundred_megapixels_are_no_bomb(folder):
     (folder / "large.png").write_bytes(png(12_000, 8_500))
     with pytest.warns(Image.DecompressionBombWarning):  # main.py 不显示这条警告
-        assert read_size(folder / "large.png") == (12_000, 8_500)
+        assert read_header(folder / "large.png").size == (12_000, 8_500)
 
 
 def test_a_text_that_grows_is_refused(folder):
@@ -93,7 +94,7 @@ def test_animations_give_their_first_frame(tmp_path):
         assert Image.open(tmp_path / name).n_frames == 2
         difference = np.abs(np.asarray(read_image(tmp_path / name)).astype(int) - RGB)
         assert difference.max() <= (0 if kind != "GIF" else 80) and difference.mean() < 20
-        assert read_size(tmp_path / name) == (60, 40)
+        assert read_header(tmp_path / name).size == (60, 40)
         assert np.asarray(read_mask(tmp_path / name)).any()
 
 

@@ -435,6 +435,28 @@ def test_auroc_table(root, store, tmp_path, figures):
     assert len({line.count("|") for line in text.splitlines() if line}) == 1
 
 
+def test_intervals_in_the_tables(root, store, tmp_path, capsys):
+    rows = store.read_results()["classes"]
+    run("auroc_table", "--result", root, "--out", tmp_path, "--interval", "--format", "png")
+    text, tex = ((tmp_path / f"auroc_table.{suffix}").read_text(encoding="utf-8") for suffix in ("md", "tex"))
+    with open(tmp_path / "auroc_table.csv", encoding="utf-8") as file:
+        lines = {line["class"]: line for line in csv.DictReader(file)}
+    shown = 0
+    for name, row in rows.items():
+        for level in ("image", "pixel"):
+            ends = row[f"{level}_rocauc_interval"]
+            found = [lines[name][f"resnet18_{level}_{end}"] for end in ("low", "high")]
+            assert found == (["", ""] if ends is None else [f"{end:.6f}" for end in ends])
+            if ends is not None:
+                words = f"{row[f'{level}_rocauc']:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]"
+                assert words in text and words in tex
+                shown += 1
+    assert shown and text.count("[") == shown  # 平均与发表值没有
+    assert lines["all"]["resnet18_pixel_low"] == ""
+    assert script("auroc_table").main(["--result", str(root), str(root), "--interval"]) == 2
+    assert "give one --result" in capsys.readouterr().err
+
+
 def cells(block: str) -> dict[str, list[str]]:
     """The cells of a Markdown table, by a row's first one."""
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]

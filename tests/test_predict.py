@@ -159,7 +159,7 @@ def test_a_class_that_loses_its_labels_gets_left_out_scores_then(data, tmp_path,
     own, out = shutil.copytree(data / "linen", tmp_path / "linen"), tmp_path / "out"
     command = [*FAST, "--data_path", str(own), "--save_path", str(out), "--resize", "64", "--crop", "0"]
     assert main.main(command) == 0
-    model, left_out = out / "temp_resnet18/train_linen.pkl", out / "scores_resnet18/linen_left_out.npz"
+    model, left_out = out / "temp_resnet18/train_linen.pkl", out / "temp_resnet18/train_linen_left_out.npz"
     before = model.stat().st_mtime_ns
     assert not left_out.exists()
     shutil.rmtree(own / "test/good")

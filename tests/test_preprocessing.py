@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F  # noqa: N812
 
 from datasets.catalogue import find_classes, locate
-from datasets.folder import check_class, common_size
+from datasets.check import check_class, common_size
 from datasets.images import DataError
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset

@@ -10,7 +10,7 @@ from PIL import Image
 from datasets import recipes
 from datasets import sample as sample_module
 from datasets.catalogue import find_classes
-from datasets.folder import check_class
+from datasets.check import check_class
 from datasets.mvtec import MVTecDataset
 from datasets.recipes import CLASSES
 from datasets.sample import MARK, drawn_by, main, renew_sample, write_sample

@@ -23,8 +23,7 @@ from tqdm import tqdm
 from experiment.files.folder import Store
 from experiment.files.records import LEVELS
 from experiment.report import style
-from experiment.report.threshold import Thresholds
-from padim.metrics import normalise
+from experiment.report.threshold import Thresholds, class_thresholds
 from system.files import replacing
 from system.resources import cores
 
@@ -121,7 +120,7 @@ class LocalizationCanvas:
         truth : ndarray (H, W), or None
             Non-zero is defect; None where the class has no masks.
         scores : ndarray, (H, W) float
-            Normalised to [0, 1] over the class.
+            On the colour scale: 0 to 1.
         threshold : float or None
             None where the labels define none.
 
@@ -194,13 +193,13 @@ class Drawer:
         if not indices:
             return Drawings(name, [])
         maps, images = (np.load(path, mmap_mode="r") for path in (store.maps(name), store.images(name)))
-        masks, low, high = arrays["masks"], arrays["score_min"], arrays["score_max"]
-        canvas = canvas_for(*maps.shape[1:])
+        thresholds = class_thresholds(store, name, arrays)
+        masks, pixel, canvas = arrays["masks"], thresholds.scaled_pixel, canvas_for(*maps.shape[1:])
 
         def one(i: int) -> None:
-            scores = normalise(np.asarray(maps[i]), low, high)
+            scores = thresholds.scaled(np.asarray(maps[i]))
             truth = None if masks is None else masks[i]
-            save_picture(canvas.draw(images[i], truth, scores, arrays["threshold"]), store.picture(name, i))
+            save_picture(canvas.draw(images[i], truth, scores, pixel), store.picture(name, i))
 
         return Drawings(name, [(lambda i=i: one(i), self._pool.submit(one, i)) for i in indices])
 
@@ -263,4 +262,6 @@ def roc_drawing(curves: Curves, say: style.Say) -> Figure:
 def roc_figure(curves: Curves, path: Path) -> None:
     """Write `roc_drawing` as a PNG, in English."""
     with style.look() as say, replacing(path, sync=False) as temporary:
-        roc_drawing(curves, say).savefig(temporary, format="png", dpi=300)
+        drawing = roc_drawing(curves, say)
+        with style.legible(drawing):
+            drawing.savefig(temporary, format="png", dpi=300)

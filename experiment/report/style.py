@@ -6,6 +6,7 @@ Inside ``with look(language) as say`` matplotlib is set up for print, and ``say(
 returns the wording of that language.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -15,6 +16,8 @@ from typing import TypedDict
 
 import matplotlib
 from matplotlib import font_manager
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from datasets.mvtec import OBJECTS, TEXTURES
 from experiment.methods import METHODS, NETWORKS, method_of, split_key
@@ -145,6 +148,55 @@ def _is_cff(path: str) -> bool:
             file.seek(int.from_bytes(head[12:16], "big"))
             head = file.read(4)
     return head[:4] == b"OTTO"
+
+
+@contextmanager
+def legible(figure: Figure) -> Iterator[None]:
+    """Within it a figure is saved, in fonts that have all of its characters, as far as this machine has them.
+
+    Classes and kinds of defect are named in any script, whatever the language of the figure.
+    """
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    characters = {ord(c) for text in texts for c in text.get_text() if c.isprintable()}
+    families = list(matplotlib.rcParams["font.sans-serif"])
+    left = characters.difference(*map(_characters, families))
+    pdf = matplotlib.rcParams["pdf.fonttype"]
+    for family in _families() if left else ():
+        if left & (found := _characters(family)):
+            families.append(family)
+            left -= found
+            if _is_cff(font_manager.findfont(font_manager.FontProperties(family=[family]))):
+                pdf = 3
+        if not left:
+            break
+    for text in texts if len(families) > len(matplotlib.rcParams["font.sans-serif"]) else ():
+        text.set_fontfamily(families)  # 逐个写明：只写 sans-serif，matplotlib 就只取其中的第一种
+    with matplotlib.rc_context({"pdf.fonttype": pdf}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")  # 哪种字体都没有的字：画成方框
+        yield
+
+
+def _families() -> list[str]:
+    """The installed upright fonts of regular weight, the usual Chinese one first."""
+    try:
+        first = [chinese_font()[0]]
+    except UserError:
+        first = []
+    entries = [
+        e for e in font_manager.fontManager.ttflist if e.style == "normal" and str(e.weight) in ("400", "normal")
+    ]
+    others = sorted({e.name for e in entries}, key=lambda name: ("sans" not in name.lower(), name))
+    return first + [name for name in others if "last resort" not in name.lower()]
+
+
+@lru_cache
+def _characters(family: str) -> frozenset[int]:
+    """The code points that a font has glyphs for; none where it cannot be read, as a bitmap font."""
+    try:
+        path = font_manager.findfont(font_manager.FontProperties(family=[family]), fallback_to_default=False)
+        return frozenset(font_manager.get_font(path).get_charmap())
+    except (ValueError, OSError, RuntimeError):
+        return frozenset()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ Its distance to the Gaussians of all others, or of all other lots, does (`padim.
 labelled test set tells, a percentile of these scores is the threshold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from experiment.files.folder import Store
+from experiment.files.records import TEST_SET, is_fitted_record
 from padim.metrics import normalise
 from system.errors import UserError
+from system.files import read_json
 
 PERCENTILE = 99.0
 BEST_F1 = "best F1 on the labelled test set"
-TEST_SET = ("image_threshold_raw", "threshold_raw", "score_min", "score_max")  # 测试集的数组里，阈值与色标要的
 DEVIATIONS = 5  # 高出中位数这么多个稳健标准差的训练图像，算不合群
 _ROBUST = 1.4826  # 正态分布的标准差与中位数绝对偏差之比
 ROUNDING = 1e-4  # 相对；同一张图的得分因批大小、线程数、PyTorch 或 ONNX 而有的舍入差，至多如此
@@ -128,9 +129,9 @@ def find_thresholds(
     Parameters
     ----------
     features : Path
-        The pickle, within the result folder that main.py wrote; or what was exported from it.
+        The pickle, or what was exported from it, for the message.
     record : dict
-        The JSON beside it; of an exported model its metadata, with ``test_set`` as of `read_test_set`.
+        The JSON beside it; of an exported model its metadata.
     given : float, optional
         The decision threshold that the user wants.
     percentile : float, optional
@@ -145,11 +146,9 @@ def find_thresholds(
     -----
     The decision threshold is the one given; else, unless a percentile is asked for, the one with the
     best F1 on the test set's image scores; else a percentile of the good images' scores. The pixel
-    threshold is the one with the best F1 on the test set's pixels, else the decision threshold. The
-    colours span the test set's scores; else 0 to twice the decision threshold; else 0 to 2√d, since a
-    normal patch's squared distance is d on average.
+    threshold is the one with the best F1 on the test set's pixels, else the decision threshold.
     """
-    known = record["test_set"] if "test_set" in record else read_test_set(features, record)
+    known = record["test_set"] or dict.fromkeys((*TEST_SET, "origin"))
     good, kind = record["validation_scores"], "validation scores"
     if good is None:
         good, how = record["left_out_scores"], how_left_out(record)
@@ -159,28 +158,61 @@ def find_thresholds(
             f"{str(features)!r} has no left-out scores for --percentile: main.py makes them where there is no labelled "
             "test set, and with --leave_out; run it so, or give --threshold instead"
         )
-    best, pixel, low, high = (known[key] for key in TEST_SET)
+    best, pixel = (known[key] for key in TEST_SET[:2])
+    decision: float | None
     if given is not None:
         decision, origin = given, "given"
     elif percentile is None and best is not None:
-        decision, origin = best, BEST_F1
+        decision, origin = best, known["origin"] or BEST_F1
     elif good is not None:
         percentile = PERCENTILE if percentile is None else percentile
         decision = float(np.percentile(good, percentile))
         origin = f"{percentile:g}th percentile of {len(good)} {kind}"
     else:
         decision, origin = None, "none: give --threshold"
-    if low is None or high is None or not high > low:
-        low, high = 0.0, 2 * (decision if decision and decision > 0 else sqrt(len(record["dimensions"])))
+    low, high = colour_range(known, decision, len(record["dimensions"]))
     return Thresholds(decision, decision if pixel is None else pixel, origin, low, high, good)
 
 
-def read_test_set(features: Path, record: dict[str, Any]) -> dict[str, float | None]:
-    """What the result folder knows of the class's test set: `TEST_SET`, None where it knows nothing.
+def colour_range(test_set: Mapping[str, Any], decision: float | None, dimensions: int) -> tuple[float, float]:
+    """The ends of the colour scale of all figures, of raw maps.
 
-    Parameters are those of `find_thresholds`; where the pickle lies elsewhere, nothing is known.
+    Where the test set's labels gave a threshold, the colours span its scores. Else they run from 0 to twice the
+    decision threshold; else they span the test set's scores, too; else from 0 to 2√d, since a normal patch's squared
+    distance is d on average.
     """
-    features = features.absolute()  # 在其文件夹之内给出文件名也行
-    store, name = Store(features.parent.parent, record["arch"]), features.stem.removeprefix("train_")
-    arrays = (store.read_arrays(name) if store.fitted(name) == features else None) or {}
-    return {key: None if arrays.get(key) is None else float(arrays[key]) for key in TEST_SET}
+    best, pixel, low, high = (test_set[key] for key in TEST_SET)
+    twice = 2 * decision if decision is not None and decision > 0 else None
+    if twice is not None and best is None and pixel is None:  # 没有标签：正常图片自己的最高分不该是最深的红
+        return 0.0, twice
+    if low is not None and high is not None and high > low:
+        return low, high
+    return 0.0, twice or 2 * sqrt(dimensions)
+
+
+def class_thresholds(store: Store, name: str, arrays: Mapping[str, Any]) -> Thresholds:
+    """The thresholds of a class in its result folder: what predict.py takes, for figures, tables and page, too.
+
+    Parameters
+    ----------
+    store : Store
+    name : str
+    arrays : mapping
+        The small arrays of its test set; empty where it has none.
+    """
+    record = read_json(store.fitted(name).with_suffix(".json"))
+    return thresholds_of(store.fitted(name), record if is_fitted_record(record) else None, arrays)
+
+
+def thresholds_of(features: Path, record: dict[str, Any] | None, arrays: Mapping[str, Any]) -> Thresholds:
+    """As `class_thresholds`, from the content of the JSON beside the pickle; None where no features are stored."""
+    known = record or {"left_out_scores": None, "validation_scores": None, "dimensions": [0]}
+    return find_thresholds(features, known | {"test_set": test_set(arrays)}, None, None)
+
+
+def test_set(arrays: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the JSON beside a pickle keeps of a class's test set, from its arrays; None where they are none."""
+    if not arrays:
+        return None
+    known = {key: None if arrays.get(key) is None else float(arrays[key]) for key in TEST_SET}
+    return known | {"origin": None if known["image_threshold_raw"] is None else BEST_F1}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from datasets.preprocessing import MEAN, STD
-from experiment.report.threshold import Thresholds, read_test_set
+from experiment.report.threshold import Thresholds
 from experiment.scoring.onnx_model import INPUT, OUTPUTS
 from padim.export import Deployed
 from padim.model import PaDiM
@@ -43,7 +43,6 @@ def metadata(features: Path, record: dict[str, Any], thresholds: Thresholds, hal
         "pixel_threshold": thresholds.pixel,
         "threshold_origin": thresholds.origin,
         "colours": [thresholds.low, thresholds.high],
-        "test_set": read_test_set(features, record),
         "half": half,
     }
 

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiment.files.records import NUMBER, is_fitted_record, matches
-from experiment.report.threshold import TEST_SET
 from system.errors import UserError
 from system.resources import cores
 
@@ -24,7 +23,6 @@ EXPORTED = {
     "pixel_threshold": (NUMBER, None),
     "threshold_origin": str,
     "colours": [NUMBER],
-    "test_set": dict.fromkeys(TEST_SET, (NUMBER, None)),
     "half": bool,
 }
 

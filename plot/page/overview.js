@@ -7,9 +7,16 @@ function define(list, pairs) {
   list.replaceChildren(...pairs.filter(([, value]) => value !== null).map(entry));
 }
 
+/** What the run had to say, a line each. */
+function remark(list, lines) {
+  list.replaceChildren(...lines.map((line) => make("li", {}, line)));
+  list.hidden = !lines.length;
+}
+
 /** One figure of a row in print. */
 function printed(column, value) {
   if (column.startsWith("n_")) return String(value);
+  if (column.endsWith("_interval")) return value.map((end) => end.toFixed(4)).join("–");
   if (column === "seconds") return value.toFixed(1);
   if (column.startsWith("published")) return value.toFixed(3);
   if (!column.startsWith("difference")) return value.toFixed(4);
@@ -55,7 +62,7 @@ function sorted(rows) {
   const { column, descending } = sorting;
   if (column === null) return rows;
   const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b, undefined, { numeric: true }) : a - b);
-  const value = (row) => (column === "class" ? row.name : (row.figures[column] ?? null));
+  const value = (row) => (column === "class" ? row.name : ([row.figures[column]].flat()[0] ?? null)); // 区间按下端排
   return [...rows].sort((one, other) => {
     const [a, b] = [value(one), value(other)];
     if (a === null || b === null) return (a === null) - (b === null); // 没有的总在最后
@@ -91,6 +98,9 @@ function showTable() {
       return make("tr", {}, make("th", { scope: "row" }, name), ...cells(row, columns));
     }),
   );
+  // 没有打分的类没有自己的一页：它的话写在这里
+  const apart = run.rows.filter((row) => !run.classes.some((each) => each.name === row.name));
+  remark(part("others"), apart.flatMap((row) => row.remarks.map((line) => `${row.name}${say("colon")}${line}`)));
   const average = (row) => make("th", { scope: "row" }, heading(row.name));
   foot.replaceChildren(...run.averages.map((row) => make("tr", {}, average(row), ...cells(row, columns, ""))));
 }
