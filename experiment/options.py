@@ -20,6 +20,7 @@ from system.command import Parser
 from system.resources import cores
 
 STUDIES = ("layers", "dimensions", "seeds")
+SCALES = ("class", "threshold")  # experiment.report.colours
 THREADS = {"cpu": 8, "cuda": 16}  # 解码线程至多这么多：网络在 CPU 上算时，核要分着用
 
 DEMO = {
@@ -180,6 +181,13 @@ def options() -> dict[str, Option]:
             (("choices", ["random", "pca"]),),
         ),
         "figures": Option("all", "a class: all (default), none, a number", _figures, (("metavar", "N"),)),
+        "colours": Option(
+            None,
+            "of heat maps: class, the class's least to largest score; threshold, 0 to twice the threshold (default: "
+            "class where figures were published, else threshold)",
+            None,
+            (("choices", list(SCALES)),),
+        ),
         "leave_one_out": _flag("score each training picture as if left out: a threshold without labels"),
         "no_features": _flag("neither read nor write the pickled training features"),
         "refit": _flag("replace what is stored, whatever made it"),
@@ -232,7 +240,7 @@ def study(argv: Sequence[str] | None) -> argparse.Namespace:
     description = "The paper's studies from one pass of the backbone: layers, dimensions, and the spread over seeds."
     parser = Parser(prog="ablation.py", description=description)
     left_out = {"rd", "reduction", "figures", "no_features", "leave_one_out", "refit", "demo", "method", "top_k"}
-    _add(parser, *(name for name in options() if name not in left_out), arch="resnet18")
+    _add(parser, *(name for name in options() if name not in {*left_out, "colours"}), arch="resnet18")
     add = parser.add_argument
     add("--study", nargs="+", choices=STUDIES, default=list(STUDIES), help="default: all three")
     add("--rd", type=at_least(1), help="channels kept by the random choices (default 100; wide_resnet50_2 550)")
@@ -257,11 +265,19 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
     percentile = between(0, 100, "percentile (0 to 100)")
     add("--percentile", type=percentile, help="of the left-out (or validation) scores, as threshold (default 99)")
     add("--figures", choices=["all", "none"], help="localization figures (default all with --out, else none)")
+    add(
+        "--colours",
+        choices=SCALES,
+        default="threshold",
+        help="of heat maps: threshold (default), or class, as main.py's",
+    )
+    add("--maps", action="store_true", help="with --out: raw maps (maps/*.tif) and masks (masks/*.png), at full size")
     add("--weights", help="as given to main.py (default: as recorded)")
     _add(parser, "batch_size", "num_workers", "device")
     args = parser.parse_args(argv)
-    if args.figures == "all" and args.out is None:
-        parser.error("--figures all needs a folder for them; give --out")
+    for option, is_wanted in (("figures all", args.figures == "all"), ("maps", args.maps)):
+        if is_wanted and args.out is None:
+            parser.error(f"--{option} needs a folder for them; give --out")
     if args.threshold is not None and args.percentile is not None:
         parser.error("--threshold and --percentile exclude each other; leave out one of them")
     args.figures = args.figures or ("all" if args.out else "none")

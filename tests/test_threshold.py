@@ -58,7 +58,7 @@ def test_which_threshold(tmp_path, arrays, record, given, percentile, wanted):
 def test_a_pickle_elsewhere_and_a_percentile_of_nothing(tmp_path, monkeypatch):
     store = Store(tmp_path, "resnet18")
     store.write_arrays("x", TEST_SET)
-    assert find_thresholds(tmp_path / "train_x.pkl", RECORD, None, None).low == 0
+    assert find_thresholds(tmp_path / "train_x.pkl", RECORD, None, None).test_range is None
     store.fitted("x").parent.mkdir()
     monkeypatch.chdir(store.fitted("x").parent)
     relative = store.fitted("x").relative_to(store.fitted("x").parent)
@@ -69,13 +69,13 @@ def test_a_pickle_elsewhere_and_a_percentile_of_nothing(tmp_path, monkeypatch):
 
 def test_the_threshold_itself_is_a_defect():
     """It is a test picture's score, the lowest that still counts, give or take the rounding."""
-    thresholds = Thresholds(2.0, None, "", 0, 1)
+    thresholds = Thresholds(2.0, None, "")
     scores = [1.999, np.nextafter(np.float32(2), np.float32(0)), 2.0, 2.1]
     assert [thresholds.decide(s) for s in scores] == ["good", "defect", "defect", "defect"]
-    assert Thresholds(None, None, "", 0, 1).decide(2.0) == ""
+    assert Thresholds(None, None, "").decide(2.0) == ""
 
 
 def test_how_rare_a_score_is():
     thresholds = Thresholds(None, None, "", 0, 1, [1.0, 2.0, 2.0, 5.0])
     assert [thresholds.p_value(score) for score in (0, 1, 2, 3, 5, 6)] == [1, 1, 0.8, 0.4, 0.4, 0.2]
-    assert Thresholds(None, None, "", 0, 1).p_value(2.0) is None
+    assert Thresholds(None, None, "").p_value(2.0) is None

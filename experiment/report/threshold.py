@@ -9,7 +9,6 @@ a percentile of these scores is the threshold.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,12 @@ import numpy as np
 
 from experiment.files.folder import Store
 from experiment.files.records import is_fitted_record
-from padim.metrics import normalise
 from system.errors import UserError
 from system.files import read_json
 
 PERCENTILE = 99.0
 BEST_F1 = "best F1 on the labelled test set"
-TEST_SET = ("image_threshold_raw", "threshold_raw", "score_min", "score_max")  # 测试集的数组里，阈值与色标要的
+TEST_SET = ("image_threshold_raw", "threshold_raw", "score_min", "score_max")  # 测试集的数组里，阈值与颜色要的
 DEVIATIONS = 5  # 高出中位数这么多个稳健标准差的训练图像，算不合群
 _ROBUST = 1.4826  # 正态分布的标准差与中位数绝对偏差之比
 ROUNDING = 1e-4  # 相对；同一张图的得分因批大小、线程数、PyTorch 或 ONNX 而有的舍入差，至多如此
@@ -41,8 +39,10 @@ class Thresholds:
         Pixels above it are the predicted mask.
     origin : str
         Where ``decision`` is from, in words.
-    low, high : float
-        The ends of the colour scale.
+    test_range : (float, float), or None
+        The least and the largest pixel score of the class's test set, where it has one.
+    dimensions : int
+        d, of the embeddings.
     good : list of float or None
         Scores of good images: of validation images, or the training images' left-out ones.
     """
@@ -50,8 +50,8 @@ class Thresholds:
     decision: float | None
     pixel: float | None
     origin: str
-    low: float
-    high: float
+    test_range: tuple[float, float] | None = None
+    dimensions: int = 1
     good: list[float] | None = None
 
     def decide(self, score: float | np.floating) -> str:
@@ -60,15 +60,6 @@ class Thresholds:
             return ""
         # 阈值往往就是某张图自己的得分：再算一遍，不因舍入而改判
         return "defect" if score >= self.decision * (1 - ROUNDING) else "good"
-
-    def scaled(self, scores: np.ndarray) -> np.ndarray:
-        """Raw scores on the colour scale: 0 to 1."""
-        return normalise(scores, self.low, self.high)
-
-    @property
-    def scaled_pixel(self) -> float | None:
-        """The pixel threshold on the colour scale."""
-        return None if self.pixel is None else float(self.scaled(np.float64(self.pixel)))
 
     def p_value(self, score: float) -> float | None:
         """How rare such a score is among good pictures: (1 + scores ≥ it) / (n + 1); None without them."""
@@ -125,7 +116,7 @@ def find_thresholds(
             f"{str(features)!r} has no left-out scores for --percentile: main.py makes them where there is no labelled "
             "test set, and with --leave_one_out; run it so, or give --threshold instead"
         )
-    best, pixel = (known[key] for key in TEST_SET[:2])
+    best, pixel, low, high = (known[key] for key in TEST_SET)
     if given is not None:
         decision, origin = given, "given"
     elif percentile is None and best is not None:
@@ -136,24 +127,9 @@ def find_thresholds(
         origin = f"{percentile:g}th percentile of {len(good)} {kind} scores"
     else:
         decision, origin = None, "none: give --threshold"
-    low, high = colour_range(known, decision, len(record["dimensions"]))
-    return Thresholds(decision, decision if pixel is None else pixel, origin, low, high, good)
-
-
-def colour_range(test_set: Mapping[str, float | None], decision: float | None, dimensions: int) -> tuple[float, float]:
-    """The ends of the colour scale of all figures, of raw maps.
-
-    Where the test set's labels gave a threshold, the colours span its scores. Else they run from 0 to twice the
-    decision threshold; else they span the test set's scores, too; else from 0 to 2√d, since a normal patch's squared
-    distance is d on average.
-    """
-    best, pixel, low, high = (test_set[key] for key in TEST_SET)
-    twice = 2 * decision if decision is not None and decision > 0 else None
-    if twice is not None and best is None and pixel is None:  # 没有标签：正常图片自己的最高分不该是最深的红
-        return 0.0, twice
-    if low is not None and high is not None and high > low:
-        return low, high
-    return 0.0, twice or 2 * sqrt(dimensions)
+    test_range = None if low is None or high is None else (low, high)
+    pixel = decision if pixel is None else pixel
+    return Thresholds(decision, pixel, origin, test_range, len(record["dimensions"]), good)
 
 
 def class_thresholds(store: Store, name: str, arrays: Mapping[str, Any]) -> Thresholds:

@@ -23,7 +23,6 @@ EXPORTED = {
     "threshold": (NUMBER, None),
     "pixel_threshold": (NUMBER, None),
     "threshold_origin": str,
-    "colours": [NUMBER],
     "test_set": dict.fromkeys(TEST_SET, (NUMBER, None)),
     "half": bool,
 }
