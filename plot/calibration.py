@@ -100,10 +100,10 @@ def show(axes: Axes, name: str, shown: dict[str, Curve], looks: dict[str, style.
 def figure(found: dict[str, dict[str, Curve]], say: Say) -> Figure:
     """A panel a class, a line a result; all share the axes."""
     names = style.class_order(name for each in found.values() for name in each)
-    columns = min(COLUMNS, len(names)) if len(names) > WIDE else max(2, len(names))
+    columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
     side = 2.4 if len(names) <= WIDE else style.DOUBLE / COLUMNS
-    drawing = Figure((side * columns, 0.4 + (0.98 * side + 0.2) * rows), layout="constrained")
+    drawing = Figure((max(side * columns, style.SINGLE), 0.5 + (0.98 * side + 0.2) * rows), layout="constrained")
     panels = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes in panels.flat[len(names) :]:
         axes.remove()  # 末行空着的格子

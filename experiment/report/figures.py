@@ -230,7 +230,7 @@ Curves = dict[str, dict[str, tuple[np.ndarray, float] | None]]
 
 
 def roc_drawing(curves: Curves, say: style.Say) -> Figure:
-    """The two-panel ROC figure, image level and pixel level, at print size.
+    """The two-panel ROC figure, image level and pixel level, at print size; a level that no class has has no panel.
 
     Parameters
     ----------
@@ -241,10 +241,12 @@ def roc_drawing(curves: Curves, say: style.Say) -> Figure:
     """
     lines, order = style.class_lines(curves), style.class_order(curves)
     rows = -(-len(order) // 2)  # 图例分两列，放在图下：曲线再多也不遮挡
-    figure = Figure((style.DOUBLE, 3.85 + 0.168 * rows), layout="constrained")
-    panels = figure.subplots(1, 2)
     titles = say("Image-level ROC", "图像级 ROC"), say("Pixel-level ROC", "像素级 ROC")
-    for level, title, axes in zip(LEVELS, titles, panels, strict=True):
+    drawn = [each for each in zip(LEVELS, titles, strict=True) if any(c[each[0]] is not None for c in curves.values())]
+    drawn = drawn or [(LEVELS[0], titles[0])]
+    figure = Figure((style.DOUBLE if len(drawn) > 1 else style.SINGLE, 3.85 + 0.168 * rows), layout="constrained")
+    panels = figure.subplots(1, len(drawn), squeeze=False)[0]
+    for (level, title), axes in zip(drawn, panels, strict=True):
         aucs = []
         for name in order:
             if (curve := curves[name][level]) is not None:
