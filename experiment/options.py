@@ -6,7 +6,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,8 @@ STUDIES = ("layers", "dimensions", "seeds")
 SCALES = ("class", "threshold")  # experiment.report.colours
 THREADS = {"cpu": 8, "cuda": 16}  # 解码线程至多这么多：网络在 CPU 上算时，核要分着用
 
-DEMO = {
-    "weights": "random",
-    "data_path": Path("data/sample"),
-    "save_path": Path("mvtec_result/demo"),
-}  # 给了 --demo 时的默认值
+# 给了 --demo 时的默认值
+DEMO = {"weights": "random", "data_path": Path("data/sample"), "save_path": Path("mvtec_result/demo")}
 
 
 def at_least(low: int) -> Callable[[str], int]:
@@ -112,6 +109,10 @@ def _flag(words: str) -> Option:
     return Option(False, words, None, (("action", "store_true"),))
 
 
+def _choice(default: str | None, words: str, choices: Iterable[str], **extra: str) -> Option:
+    return Option(default, words, None, (("choices", list(choices)), *extra.items()))
+
+
 def options() -> dict[str, Option]:
     """All options of main.py, in the order of its help; the other commands take some of them."""
     methods = "padim (default), or one of its predecessors: spade, mahalanobis_ad"
@@ -119,18 +120,14 @@ def options() -> dict[str, Option]:
         "backbone: wide_resnet50_2, resnet18, efficientnet_lite0, efficientnet_b5, or another of torchvision's "
         "(default %(default)s)"
     )
+    data_sets = f"{', '.join(DATASETS)} (default %(default)s: MVTec AD, or any folder in its layout)"
     return {
-        "method": Option("padim", methods, None, (("choices", list(METHODS)),)),
+        "method": _choice("padim", methods, METHODS),
         "arch": Option("wide_resnet50_2", networks),
         "layers": Option(
             None, "the layers that are read (default: the backbone's own)", _names, (("metavar", "A,B,C"),)
         ),
-        "dataset": Option(
-            "mvtec",
-            f"{', '.join(DATASETS)} (default %(default)s: MVTec AD, or any folder in its layout)",
-            None,
-            (("choices", list(DATASETS)), ("metavar", "NAME")),
-        ),
+        "dataset": _choice("mvtec", data_sets, DATASETS, metavar="NAME"),
         "data_path": Option(
             FolderDataset.default_root(),
             "one folder a class, or one class (default $MVTEC_PATH, else %(default)s; elpv: the installed package's)",
@@ -149,11 +146,10 @@ def options() -> dict[str, Option]:
             256, "shorter side in pixels, or HEIGHTxWIDTH exactly (default %(default)s)", extent(1), (("metavar", "N"),)
         ),
         "crop": Option(224, "side, or HEIGHTxWIDTH; 0 for none (default %(default)s)", extent(0), (("metavar", "N"),)),
-        "protocol": Option(
+        "protocol": _choice(
             "aligned",
             "aligned (default), or rd: random rotation and crop of all pictures, from --seed (Rd-MVTec AD)",
-            None,
-            (("choices", ["aligned", "rd"]),),
+            ("aligned", "rd"),
         ),
         "bits": Option(
             None, "of 16-bit pictures, how many are used: 8 to 16 (default: all)", _bits, (("metavar", "N"),)
@@ -169,24 +165,18 @@ def options() -> dict[str, Option]:
             at_least(0),
         ),
         "device": Option("auto", "auto (default: CUDA if there is one), cpu, cuda or cuda:N"),
-        "precision": Option("float32", "float32 (default), tf32 (GPU), bf16", None, (("choices", list(PRECISIONS)),)),
+        "precision": _choice("float32", "float32 (default), tf32 (GPU), bf16", PRECISIONS),
         "rd": Option(
             None, "channels kept (default: the backbone's own, 550 for wide_resnet50_2, 100 for resnet18)", at_least(1)
         ),
         "top_k": Option(5, "nearest training images of spade (default %(default)s)", at_least(1)),
-        "reduction": Option(
-            "random",
-            "how fewer channels come about: random (default), or pca, the principal components",
-            None,
-            (("choices", ["random", "pca"]),),
-        ),
+        "reduction": _choice("random", "to fewer channels: random (default), or pca", ("random", "pca")),
         "figures": Option("all", "a class: all (default), none, a number", _figures, (("metavar", "N"),)),
-        "colours": Option(
+        "colours": _choice(
             None,
             "of heat maps: class, the class's least to largest score; threshold, 0 to twice the threshold (default: "
-            "class where figures were published, else threshold)",
-            None,
-            (("choices", list(SCALES)),),
+            "class where figures of merit were published, else threshold)",
+            SCALES,
         ),
         "leave_one_out": _flag("score each training picture as if left out: a threshold without labels"),
         "no_features": _flag("neither read nor write the pickled training features"),

@@ -156,9 +156,13 @@ def test_chosen_figures(wanted, indices):
 def test_roc_figure_with_missing_levels(tmp_path):
     curve = np.array([[0, 0], [0.1, 0.8], [1, 1]]), 0.85
     path = tmp_path / "roc.png"
-    roc_figure({"a": {"image": curve, "pixel": None}, "b": {"image": None, "pixel": None}}, path)
+    roc_figure({"a": {"image": curve, "pixel": None}, "b": {"image": None, "pixel": curve}}, path)
     image = np.asarray(Image.open(path).convert("RGB"))
     assert image.shape[1] > 1500 and (image < 100).any()
+    for only in (curve, None):  # 哪一类都没有的一级，不留空格子
+        roc_figure({"a": {"image": only, "pixel": None}, "b": {"image": None, "pixel": None}}, path)
+        image = np.asarray(Image.open(path).convert("RGB"))
+        assert 900 < image.shape[1] < 1200 and (image < 100).any()
 
 
 def test_masks_and_their_boundaries_are_skimages():

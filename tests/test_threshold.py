@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiment.files.folder import Store
+from experiment.report.colours import colours_of
 from experiment.report.threshold import Thresholds, find_thresholds
 from system.errors import UserError
 
@@ -48,8 +49,9 @@ def test_which_threshold(tmp_path, arrays, record, given, percentile, wanted):
     if arrays:
         store.write_arrays("x", arrays)
     found = find_thresholds(store.fitted("x"), record, given, percentile)
+    colours = colours_of(found, "class")
     for value, number in zip(
-        (found.decision, found.pixel, found.low, found.high), wanted[:2] + wanted[3:], strict=True
+        (found.decision, found.pixel, colours.low, colours.high), wanted[:2] + wanted[3:], strict=True
     ):
         assert value == (None if number is None else pytest.approx(number))
     assert found.origin == wanted[2]
@@ -76,6 +78,6 @@ def test_the_threshold_itself_is_a_defect():
 
 
 def test_how_rare_a_score_is():
-    thresholds = Thresholds(None, None, "", 0, 1, [1.0, 2.0, 2.0, 5.0])
+    thresholds = Thresholds(None, None, "", good=[1.0, 2.0, 2.0, 5.0])
     assert [thresholds.p_value(score) for score in (0, 1, 2, 3, 5, 6)] == [1, 1, 0.8, 0.4, 0.4, 0.2]
     assert Thresholds(None, None, "").p_value(2.0) is None
