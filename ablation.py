@@ -1,6 +1,6 @@
-"""The paper's studies from one pass of the backbone: layers, dimensions, and the spread over seeds.
+"""The paper's studies from one pass of the backbone: layers, dimensions, the spread over seeds; and the covariance.
 
-论文的几项研究（层、维数、随机种子），骨干网络只过一遍。
+论文的几项研究（层、维数、随机种子），以及协方差的，骨干网络只过一遍。
 
 The Gaussian of all t_d channels holds those of every variant (`padim.variants`): the network sees every
 picture once.

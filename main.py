@@ -39,7 +39,7 @@ def experiment(args: "Namespace") -> None:
         for name in run.classes():  # 一类一个模型；续跑时只剩未完成的类
             train, test = run.datasets(name)  # 训练集只有正常图像，测试集正常、缺陷都有
             fit(run, train)  # III.A、III.B：嵌入，各位置的高斯
-            leave_one_out(run, train, test)  # 没有带标签的测试集时，阈值由此而来
+            leave_out(run, train, test)  # 没有带标签的测试集时，阈值由此而来
             validate(run)  # 有验证集的数据集：阈值由它而来
             files = score(run, test)  # III.C：马氏距离，异常图
             run.finish(test, files)  # IV.A：评估与作图，与下一类的计算同时进行
@@ -56,20 +56,20 @@ def fit(run: "Run", train: "FolderDataset") -> None:
     run.save_fitted()  # 在后台写，不等它
 
 
-def leave_one_out(run: "Run", train: "FolderDataset", test: "FolderDataset") -> None:
-    """Every training picture as if it had been left out: a threshold without a label, and pictures that stand out."""
-    if run.wants_left_out(train, test):
-        with run.good_scores(train, "leave_one_out") as scores:
-            images = scores.keep(run.batches(train, "leave one out"))  # keep：图片留到得分出来，好存下最不寻常的几张
-            # 闭式解：不必为每张图重新拟合
-            for block in run.padim.leave_one_out(images, **run.waiting):
+def leave_out(run: "Run", train: "FolderDataset", test: "FolderDataset") -> None:
+    """Every training picture as if its lot, or it alone, had been left out: a threshold without a label."""
+    if lots := run.lots(train, test):
+        with run.good_scores(train, lots) as scores:
+            images = scores.keep(run.batches(train, "leave out", lots))  # keep：图片留到得分出来，好存下最不寻常的几张
+            # 闭式解：不必为每一批重新拟合
+            for block in run.padim.leave_out(images, lots.sizes, **run.waiting):
                 scores.append(block)
 
 
 def validate(run: "Run") -> None:
     """Validation pictures, in the data sets that have them: their scores take the place of left-out ones."""
     if pictures := run.validation():
-        with run.good_scores(pictures, "validation") as scores:
+        with run.good_scores(pictures) as scores:
             images = scores.keep(run.batches(pictures, "validation"))
             for block in run.padim.score(images, **run.waiting):
                 scores.append(block)

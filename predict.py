@@ -7,7 +7,6 @@ were made from to DIR/predictions.json; progress and messages go to standard err
 named there, the others go on, and the exit status is 2. An exported model (….onnx) needs no PyTorch.
 """
 
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,18 +43,11 @@ def named(out: Path | None) -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:  # 读者走了（| head）
-        _discard_stdout()
+        command.discard_unwritten(sys.stdout)
     except OSError as problem:
         where = repr(problem.filename or str(out)) if problem.filename or out else "standard output"
-        if not (problem.filename or out):
-            _discard_stdout()
         remedy = "make room, or give another --out" if problem.errno in FULL else "see --out and --model"
         raise UserError(f"{where}: {problem.strerror or problem}; {remedy}") from problem
-
-
-def _discard_stdout() -> None:
-    """Let what could not be written go: the interpreter would try again at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

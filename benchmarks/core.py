@@ -32,11 +32,12 @@ from experiment.masks import PackedMasks
 from experiment.options import decoding_threads
 from experiment.saving import save
 from padim import PRECISIONS
-from padim.backbone import ARCHITECTURES, load_network
+from padim.backbone import ARCHITECTURES
 from padim.device import pick_device, tf32, to_device
 from padim.metrics import evaluate_maps
 from padim.model import PaDiM
 from padim.pretrained import Pretrained
+from padim.weights import load_network
 from system.files import allocate, close, forget
 from system.resources import peak_memory
 
@@ -91,7 +92,7 @@ def floor(model: PaDiM, data: Path, name: str, workers: int, rounds: int) -> dic
 
 
 def as_it_comes(arch: str) -> torch.nn.Module:
-    """Torchvision's network of random weights, cut off behind the last layer that PaDiM reads."""
+    """The network of random weights, cut off behind the last layer that PaDiM reads."""
     network, _ = load_network(arch, "random")
     children, last = dict(network.named_children()), ARCHITECTURES[arch].layers[-1]
     return torch.nn.Sequential(*list(children.values())[: list(children).index(last) + 1])
@@ -99,7 +100,7 @@ def as_it_comes(arch: str) -> torch.nn.Module:
 
 @torch.inference_mode()
 def latency(model: PaDiM, arch: str, rounds: int) -> dict:
-    """One image, batch 1: decoded tensor to map, against torchvision's truncated network as it comes."""
+    """One image, batch 1: decoded tensor to map, against the truncated network as it comes."""
     generator = torch.Generator().manual_seed(0)
     model.fit(torch.randn(64, 3, 224, 224, generator=generator).split(BATCH))
     image = torch.randn(1, 3, 224, 224, generator=generator)

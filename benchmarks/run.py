@@ -34,6 +34,7 @@ from system import command
 from system.resources import cores
 
 NAME = "flange"
+TEXTBOOK, WITHOUT = ("resnet18", "wide_resnet50_2"), "efficientnet_lite0"  # 后者不在公开脚本里，没有教科书可比
 PREDECESSORS = {name: method.arch for name, method in METHODS.items() if name != "padim"}
 WALKED = 3  # 教科书 SPADE 所算的测试图片数：一张要近一分钟
 
@@ -139,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     title, _, examples = __doc__.split("\n\n")
     description = f"{title}\n\n{examples}"
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", nargs="+", choices=["resnet18", "wide_resnet50_2"])
+    parser.add_argument("--arch", nargs="+", choices=[*TEXTBOOK, WITHOUT])
     parser.add_argument("--latency", action="store_true", help="one image at a time, also as exported")
     parser.add_argument("--half", action="store_true", help="what export.py --half does to size, maps and ROC AUC")
     parser.add_argument("--precision", action="store_true", help="what tf32 and bf16 do to speed, maps and ROC AUC")
@@ -156,6 +157,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path("data/benchmark"), help="pictures and results go here")
     parser.add_argument("--json", type=Path, help="keep the figures in this file")
     args = parser.parse_args(argv)
+    measures_alone = args.latency or args.half or args.precision or args.scaling or args.ranks or args.method
+    if not measures_alone and WITHOUT in (args.arch or ()):
+        parser.error(f"--arch {WITHOUT} has no textbook; add --latency, --half, --precision, --scaling or --ranks")
     return command.run(lambda: measure_all(args))
 
 
@@ -181,7 +185,8 @@ def measure_all(args: argparse.Namespace) -> None:
         show("evaluation", report["evaluation"])
         _keep(report, args.json)
         return
-    for arch in args.arch or ([PREDECESSORS[args.method]] if args.method else ["resnet18", "wide_resnet50_2"]):
+    every = [*TEXTBOOK, WITHOUT] if args.latency or args.half else TEXTBOOK
+    for arch in args.arch or ([PREDECESSORS[args.method]] if args.method else every):
         on = "--arch", arch, "--device", args.device
         if args.method:
             entry = predecessor(args.method, arch, data, args.work, args.device, args.rounds)

@@ -20,18 +20,19 @@ from scipy.stats import binomtest
 from benchmarks.tree import measure
 from experiment.files.folder import Store
 from experiment.files.records import read_fitted_record
-from experiment.report.threshold import find_thresholds
+from experiment.report.threshold import find_thresholds, how_left_out
 from system import command
 from system.errors import UserError
 
 RUNS = {  # 结果文件夹，与 main.py 的选项
-    "elpv": ["--dataset", "elpv", "--leave_one_out"],
-    "elpv_lots": ["--dataset", "elpv_lots", "--leave_one_out"],
+    "elpv": ["--dataset", "elpv", "--leave_out", "one"],
+    "elpv_lots": ["--dataset", "elpv_lots", "--leave_out", "60"],
 }
 PERCENTILES = (90, 95, 99)
 HEAD = [
     "",
     "class",
+    "left out",
     "left-out scores",
     "image ROC AUC",
     "good tests",
@@ -52,23 +53,26 @@ def percent(count: int, total: int) -> str:
 
 
 def rows(label: str, store: Store) -> Iterator[str]:
-    """A row a class that has left-out scores and a labelled test set."""
+    """A row a class that has left-out scores and a labelled test set; two where lots were left out."""
     results = store.read_results()
     for name, row in results["classes"].items() if results else ():
         model, arrays = store.fitted(name), store.read_arrays(name)
         if not model.exists() or arrays is None or arrays["image_threshold_raw"] is None:
             continue
         record = read_fitted_record(model)
-        if record["leave_one_out_scores"] is None:
-            continue
         low, high = arrays["score_min"], arrays["score_max"]
         raw, defective = arrays["image_scores"] * (high - low) + low, arrays["labels"] > 0
-        cells = [label, name, str(len(record["leave_one_out_scores"])), f"{row['image_rocauc']:.3f}"]
-        for group in (raw[~defective], raw[defective]):
-            limits = [find_thresholds(model, record, None, percentile) for percentile in PERCENTILES]
-            above = [sum(limit.decide(score) == "defect" for score in group) for limit in limits]
-            cells += [str(len(group)), *(percent(count, len(group)) for count in above)]
-        yield line(cells)
+        alone = {"left_out_scores": record["left_out_alone_scores"], "left_out": None}
+        for each in (record | alone, record):
+            if (scores := each["left_out_scores"]) is None:
+                continue
+            how = how_left_out(each) or "one by one"
+            cells = [label, name, how, str(len(scores)), f"{row['image_rocauc']:.3f}"]
+            for group in (raw[~defective], raw[defective]):
+                limits = [find_thresholds(model, each, None, percentile) for percentile in PERCENTILES]
+                above = [sum(limit.decide(score) == "defect" for score in group) for limit in limits]
+                cells += [str(len(group)), *(percent(count, len(group)) for count in above)]
+            yield line(cells)
 
 
 def show(label: str, result: Path) -> None:
@@ -79,7 +83,7 @@ def show(label: str, result: Path) -> None:
     if not found:
         raise UserError(
             f"no left-out scores and labelled test pictures below {str(result)!r}; make them with main.py "
-            "--leave_one_out, see --result"
+            "--leave_out, see --result"
         )
     print("\n".join(found), flush=True)
 

@@ -3,6 +3,7 @@
 各数据集的名称，以及一个文件夹里是哪个数据集。
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -84,7 +85,10 @@ def find_classes(dataset: type[FolderDataset], root: Path, names: Sequence[str] 
     marks = " and ".join(dataset.MARKS)
     for name in names or ():
         if name not in own:
-            known = [p.name for p in visible(root) if all((p / mark).is_dir() for mark in dataset.MARKS)] or own
+            if (root / name).is_dir() and not os.access(root / name, os.R_OK | os.X_OK):
+                raise UserError(f"cannot read {str(root / name)!r}; mend its permissions, or leave it out of --classes")
+            readable = [p for p in visible(root) if os.access(p, os.X_OK)]
+            known = [p.name for p in readable if all((p / mark).is_dir() for mark in dataset.MARKS)] or own
             raise UserError(
                 f"no class {name!r} (a folder with {marks}) in {str(root)!r}; found: {', '.join(known) or 'none'}; "
                 "see --classes"

@@ -22,6 +22,7 @@ from datasets.images import is_folder, read_image
 from datasets.masks import read_mask_of
 from datasets.preprocessing import Preprocessing
 from datasets.walk import spelled, visible
+from system.files import expanded
 
 SPLITS = ("train", "validation", "test")
 GOOD = "good"
@@ -119,7 +120,7 @@ class FolderDataset(ABC):
     @classmethod
     def default_root(cls) -> Path:
         """The folder that is taken where none is given."""
-        return Path(os.environ.get("MVTEC_PATH") or "data/mvtec_anomaly_detection")
+        return expanded(os.environ.get("MVTEC_PATH") or "data/mvtec_anomaly_detection")
 
     @classmethod
     def folder_of(cls, root: Path, name: str) -> Path:
@@ -128,8 +129,11 @@ class FolderDataset(ABC):
 
     @classmethod
     def is_class(cls, folder: Path) -> bool:
-        """Whether a folder has this set's marks of a class."""
-        return is_folder(folder) and all(_leads_to(folder, mark) for mark in cls.MARKS)
+        """Whether a folder has this set's marks of a class; one that cannot be read, as ``lost+found``, has none."""
+        try:
+            return is_folder(folder) and all(_leads_to(folder, mark) for mark in cls.MARKS)
+        except PermissionError:
+            return False
 
     @classmethod
     def found(cls, root: Path, names: Collection[str] | None = None) -> list[str]:

@@ -15,6 +15,8 @@ from datasets.preprocessing import Preprocessing, words
 from datasets.walk import walk
 from system.errors import UserError
 
+_LONGEST = 200  # 字节；文件名至多 255，还要加序号、.png 与临时的扩展名
+
 
 class Picture(NamedTuple):
     """A picture, and a name for its figure that no other picture has."""
@@ -46,8 +48,8 @@ def find_pictures(inputs: list[Path], own: Mapping[Path, str] | None = None) -> 
         link in it leads nowhere.
     """
     found: list[Picture] = []
-    own = own or {}
     taken: dict[Path, int] = {}  # 图名 → 同名的下一张的编号
+    own = own or {}
     for place in inputs:
         for folder, what in own.items() if place.exists() else ():
             if place.resolve().is_relative_to(folder.resolve()):
@@ -57,19 +59,35 @@ def find_pictures(inputs: list[Path], own: Mapping[Path, str] | None = None) -> 
             files = [(file, place.resolve().name / file.relative_to(place)) for file in below]
             if not files:
                 there = [f" but in {str(folder)!r}, where {what} go" for folder, what in own.items() if folder.is_dir()]
-                raise UserError(f"no picture in {str(place)!r}{','.join(there)}; PNG, JPEG, BMP and TIFF count")
+                raise UserError(
+                    f"no picture in {str(place)!r}{','.join(there)}; PNG, JPEG, WebP, BMP, TIFF and the like count"
+                )
         elif place.exists():
             files = [(place, Path(place.name))]
         else:
             raise UserError(f"no picture or folder {str(place)!r}; give what is there")
         for file, name in files:
-            first = figure = name if name.suffix == ".png" else name.with_name(f"{name.name}.png")
+            first = figure = _figure_of(name)
             while figure in taken:  # 不同文件夹里的同名图片
                 taken[first] += 1
                 figure = first.with_stem(f"{first.stem}_{taken[first]}")
             taken[figure] = 1
             found.append(Picture(file, figure))
     return found
+
+
+def _figure_of(name: Path) -> Path:
+    """A picture's name as that of a PNG; one that would be too long for a file's, with what is added to it, is cut."""
+    own = name.stem if name.suffix == ".png" else name.name
+    while len(own.encode("utf-8", "surrogateescape")) > _LONGEST:
+        own = own[:-1]
+    return name.with_name(f"{own}.png")
+
+
+def find_others(inputs: list[Path], out: Path | None = None) -> list[Path]:
+    """The files in and below the folders named that are no pictures, but for those in ``out``."""
+    own = [out.resolve()] if out else []
+    return [file for place in inputs if place.is_dir() for file in walk(place, own).others]
 
 
 class NewPictures:

@@ -8,8 +8,10 @@ import json
 import platform
 import shlex
 import sys
+from collections.abc import Collection
 from contextlib import ExitStack
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,20 @@ from tqdm import tqdm
 
 from datasets.catalogue import DATASETS, find_classes, locate
 from datasets.check import CheckedClass, check_class, cut_off
+from datasets.folder import SPLITS
 from datasets.preprocessing import Preprocessing
 from datasets.sample import renew_sample
 from experiment import memory
 from experiment.files.folder import Store
 from experiment.files.gaussians import stored_state
-from experiment.files.provenance import DataFolder, check_same_data
+from experiment.files.provenance import DataFolder, check_same_data, gone
 from experiment.files.records import configuration
+from experiment.lots import to_leave_out
 from experiment.models import describe
 from experiment.ranks import Ranks
 from experiment.report import results as report
 from padim.device import describe_device
+from padim.model import PaDiM
 from padim.pretrained import Pretrained
 from system.errors import UserError
 from system.files import check_writable
@@ -52,8 +57,8 @@ def check_data(
     bar = tqdm(find_classes(dataset, root, wanted), desc="checking", unit="class")
     checked = {name: check_class(dataset, root, name, preprocessing) for name in bar}
     check_writable(store.root)
-    if getattr(args, "leave_one_out", False) and any(len(dataset(root, name, "validation")) for name in checked):
-        raise UserError(f"{args.dataset} has validation pictures, which give a threshold; leave out --leave_one_out")
+    if getattr(args, "leave_out", None) and any(len(dataset(root, name, "validation")) for name in checked):
+        raise UserError(f"{args.dataset} has validation pictures, which give a threshold; give no --leave_out")
     for name, found in checked.items():
         for words in found.remarks:
             report.remark(name, words)
@@ -88,14 +93,18 @@ def begin(
     Raises
     ------
     UserError
-        If a class does not fit, another run writes here, or what is stored was made another way or from other data.
+        If a class does not fit, or its training pictures cannot be left out as asked; another run writes here; what is
+        stored was made another way or from other data.
     """
     for name, found in checked.items():
         numbers = args.batch_size, found.n_train, found.n_test
         room = memory.check(model, name, *numbers, processes=ranks.local_size, stored=not args.no_features)
+        lots, _ = to_leave_out(args, name, *map(partial(data.split, name), SPLITS))
+        if lots and isinstance(model, PaDiM):
+            memory.check_group(model, name, lots.largest, room.spare)
         command = f"python predict.py --model {shlex.quote(str(store.fitted(name)))} PICTURES"
         how = "nothing is stored" if args.no_features else f"score others with: {command}"
-        lines = [(cut_off(found.longest, data.preprocessing, room), sys.stderr)]
+        lines = [(cut_off(found.longest, data.preprocessing, room.times), sys.stderr)]
         lines += [] if found.n_test else [(f"no test pictures, nothing is scored; {how}", sys.stdout)]
         for words, place in lines:
             if words:
@@ -111,9 +120,14 @@ def begin(
             stored_state(store.fitted(name), made_from)
     given = json.loads(json.dumps(vars(args), default=str))  # 与读回的同形，才比得出是否同一条命令
     common = configuration(made_from)
-    results = report.begin(
-        store, given, common, args.refit, lambda rows: check_same_data(rows, data, checked, store.results)
-    )
+
+    def check(rows: dict[str, Any]) -> None:
+        for name in gone(rows, data, checked):
+            print(f"{name}: its folder is gone from {str(data.root)!r}; its row goes, too")
+            del rows[name]
+        check_same_data(rows, data, checked, store.results)
+
+    results = report.begin(store, given, common, args.refit, check)
     results["run"] |= {
         "command": shlex.join(["python", *sys.argv]),
         "versions": made_from["versions"],
@@ -129,8 +143,24 @@ def begin(
             finished.remove(name)
     if finished:
         print(f"going on with the interrupted run; finished already: {', '.join(finished)}")
-    store.write_results(results)
+    _check_kept(results, [name for name in checked if name not in finished], store)
+    if not store.results.exists():  # 已有的留着，直到第一行新的
+        store.write_results(results)
     return results
+
+
+def _check_kept(results: dict[str, Any], replaced: Collection[str], store: Store) -> None:
+    """Read what is kept of other classes, so that the figure of all curves does not fail at the end.
+
+    Raises
+    ------
+    UserError
+        If a file is damaged.
+    """
+    kept = {*results["classes"]} - {*replaced, *results["run"].get("earlier", ())}
+    for name in sorted(kept):
+        if store.read_arrays(name) is None and results["classes"][name]["n_test"]:
+            print(f"{name}: its arrays are not there; a run with --classes {shlex.quote(name)} makes them again")
 
 
 def _check_beside(path: Path, name: str, made_from: dict[str, Any], data: DataFolder) -> None:

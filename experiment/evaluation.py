@@ -15,12 +15,13 @@ from experiment.files.folder import Store
 from experiment.report.colours import OF_CLASS, are_faint, colours_of, scale_of
 from experiment.report.figures import Drawer, Drawings, chosen_figures
 from experiment.report.results import UNSCORED, ResultsFile, Stopwatch, remark
-from experiment.report.threshold import class_thresholds
+from experiment.report.threshold import test_set, thresholds_of
 from experiment.score_files import ScoreFiles
 from padim.apart import evaluate_apart
 from padim.metrics import evaluate_maps
 from system.command import wait_for
 from system.errors import UserError
+from system.files import close, write_json
 
 FAINT = (
     "nine of ten defective pictures stay below a third of the heat maps' scale, the least to the largest score of the "
@@ -51,7 +52,13 @@ class Evaluator:
         self._drawings: Drawings | None = None
 
     def hand_over(
-        self, name: str, test: FolderDataset, files: ScoreFiles, watch: Stopwatch, known: dict[str, Any]
+        self,
+        name: str,
+        test: FolderDataset,
+        files: ScoreFiles,
+        watch: Stopwatch,
+        known: dict[str, Any],
+        record: dict[str, Any] | None,
     ) -> None:
         """Take the next class, once the one before it is finished.
 
@@ -65,40 +72,58 @@ class Evaluator:
             Begun with the class.
         known : dict
             What else its row holds.
+        record : dict or None
+            The JSON beside its pickle, which gets the thresholds; None where nothing is stored.
         """
         try:
             self.finish()
         finally:  # 上一类出了错，这一类也不白算
-            self._evaluation = self._thread.submit(self._evaluate, name, test, files, watch, known)
+            self._evaluation = self._thread.submit(self._evaluate, name, test, files, watch, known, record)
 
     def _evaluate(
-        self, name: str, test: FolderDataset, files: ScoreFiles, watch: Stopwatch, known: dict[str, Any]
+        self,
+        name: str,
+        test: FolderDataset,
+        files: ScoreFiles,
+        watch: Stopwatch,
+        known: dict[str, Any],
+        record: dict[str, Any] | None,
     ) -> Drawings:
-        arrays, row, apart = dict[str, Any](), dict(UNSCORED), dict[str, Any]()
-        if len(test):
-            with watch.stage("evaluate"):
-                maps = np.load(self._store.maps(name), mmap_mode="r") if files.has_maps else None
-                masks = files.masks if files.has_maps and test.has_masks else None
-                try:
-                    arrays, row = evaluate_maps(maps, test.labels, masks, files.own_scores)
-                except UserError as problem:  # 说出来时，可能已在算下一类
-                    raise UserError(f"class {name!r}: {problem}") from problem
-                apart = evaluate_apart(maps, test.labels, masks, test.kinds, test.APART, files.own_scores)
-                self._store.clear_pictures(name)
-                small = {"files": np.array(test.names()), "kinds": np.array(test.kinds), "patches": files.centres}
-                self._store.write_arrays(name, arrays | small)
-        thresholds = class_thresholds(self._store, name, arrays)
-        row |= {"image_threshold": thresholds.decision, "threshold_origin": thresholds.origin}
-        self._results.record(name, row | apart | known | {"seconds": watch.seconds | {"total": watch.total}})
-        chosen, colours = (
-            chosen_figures(len(test), self._figures),
-            colours_of(thresholds, scale_of(self._results.content, name)),
-        )
+        arrays, row, apart, store = dict[str, Any](), dict(UNSCORED), dict[str, Any](), self._store
+        chosen = chosen_figures(len(test), self._figures)
+        with files.staged as staged:  # all is written and synced before its end, which takes the old files away
+            if len(test):
+                with watch.stage("evaluate"):
+                    maps = np.load(files.maps_path, mmap_mode="r") if files.has_maps else None
+                    masks = files.masks if files.has_maps and test.has_masks else None
+                    try:
+                        arrays, row = evaluate_maps(maps, test.labels, masks, files.own_scores)
+                    except UserError as problem:  # 说出来时，可能已在算下一类
+                        raise UserError(f"class {name!r}: {problem}") from problem
+                    apart = evaluate_apart(maps, test.labels, masks, test.kinds, test.APART, files.own_scores)
+                    if maps is not None:
+                        close(maps)  # Windows 不许改名仍映射着的文件
+                    small = {"files": np.array(test.names()), "kinds": np.array(test.kinds), "patches": files.centres}
+                    store.write_arrays(name, arrays | small, staged)
+            else:
+                staged.remove(store.arrays(name), store.maps(name), store.images(name))
+            for words in row["remarks"]:
+                remark(name, words)
+            thresholds = thresholds_of(store.fitted(name), record, arrays)
+            row |= {"image_threshold": thresholds.decision, "threshold_origin": thresholds.origin}
+            row |= apart | known | {"remarks": [*known["remarks"], *row["remarks"]]}
+            if record is not None:
+                write_json(store.fitted(name).with_suffix(".json"), record | {"test_set": test_set(arrays)}, staged)
+            is_new = self._results.record(name, row | {"seconds": watch.seconds | {"total": watch.total}}, staged)
+            kept = [] if is_new else [store.picture(name, i) for i in chosen]  # 得分没变：旧图一张张换
+            staged.remove(*(path for path in store.pictures(name) if path not in kept))
+        self._results.say(name)
+        colours = colours_of(thresholds, scale_of(self._results.content, name))
         if chosen and colours.bar == OF_CLASS:
-            maps = np.load(self._store.maps(name), mmap_mode="r")
+            maps = np.load(store.maps(name), mmap_mode="r")
             if are_faint(colours, [float(np.max(maps[i])) for i in np.flatnonzero(test.labels)]):
                 remark(name, FAINT, sys.stdout)
-        return self._drawer.draw(self._store, name, chosen, arrays, colours)
+        return self._drawer.draw(store, name, chosen, arrays, colours)
 
     def finish_row(self) -> None:
         """Wait for the row of the class that was taken last."""

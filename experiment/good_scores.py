@@ -1,10 +1,11 @@
 """Scores of good pictures, for a threshold without labels: all scores, and the most unusual pictures with their maps.
 
-好图的得分（训练图像的留一得分，或验证图像的得分），不用标签就能定阈值；最不寻常的几张图连同异常图一起留下。
+好图的得分（训练图像留出后的得分，或验证图像的得分），不用标签就能定阈值；最不寻常的几张图连同异常图一起留下。
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -12,22 +13,9 @@ from torch import Tensor
 from datasets.preprocessing import to_pictures
 from experiment.files.folder import Store
 from experiment.files.records import read_fitted_record
+from experiment.lots import SHOWN, Lots
 from experiment.ranks import Ranks
-from experiment.report.threshold import stands_out_from
 from padim.model import Scores
-
-SHOWN = 12  # 连图带异常图一起留下的张数
-
-
-def those_that_stand_out(scores: list[float], names: list[str]) -> str:
-    """A sentence that names the training pictures above `stands_out_from`; empty where there are none."""
-    limit = stands_out_from(scores)
-    outside = [] if limit is None else [i for i in np.argsort(scores)[::-1] if scores[i] > limit]
-    if not outside:
-        return ""
-    listed = ", ".join(f"{names[i]} ({scores[i]:.1f})" for i in outside[:SHOWN])
-    more = f" and {len(outside) - SHOWN} more" if len(outside) > SHOWN else ""
-    return f"training pictures that stand out, with left-out scores above {limit:.1f}: {listed}{more}"
 
 
 @dataclass(frozen=True)
@@ -40,18 +28,35 @@ class Unusual:
     picture: np.ndarray
 
 
+@dataclass(frozen=True)
+class Gathered:
+    """The scores of all pictures, in order; of left-out ones also ``alone``; the most unusual pictures, those first."""
+
+    scores: list[float]
+    alone: list[float]
+    unusual: list[Unusual]
+
+    def record(self, lots: Lots | None) -> dict[str, Any]:
+        """What stands beside the pickle: of training pictures left out in these groups, or of validation pictures."""
+        if lots is None:
+            return {"validation_scores": self.scores}
+        alone = None if lots.by == "one" else self.alone
+        return {"left_out_scores": self.scores, "left_out": lots.record, "left_out_alone_scores": alone}
+
+
 class GoodScores:
-    """Takes the scores of this rank's part of the pictures, in order.
+    """Takes the scores of this rank's part of the pictures.
 
     Parameters
     ----------
-    start : int
-        The number of the first of them.
+    pictures : sequence of int
+        Their numbers, in the order in which they come.
     """
 
-    def __init__(self, start: int):
-        self._next = start
-        self._scores: list[float] = []
+    def __init__(self, pictures: Sequence[int]):
+        self._numbers = iter(pictures)
+        self._scores: dict[int, float] = {}
+        self._alone: dict[int, float] = {}
         self._unusual: list[Unusual] = []
         self._waiting: list[np.ndarray] = []  # 已解码、还没有得分的图片
 
@@ -65,32 +70,40 @@ class GoodScores:
         """Take the next block of scores."""
         pictures = self._waiting[: len(scores.maps)]
         del self._waiting[: len(scores.maps)]
-        for score, one, picture in zip(scores.image_scores.tolist(), scores.maps, pictures, strict=True):
+        numbers = [next(self._numbers) for _ in pictures]
+        for i, score, one, picture in zip(numbers, scores.image_scores.tolist(), scores.maps, pictures, strict=True):
             if len(self._unusual) < SHOWN or score > self._unusual[-1].score:
-                self._unusual = _most([*self._unusual, Unusual(self._next, score, one.copy(), picture.copy())])
-            self._scores.append(score)
-            self._next += 1
+                self._unusual = _most([*self._unusual, Unusual(i, score, one.copy(), picture.copy())])
+            self._scores[i] = score
+        if scores.alone is not None:
+            self._alone |= zip(numbers, scores.alone.tolist(), strict=True)
 
-    def gather(self, ranks: Ranks) -> tuple[list[float], list[Unusual]]:
-        """The scores of all ranks' pictures, in order, and the most unusual ones, those first (the leader)."""
-        parts = ranks.to_leader((self._scores, self._unusual))
-        return [s for scores, _ in parts for s in scores], _most([u for _, some in parts for u in some])
+    def gather(self, ranks: Ranks) -> Gathered:
+        """Those of all ranks' pictures (the leader)."""
+        parts, unusual = ranks.to_leader((self._scores, self._alone)), ranks.to_leader(self._unusual)
+        scores, alone = ([each for _, each in sorted(i for part in parts for i in part[k].items())] for k in (0, 1))
+        return Gathered(scores, alone, _most([one for some in unusual for one in some]))
 
 
 def _most(pictures: list[Unusual]) -> list[Unusual]:
     return sorted(pictures, key=lambda one: (-one.score, one.index))[:SHOWN]
 
 
-def has_left_out(store: Store, name: str) -> bool:
-    """Whether a class's left-out scores and its most unusual training pictures are stored beside its features."""
+def has_left_out(store: Store, name: str, by: str | int | None) -> bool:
+    """Whether a class's left-out scores and its most unusual training pictures are stored beside its features.
+
+    They must have been left out as ``by`` asks (`Lots.by`), if it does.
+    """
     if not store.left_out(name).exists():
         return False
-    return read_fitted_record(store.fitted(name))["leave_one_out_scores"] is not None
+    record = read_fitted_record(store.fitted(name))
+    return record["left_out_scores"] is not None and by in (None, (record["left_out"] or {}).get("by"))
 
 
-def as_arrays(pictures: list[Unusual], names: list[str]) -> dict[str, np.ndarray]:
+def as_arrays(pictures: list[Unusual], names: list[str], lots: Lots) -> dict[str, np.ndarray | None]:
     """What `experiment.files.folder.Store.write_left_out` takes; ``names`` are those of all training pictures."""
     return {
+        "lots": None if lots.by == "one" else np.array(lots.of_pictures()),
         "files": np.array([names[one.index] for one in pictures]),
         "scores": np.array([one.score for one in pictures]),
         "maps": np.stack([one.map for one in pictures]),

@@ -3,9 +3,13 @@
 内存够不够：开始之前就报错，而不是一小时后被杀死。
 """
 
+from typing import NamedTuple
+
 import torch
 
 from padim.counts import CHUNK
+from padim.extraction import BLOCK
+from padim.model import PaDiM
 from padim.pretrained import Pretrained
 from system.errors import UserError
 from system.resources import free_memory
@@ -14,7 +18,15 @@ _BATCHES_AHEAD = 4  # 解码线程领先的批数，加上正在用的一批
 _PINNED = 4  # 送往 GPU 途中的批数（锁页内存）
 _EVALUATION = 12  # 评估时，测试集的每个像素占用的字节数（缺陷占 7% 时），另有一段异常图的
 _CHUNK = 20
+_GROUP = 12  # 留出一组时，其中每张图的每个像素占用的字节数：异常图两份，图片
 _REMEDY = "a smaller --batch_size or --rd, another --arch (resnet18 needs the least), or a smaller --resize and --crop"
+
+
+class Room(NamedTuple):
+    """What stays free: bytes where the model is, and how many times as much is free as is needed."""
+
+    spare: int
+    times: float
 
 
 def check(
@@ -29,8 +41,8 @@ def check(
     stored: bool = True,
     more: int = 0,
     remedy: str = _REMEDY,
-) -> float:
-    """Compare what a class will need with what is free; how many times as much is free as is needed.
+) -> Room:
+    """Compare what a class will need with what is free.
 
     Parameters
     ----------
@@ -49,6 +61,10 @@ def check(
         Bytes that are needed besides, on the model's device.
     remedy : str
         What needs less.
+
+    Returns
+    -------
+    Room
 
     Raises
     ------
@@ -71,7 +87,28 @@ def check(
                 f"class {name!r} needs about {need / 1e9:.1f} GB of {place}, and {free / 1e9:.1f} GB are free{each}; "
                 f"{remedy} needs less"
             )
-    return min(free / need for _, need, free in wanted)
+    return Room(wanted[-1][2] - wanted[-1][1], min(free / need for _, need, free in wanted))
+
+
+def check_group(model: PaDiM, name: str, size: int, spare: int) -> None:
+    """Raise UserError where so many training images of a class cannot be left out together.
+
+    Parameters
+    ----------
+    model : PaDiM
+    name : str
+        The class.
+    size : int
+    spare : int
+        From `check`: bytes that stay free, with a block of images in memory.
+    """
+    each = model.image_bytes + _GROUP * model.size[0] * model.size[1]
+    most = BLOCK + spare // each
+    if size > most:
+        raise UserError(
+            f"class {name!r}: leaving {size} training pictures out together needs {(size - BLOCK) * each / 1e9:.1f} GB "
+            f"more, and {spare / 1e9:.1f} GB are free; a group may have {most}: give --leave_out {most}, or one"
+        )
 
 
 def _free_on_gpu(device: torch.device) -> int:

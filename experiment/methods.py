@@ -18,8 +18,8 @@ class Method:
     ----------
     label : str
         Its name in print.
-    arch : str
-        The network that ``--method`` brings.
+    arch, demo : str
+        The network that ``--method`` brings, and the one that it brings with ``--demo``.
     meaningless : tuple of str
         Options that mean nothing for it.
     has_maps : bool
@@ -36,6 +36,7 @@ class Method:
 
     label: str
     arch: str
+    demo: str
     meaningless: tuple[str, ...]
     has_maps: bool = True
     has_gaussians: bool = True
@@ -54,22 +55,27 @@ class Network:
         Its name, and the short one of table heads and file names.
     rd : int or None
         The channels that PaDiM's published figures were made with.
+    is_installed : bool
+        Whether its ImageNet weights come with the requirements, so that nothing need be downloaded.
     """
 
     label: str
     tag: str
     rd: int | None = None
+    is_installed: bool = False
 
 
-_OF_PADIM = ("layers", "rd", "reduction", "leave_one_out", "no_features")
+_OF_PADIM = ("layers", "rd", "reduction", "leave_out", "no_features")
 METHODS = {
-    "padim": Method("PaDiM", "wide_resnet50_2", ("top_k",), published=("resnet18", "wide_resnet50_2")),
+    "padim": Method(
+        "PaDiM", "wide_resnet50_2", "efficientnet_lite0", ("top_k",), published=("resnet18", "wide_resnet50_2"),
+    ),
     "spade": Method(
-        "SPADE", "wide_resnet50_2", _OF_PADIM, has_gaussians=False,
+        "SPADE", "wide_resnet50_2", "resnet18", _OF_PADIM, has_gaussians=False,
         published=("wide_resnet50_2",), tolerance=0.01,  # 公开脚本漏掉图库末尾不足一百的向量，这里没有
     ),
     "mahalanobis_ad": Method(
-        "MahalanobisAD", "efficientnet_b4", (*_OF_PADIM, "top_k", "figures", "colours"),
+        "MahalanobisAD", "efficientnet_b4", "efficientnet_b4", (*_OF_PADIM, "top_k", "figures", "colours"),
         has_maps=False, has_gaussians=False,
         published=("efficientnet_b4",), has_published_weights=False,  # 发表值出自另一个包的权重
     ),
@@ -77,7 +83,7 @@ METHODS = {
 NETWORKS = {
     "resnet18": Network("ResNet18", "R18", 100),
     "wide_resnet50_2": Network("WideResNet50", "WR50", 550),
-    "efficientnet_lite0": Network("EfficientNet-Lite0", "ENL0"),
+    "efficientnet_lite0": Network("EfficientNet-Lite0", "ENL0", is_installed=True),
     "efficientnet_b4": Network("EfficientNet-B4", "ENB4"),
     "efficientnet_b5": Network("EfficientNet-B5", "ENB5"),
 }

@@ -15,7 +15,9 @@ import torch
 import torchvision
 
 from experiment.files.folder import Store
+from experiment.options import options
 from experiment.ranks import Ranks
+from experiment.report.published import departures
 from padim.backbone import ARCHITECTURES, find_architecture
 from padim.baselines.mahalanobis_ad import MahalanobisAD
 from padim.baselines.spade import SPADE
@@ -25,11 +27,13 @@ from system.errors import UserError
 from system.files import scratch
 
 
-def is_own_setting(args: argparse.Namespace) -> bool:
-    """Whether the model's layers and channels are those that its figures were published with."""
-    if args.method != "padim":
-        return True
-    return find_architecture(args.arch, args.layers) is ARCHITECTURES.get(args.arch) and args.reduction == "random"
+def is_as_published(args: argparse.Namespace) -> bool:
+    """Whether everything but ``--seed`` and the weights is as the published figures were made."""
+    defaults = {name: option.default for name, option in options().items()}
+    own = {"seed": defaults["seed"]}
+    if args.method == "padim" and find_architecture(args.arch, args.layers) is ARCHITECTURES.get(args.arch):
+        own["layers"] = defaults["layers"]  # 明说的也可以是它自己的几层
+    return not departures(vars(args) | own, defaults)
 
 
 def build(args: argparse.Namespace, device: torch.device, size: tuple[int, int], store: Store) -> Pretrained:
@@ -77,8 +81,8 @@ def describe(model: Pretrained) -> dict[str, Any]:
         "size": list(model.size),
         "layers": [asdict(layer) for layer in model.layers],
         "n_train": model.count,
-        "leave_one_out_scores": None,  # 这两项算好后补入
-        "validation_scores": None,
+        # 这几项算好后补入
+        **dict.fromkeys(("left_out_scores", "left_out", "left_out_alone_scores", "validation_scores", "test_set")),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,

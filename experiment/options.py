@@ -13,18 +13,18 @@ from typing import Any
 
 from datasets.catalogue import DATASETS
 from datasets.folder import FolderDataset
-from datasets.preprocessing import BITS
-from experiment.methods import METHODS
+from datasets.preprocessing import BITS, PROTOCOLS
+from experiment.methods import METHODS, NETWORKS
 from padim import PRECISIONS
 from system.command import Parser
+from system.files import expanded
 from system.resources import cores
 
-STUDIES = ("layers", "dimensions", "seeds")
+STUDIES = ("layers", "dimensions", "seeds", "covariance")
 SCALES = ("class", "threshold")  # experiment.report.colours
 THREADS = {"cpu": 8, "cuda": 16}  # 解码线程至多这么多：网络在 CPU 上算时，核要分着用
 
-# 给了 --demo 时的默认值
-DEMO = {"weights": "random", "data_path": Path("data/sample"), "save_path": Path("mvtec_result/demo")}
+DEMO = {"data_path": Path("data/sample"), "save_path": Path("mvtec_result/demo")}  # 给了 --demo 时的默认值
 
 
 def at_least(low: int) -> Callable[[str], int]:
@@ -95,6 +95,16 @@ def _bits(text: str) -> int:
 _bits.__name__ = "number of bits (8 to 16)"
 
 
+def _groups(text: str) -> str | int:
+    if text in ("one", "folder"):
+        return text
+    size = at_least(1)(text)
+    return "one" if size == 1 else size
+
+
+_groups.__name__ = "choice ('one', 'folder' or a number of pictures)"
+
+
 @dataclass(frozen=True)
 class Option:
     """What argparse is told; ``extra`` holds what only some options have."""
@@ -103,6 +113,9 @@ class Option:
     help: str
     type: Callable[[str], Any] | None = None
     extra: tuple[tuple[str, Any], ...] = ()
+
+
+_N, _ABC, _SEVERAL = (("metavar", "N"),), (("metavar", "A,B,C"),), (("nargs", "+"), ("metavar", "NAME"))
 
 
 def _flag(words: str) -> Option:
@@ -120,40 +133,29 @@ def options() -> dict[str, Option]:
         "backbone: wide_resnet50_2, resnet18, efficientnet_lite0, efficientnet_b5, or another of torchvision's "
         "(default %(default)s)"
     )
+    heat = (
+        "of heat maps: class, the class's least to largest score; threshold, 0 to twice the threshold (default: class "
+        "where the run is the published one, else threshold)"
+    )
     data_sets = f"{', '.join(DATASETS)} (default %(default)s: MVTec AD, or any folder in its layout)"
     return {
         "method": _choice("padim", methods, METHODS),
         "arch": Option("wide_resnet50_2", networks),
-        "layers": Option(
-            None, "the layers that are read (default: the backbone's own)", _names, (("metavar", "A,B,C"),)
-        ),
+        "layers": Option(None, "the layers that are read (default: the backbone's own)", _names, _ABC),
         "dataset": _choice("mvtec", data_sets, DATASETS, metavar="NAME"),
         "data_path": Option(
             FolderDataset.default_root(),
             "one folder a class, or one class (default $MVTEC_PATH, else %(default)s; elpv: the installed package's)",
-            Path,
+            expanded,
         ),
-        "save_path": Option(Path("mvtec_result"), "where results go (default %(default)s)", Path),
-        "classes": Option(
-            None,
-            "default: the data set's classes that are there, else all found",
-            _class_name,
-            (("nargs", "+"), ("metavar", "NAME")),
-        ),
+        "save_path": Option(Path("mvtec_result"), "where results go (default %(default)s)", expanded),
+        "classes": Option(None, "default: the data set's that are there, else all found", _class_name, _SEVERAL),
         "weights": Option("imagenet", "imagenet (default), random, or the path of a state dict"),
         "seed": Option(1024, "of the random choice of channels (default %(default)s)", int),
-        "resize": Option(
-            256, "shorter side in pixels, or HEIGHTxWIDTH exactly (default %(default)s)", extent(1), (("metavar", "N"),)
-        ),
-        "crop": Option(224, "side, or HEIGHTxWIDTH; 0 for none (default %(default)s)", extent(0), (("metavar", "N"),)),
-        "protocol": _choice(
-            "aligned",
-            "aligned (default), or rd: random rotation and crop of all pictures, from --seed (Rd-MVTec AD)",
-            ("aligned", "rd"),
-        ),
-        "bits": Option(
-            None, "of 16-bit pictures, how many are used: 8 to 16 (default: all)", _bits, (("metavar", "N"),)
-        ),
+        "resize": Option(256, "shorter side in pixels, or HEIGHTxWIDTH exactly (default %(default)s)", extent(1), _N),
+        "crop": Option(224, "side, or HEIGHTxWIDTH; 0 for none (default %(default)s)", extent(0), _N),
+        "protocol": _choice(PROTOCOLS[0], "aligned (default), or rd: random rotation and crop, from --seed", PROTOCOLS),
+        "bits": Option(None, "of 16-bit pictures, how many are used: 8 to 16 (default: all)", _bits, _N),
         "batch_size": Option(
             32,
             "images decoded together; on a GPU or with an exported model also those of a pass (default %(default)s)",
@@ -167,21 +169,22 @@ def options() -> dict[str, Option]:
         "device": Option("auto", "auto (default: CUDA if there is one), cpu, cuda or cuda:N"),
         "precision": _choice("float32", "float32 (default), tf32 (GPU), bf16", PRECISIONS),
         "rd": Option(
-            None, "channels kept (default: the backbone's own, 550 for wide_resnet50_2, 100 for resnet18)", at_least(1)
+            None, "channels kept (default: the backbone's own; wide_resnet50_2 550, resnet18 100)", at_least(1)
         ),
         "top_k": Option(5, "nearest training images of spade (default %(default)s)", at_least(1)),
         "reduction": _choice("random", "to fewer channels: random (default), or pca", ("random", "pca")),
-        "figures": Option("all", "a class: all (default), none, a number", _figures, (("metavar", "N"),)),
-        "colours": _choice(
+        "figures": Option("all", "a class: all (default), none, a number", _figures, _N),
+        "colours": _choice(None, heat, SCALES),
+        "leave_out": Option(
             None,
-            "of heat maps: class, the class's least to largest score; threshold, 0 to twice the threshold (default: "
-            "class where figures of merit were published, else threshold)",
-            SCALES,
+            "training pictures are scored as if left out, for a threshold without labels: one by one, by folders "
+            "within train/good, or N in a row",
+            _groups,
+            (("metavar", "one|folder|N"),),
         ),
-        "leave_one_out": _flag("score each training picture as if left out: a threshold without labels"),
         "no_features": _flag("neither read nor write the pickled training features"),
         "refit": _flag("replace what is stored, whatever made it"),
-        "demo": _flag("run on procedural sample data with random weights; needs no network"),
+        "demo": _flag("run on procedural sample data with efficientnet_lite0; needs no download"),
     }
 
 
@@ -207,12 +210,14 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     method = METHODS[args.method]
     parser.set_defaults(arch=method.arch, data_path=DATASETS[args.dataset].default_root())
     if args.demo:
-        parser.set_defaults(**DEMO, arch="resnet18" if args.method != "mahalanobis_ad" else method.arch)
+        parser.set_defaults(**DEMO, arch=method.demo)
+        network = NETWORKS.get(parser.parse_args(argv).arch)
+        parser.set_defaults(weights="imagenet" if network and network.is_installed else "random")  # 不用下载
     args = parser.parse_args(argv)
     if args.demo and (args.data_path != DEMO["data_path"] or args.dataset != "mvtec"):
         parser.error("--demo brings its own data; leave out --data_path and --dataset")
-    if args.leave_one_out and args.no_features:
-        parser.error("--leave_one_out stores its scores beside the features; leave out --no_features")
+    if args.leave_out and args.no_features:
+        parser.error("--leave_out stores its scores beside the features; give no --no_features")
     for name in method.meaningless:
         if getattr(args, name) != options()[name].default:
             parser.error(f"--{name} means nothing for --method {args.method}; leave it out")
@@ -227,12 +232,12 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def study(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line of ablation.py."""
-    description = "The paper's studies from one pass of the backbone: layers, dimensions, and the spread over seeds."
+    description = "Studies from one pass of the backbone: layers, dimensions, the spread over seeds, the covariance."
     parser = Parser(prog="ablation.py", description=description)
-    left_out = {"rd", "reduction", "figures", "no_features", "leave_one_out", "refit", "demo", "method", "top_k"}
+    left_out = {"rd", "reduction", "figures", "no_features", "leave_out", "refit", "demo", "method", "top_k"}
     _add(parser, *(name for name in options() if name not in {*left_out, "colours"}), arch="resnet18")
     add = parser.add_argument
-    add("--study", nargs="+", choices=STUDIES, default=list(STUDIES), help="default: all three")
+    add("--study", nargs="+", choices=STUDIES, default=list(STUDIES), help="default: all four")
     add("--rd", type=at_least(1), help="channels kept by the random choices (default 100; wide_resnet50_2 550)")
     dimensions = "of the study of dimensions (default 10 25 50 100 200 300, as far as there are)"
     add("--dimensions", nargs="+", type=at_least(1), metavar="D", help=dimensions)
@@ -247,8 +252,8 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
     add = parser.add_argument
     add("pictures", nargs="+", type=Path, metavar="PICTURE_OR_FOLDER", help="folders with all folders below them")
     model = "mvtec_result/temp_ARCH/train_CLASS.pkl, or what export.py made of it"
-    add("--model", type=Path, required=True, metavar="PKL_OR_ONNX", help=model)
-    add("--out", type=Path, metavar="DIR", help="predictions.csv and pictures/ go there (default: rows on stdout)")
+    add("--model", type=expanded, required=True, metavar="PKL_OR_ONNX", help=model)
+    add("--out", type=expanded, metavar="DIR", help="predictions.csv and pictures/ go there (default: rows on stdout)")
     add("--json", action="store_true", help="JSON lines in place of the rows; with --out in predictions.jsonl, too")
     score = between(-sys.float_info.max, sys.float_info.max, "number")
     add("--threshold", type=score, help="scores from here on are defects (default: the stored one)")
@@ -277,7 +282,7 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
 def _onnx(text: str) -> Path:
     if not text.endswith(".onnx"):
         raise ValueError
-    return Path(text)
+    return expanded(text)
 
 
 _onnx.__name__ = "file name that ends in .onnx"
@@ -287,7 +292,7 @@ def exporting(argv: Sequence[str] | None, description: str) -> argparse.Namespac
     """The command line of export.py."""
     parser = Parser(prog="export.py", description=description.partition("\n")[0])
     add = parser.add_argument
-    add("--model", type=Path, required=True, metavar="PKL", help="mvtec_result/temp_ARCH/train_CLASS.pkl")
+    add("--model", type=expanded, required=True, metavar="PKL", help="mvtec_result/temp_ARCH/train_CLASS.pkl")
     add("--out", type=_onnx, required=True, metavar="ONNX", help="the file to write; above 2 GB FILE.onnx.data, too")
     add("--half", action="store_true", help="store the whitening matrices as float16: half the size")
     add("--weights", help="as given to main.py (default: as recorded)")

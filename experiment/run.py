@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -17,42 +16,24 @@ from datasets.folder import FolderDataset
 from datasets.preprocessing import Preprocessing
 from experiment.batches import Images, Part
 from experiment.checks import begin, prepare_data
+from experiment.current import Current
 from experiment.evaluation import Evaluator
 from experiment.files.folder import Store
-from experiment.good_scores import GoodScores, as_arrays, has_left_out, those_that_stand_out
+from experiment.good_scores import GoodScores, as_arrays, has_left_out
+from experiment.lots import Share, remarks, to_leave_out
 from experiment.methods import key_of
-from experiment.models import build, is_own_setting, together
+from experiment.models import build, is_as_published, together
 from experiment.options import decoding_threads, options
 from experiment.ranks import SOLO, RankError, join
 from experiment.report import results as report
 from experiment.report.figures import roc_figure
 from experiment.report.published import published
-from experiment.saving import Saving, add_scores, load_if_same
+from experiment.saving import Saving, load_if_same, stored_record
 from experiment.score_files import ScoreFiles
 from padim.device import pick_device
 from padim.model import PaDiM
-from system.files import check_room
+from system.files import Staged, check_room
 from system.resources import peak_memory
-
-
-@dataclass(frozen=True)
-class Current:
-    """The class at work.
-
-    Attributes
-    ----------
-    name : str
-    data : dict
-        From `DataFolder.record`, ``n_train`` and the class's ``remarks``.
-    watch : Stopwatch
-    waited : float
-        Seconds of communication before the class.
-    """
-
-    name: str
-    data: dict[str, Any]
-    watch: report.Stopwatch
-    waited: float
 
 
 class Run:
@@ -79,8 +60,7 @@ class Run:
     def __init__(self, args: argparse.Namespace):
         self.args, self._start, self._ranks, self._stack = args, time.perf_counter(), SOLO, ExitStack()
         self._saving: Saving | None = None
-        self._scores: dict[str, list[float]] = {}  # 好图的得分：与 pickle 相配的记录写好之后补入
-        self._unusual: dict[str, Any] = {}  # 留一得分最高的几张，也在那时写
+        self._staged: list[Staged] = []  # 各类的；没有换上的，结束时删去
 
     def __enter__(self) -> "Run":
         with ExitStack() as stack:
@@ -97,8 +77,7 @@ class Run:
                 self._ranks.check_same(names, self.model.weights_sha256, self.model.choices, device.type)
             opened = self._checked, self._data, self._store, self.model, self._ranks, stack
             content = self._ranks.agree(lambda: begin(args, *opened))
-            as_published = self.model.is_imagenet and self._preprocessing.is_published and is_own_setting(args)
-            reference = published(as_published, args.dataset)
+            reference = published(self.model.is_imagenet and is_as_published(args), args.dataset)
             self._results = report.ResultsFile(self._store, content, reference, self._checked)
             self._evaluator = Evaluator(self._store, self._results, args.figures)
             stack.push(self._settle)
@@ -144,10 +123,10 @@ class Run:
         train, test = self._data.train_and_test(name)
         with watch.stage("fingerprint"):
             data = self._ranks.agree(lambda: self._data.record(name))
-        known = {"n_train": len(train), "remarks": [*self._checked[name].remarks]}
-        self._class = Current(name, known | data, watch, waited)
-        if self.leads and (words := self._data.repeated(name)):
-            self.remark(words)
+        data |= {"n_train": len(train), "remarks": [*self._checked[name].remarks]}
+        self._class = Current(name, data, watch, waited)
+        self.remark(*(self._data.repeated(name) if self.leads else ()))
+        self._staged.append(self._class.staged)
         return train, test
 
     def stage(self, name: str) -> AbstractContextManager[None]:
@@ -173,17 +152,17 @@ class Run:
             if not self.args.no_features:
                 # 那里若有别的拟合的 pickle，--no_features 不许与它并存
                 check_room(path, self.model.state_bytes, another if path.exists() else f"{another}, or --no_features")
-            check_room(
-                self._store.root, self.model.scratch_bytes(now.data["n_train"]) * self._ranks.local_size, another
-            )
+            scratch = self.model.scratch_bytes(now.data["n_train"]) * self._ranks.local_size
+            check_room(self._store.root, scratch, another)
         return False
 
     def _made_from(self) -> dict[str, Any]:
-        return {"preprocessing": self._preprocessing.record(), "training_files": self._class.data["training_files"]}
+        made = {"preprocessing": self._preprocessing.record(), "cut_off": self._checked[self._class.name].cut_off}
+        return made | {"training_files": self._class.data["training_files"]}
 
-    def batches(self, dataset: FolderDataset, split: str) -> Images:
+    def batches(self, dataset: FolderDataset, split: str, share: Share | None = None) -> Images:
         """This process's part of the pictures; ``split`` says in the progress bar what they are for."""
-        part = Part(dataset, self._ranks.share(len(dataset)))
+        part = Part(dataset, share.pictures if share else self._ranks.share(len(dataset)))
         title = f"feature extraction | {split} | {self._class.name}"
         threads = decoding_threads(self.args.num_workers, self.model.device.type)
         return Images(part, title, self.args.batch_size, threads, not self.leads)
@@ -191,63 +170,68 @@ class Run:
     def save_fitted(self) -> None:
         """Store the fitted model; the writing goes on in the background."""
         if self.leads and not self.args.no_features:
-            self._store.clear_scores(self._class.name)  # 旧的高斯的得分、阈值，不与新的 pickle 并存
-            self._store.left_out(self._class.name).unlink(missing_ok=True)
-            self._saving = Saving(self.padim, self._store.fitted(self._class.name), **self._made_from())
+            now = self._class
+            staged = now.staged if self._store.holds(now.name) else None
+            now.staged.remove(self._store.left_out(now.name))  # 是旧的高斯的
+            self._saving = Saving(self.padim, self._store.fitted(now.name), staged, **self._made_from())
 
     def validation(self) -> FolderDataset | None:
         """Good pictures that train nothing, for a threshold; None where the data set has none, or nothing is stored."""
         pictures = self._data.split(self._class.name, "validation")
         return pictures if len(pictures) and not self.args.no_features else None
 
-    def wants_left_out(self, train: FolderDataset, test: FolderDataset) -> bool:
-        """Whether left-out scores are to be made: asked for, or no labelled test set; and not stored already."""
-        if self.args.no_features or (test.is_labelled and not self.args.leave_one_out) or self.validation() is not None:
-            return False
-        if len(train) < 3:
-            self.remark("leaving one out needs three training pictures; there are no scores for a threshold")
-            return False
-        return not self._ranks.agree(lambda: self._saving is None and has_left_out(self._store, self._class.name))
+    def lots(self, train: FolderDataset, test: FolderDataset) -> Share | None:
+        """This process's part of the groups to leave out; None where there is no need, or their scores are stored."""
+        name, asked, store = self._class.name, self.args.leave_out, self._store
+        lots, remark = to_leave_out(self.args, name, train, self._data.split(name, "validation"), test)
+        if lots and self._ranks.agree(lambda: self._saving is None and has_left_out(store, name, asked)):
+            return None
+        if remark:
+            self.remark(remark, file=sys.stdout)
+        return lots.share(self._ranks.rank, self._ranks.size) if lots else None
 
     @contextmanager
-    def good_scores(self, pictures: FolderDataset, kind: str) -> Iterator[GoodScores]:
-        """What takes the scores of good pictures: ``leave_one_out`` of the training pictures, or ``validation``."""
-        with self.stage(kind):
-            yield (collected := GoodScores(self._ranks.share(len(pictures)).start))
-            scores, unusual = collected.gather(self._ranks)
+    def good_scores(self, pictures: FolderDataset, share: Share | None = None) -> Iterator[GoodScores]:
+        """What takes the scores of good pictures: of training pictures left out in these groups, or of validation."""
+        with self.stage("leave_out" if share else "validation"):
+            yield (collected := GoodScores(share.pictures if share else self._ranks.share(len(pictures))))
+            found = collected.gather(self._ranks)
         if self.leads:
-            self._scores = {f"{kind}_scores": scores}
-            if kind == "leave_one_out":
-                self._unusual = as_arrays(unusual, pictures.names())
-                if words := those_that_stand_out(scores, pictures.names()):
-                    self.remark(words, sys.stdout)
+            now = self._class
+            now.scores.update(found.record(share.lots if share else None))
+            if share:
+                unusual = as_arrays(found.unusual, pictures.names(), share.lots)
+                self._store.write_left_out(now.name, unusual, now.staged)
+                self.remark(*remarks(share.lots, found.scores, found.alone, pictures.names()), file=sys.stdout)
 
     @contextmanager
     def score_files(self, test: FolderDataset) -> Iterator[ScoreFiles]:
         """What takes the test pictures' scores."""
-        if self.leads and not len(test):
-            self._store.clear_scores(self._class.name)
-        taking = ScoreFiles(self._store, self._ranks, self._class.name, len(test), self.model)
+        now = self._class
+        taking = ScoreFiles(self._store, self._ranks, now.name, len(test), self.model, now.staged)
         with self.stage("score"), taking as files:
             yield files
 
     def finish(self, test: FolderDataset, files: ScoreFiles) -> None:
         """Hand the class over: it is evaluated, recorded and drawn while the next one is computed."""
+        now = self._class
         with self.stage("save"):
-            self._finish_saving()
+            record = self._finish_saving()
         self.model.release()  # 评估不需要高斯，先让出内存
         if not self.leads:
             return
-        now = self._class
+        record = record or stored_record(self._store.fitted(now.name))
         if self._ranks.size > 1:
             now.watch.seconds["communication"] = round(self._ranks.seconds - now.waited, 3)  # 含等待；分散在各阶段之内
-        self._evaluator.hand_over(now.name, test, files, now.watch, now.data | {"n_test": len(test)})
+        counts = now.data | {"n_test": len(test)}
+        self._evaluator.hand_over(now.name, test, files, now.watch, counts, record and record | now.scores)
 
     def report(self) -> None:
         """At the end: the ROC figure, the results, the table, the files, the verdict."""
         self._store.check_there()
         self._evaluator.finish_row()
         if self.leads:
+            self._results.drop_earlier()
             roc_figure(report.curves(self._results.content, self._store), self._store.roc_curve)  # 最后一类的图还在画
         self._evaluator.finish()
         peak = sum(self._ranks.gather(peak_memory() or 0)) or None
@@ -255,13 +239,13 @@ class Run:
             return
         defaults = {name: option.default for name, option in options().items()}
         run = {"seconds": round(time.perf_counter() - self._start, 1), "peak_memory_bytes": peak}
-        run["evaluation_wait_seconds"] = round(self._evaluator.waited, 3)
-        self._results.complete(vars(self.args), defaults, **run)
+        waited = round(self._evaluator.waited, 3)
+        self._results.complete(vars(self.args), defaults, evaluation_wait_seconds=waited, **run)
         print(report.ending(self._results.content, self._store, self.args.weights == "random"))
 
-    def remark(self, words: str, file: TextIO | None = None) -> None:
+    def remark(self, *lines: str, file: TextIO | None = None) -> None:
         """Tell what a user should know of the class at work, and keep that in its row."""
-        if self.leads:
+        for words in lines if self.leads else ():
             report.remark(self._class.name, words, file)
             self._class.data["remarks"].append(words)
 
@@ -269,19 +253,11 @@ class Run:
         if self.leads:
             print(message, flush=True)
 
-    def _finish_saving(self) -> None:
-        if self._saving:
-            try:
-                self._saving.finish()
-            except Exception:  # 说一次就够；Ctrl-C 打断的等待不算等过：还要能放弃它
-                self._saving, self._scores = None, {}
-                raise
-            self._saving = None
-        if self._scores:
-            if "leave_one_out_scores" in self._scores:
-                self._store.write_left_out(self._class.name, self._unusual)
-            add_scores(self._store.fitted(self._class.name), self._scores)
-            self._scores = {}
+    def _finish_saving(self) -> dict[str, Any] | None:
+        """Wait for the pickle, if one is being written; returns the content of its JSON."""
+        record = None if self._saving is None else self._saving.finish()
+        self._saving = None  # Ctrl-C 打断的等待不算等过：还要能放弃它
+        return record
 
     def _settle(self, kind: type[BaseException] | None, problem: BaseException | None, _: TracebackType | None) -> None:
         """Bring what goes on in the background to its end; on Ctrl-C, or where another process has died, give it up."""
@@ -296,5 +272,7 @@ class Run:
             if self._saving:
                 self._saving.abort()
             self._evaluator.stop()
+            for staged in self._staged:
+                staged.drop()
         if kind is None:
             self._ranks.leave()

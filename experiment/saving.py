@@ -4,19 +4,28 @@
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from experiment.files.gaussians import DamagedError, Progress, read_components, read_fitted, stored_state, write_fitted
+from experiment.files.gaussians import (
+    DamagedError,
+    Progress,
+    read_components,
+    read_fitted,
+    stage_fitted,
+    stored_state,
+)
 from experiment.files.records import read_fitted_record
 from experiment.models import describe
 from experiment.ranks import Ranks
 from padim.model import PaDiM
 from system.command import wait_for
-from system.files import write_json
+from system.errors import UserError
+from system.files import Staged, write_json
 
 
-def save(model: PaDiM, path: Path, progress: Progress | None = None, **more: Any) -> None:
+def save(model: PaDiM, path: Path, **more: Any) -> None:
     """Write a fitted model's pickle and its JSON.
 
     Parameters
@@ -24,7 +33,6 @@ def save(model: PaDiM, path: Path, progress: Progress | None = None, **more: Any
     model : PaDiM
     path : Path
         ``….pkl``.
-    progress : Progress, optional
     more
         More entries for the JSON, about the training images: `experiment.files.records` says which.
 
@@ -34,11 +42,18 @@ def save(model: PaDiM, path: Path, progress: Progress | None = None, **more: Any
         If nothing is fitted.
     OSError
     """
+    with Staged() as staged:
+        write_json(path.with_suffix(".json"), _stage(model, path, staged, Progress(), more), staged)
+
+
+def _stage(model: PaDiM, path: Path, staged: Staged, progress: Progress, more: dict[str, Any]) -> dict[str, Any]:
+    """Write the pickle; returns the content of its JSON, which must be staged, too."""
     mean, covariance = (t.cpu().numpy() for t in model.state())
     components = None if model.components is None else model.components.cpu().numpy()
-    if progress and model.device.type != "cpu":
+    if model.device.type != "cpu":
         progress.dumped.set()  # 主存里的是一份副本：不等它写到盘上，显存就可改写
-    write_fitted(path, mean, covariance, describe(model) | more, components, progress)
+    size = stage_fitted(staged, path, mean, covariance, components, progress)
+    return describe(model) | more | {"pickle_bytes": size}
 
 
 def load(model: PaDiM, path: Path) -> None:
@@ -89,30 +104,53 @@ def load_if_same(model: PaDiM, path: Path, made_from: dict[str, Any], ranks: Ran
     return "damaged" if "damaged" in ranks.gather(state) else "loaded"
 
 
-def add_scores(path: Path, scores: dict[str, list[float]]) -> None:
-    """Put ``leave_one_out_scores`` or ``validation_scores`` into the JSON beside a pickle that is whole."""
-    write_json(path.with_suffix(".json"), read_fitted_record(path) | scores)
+def stored_record(path: Path) -> dict[str, Any] | None:
+    """The JSON beside a pickle; None where the two are not there, or do not belong together."""
+    with suppress(UserError):
+        return read_fitted_record(path)
+    return None
 
 
 class Saving:
-    """`save` in a thread, while scoring reads and embeds its first block of images."""
+    """A fitted model to the disk in a thread, while scoring reads and embeds its first block of images.
 
-    def __init__(self, model: PaDiM, path: Path, **more: Any):
+    Parameters
+    ----------
+    model : PaDiM
+    path : Path
+        The pickle.
+    staged : Staged, optional
+        Gets the pickle where something of the class stands, which stays, with its thresholds, until those of the new
+        one are known; the JSON is to be added. Without it both are there as soon as they are written, so that a run
+        that is interrupted need not fit again.
+    more
+        As for `save`.
+    """
+
+    def __init__(self, model: PaDiM, path: Path, staged: Staged | None = None, **more: Any):
         self._progress = Progress()
         pool = ThreadPoolExecutor(1, "save")
-        self._writing = pool.submit(save, model, path, self._progress, **more)
+        self._writing = pool.submit(self._write, model, path, staged, more)
         self._writing.add_done_callback(lambda _: self._progress.dumped.set())
         pool.shutdown(wait=False)  # 不再收新任务；已交的照做
+
+    def _write(self, model: PaDiM, path: Path, staged: Staged | None, more: dict[str, Any]) -> dict[str, Any]:
+        if staged is not None:
+            return _stage(model, path, staged, self._progress, more)
+        with Staged() as own:
+            record = _stage(model, path, own, self._progress, more)
+            write_json(path.with_suffix(".json"), record, own)
+        return record
 
     def wait_read(self) -> None:
         """Wait until the model's memory is no longer read."""
         while not self._progress.dumped.wait(0.2):  # 不带时限的等待在 Windows 上不可中断
             pass
 
-    def finish(self) -> None:
-        """Wait until the files are there, and raise what went wrong."""
+    def finish(self) -> dict[str, Any]:
+        """Wait until the files are written, and raise what went wrong; returns the content of the JSON."""
         wait_for(self._writing)
-        self._writing.result()
+        return self._writing.result()
 
     def abort(self) -> None:
         """Give up at once: what was stored before stays."""

@@ -16,13 +16,13 @@ from experiment.masks import PackedMasks
 from experiment.ranks import Ranks
 from padim.extraction import BLOCK
 from padim.pretrained import ImageScores, Pretrained, Scores
-from system.files import forget
+from system.files import Staged, forget
 
 Block = tuple[int, Scores | ImageScores, np.ndarray, np.ndarray]  # 起点，得分，图片，掩码
 
 
 class ScoreFiles:
-    """Takes a test set's scores in order; a context whose files are there only if it ends without an error.
+    """Takes a test set's scores in order; a context, whose files are staged if it ends without an error.
 
     Parameters
     ----------
@@ -35,10 +35,14 @@ class ScoreFiles:
         N, test pictures of all ranks.
     model : Pretrained
         Whose scores they are.
+    staged : Staged
+        Gets the files; they have their names when all of the class's have.
 
     Attributes
     ----------
     has_maps : bool
+    maps_path : Path
+        Where the maps lie meanwhile.
     masks : PackedMasks, (N, H, W)
     centres : ndarray, (N, d) float32
         The embeddings at the centre position; of a predecessor d = 0.
@@ -46,7 +50,8 @@ class ScoreFiles:
         The pictures' scores where they are not the maps' maxima. These three on the leader alone.
     """
 
-    def __init__(self, store: Store, ranks: Ranks, name: str, count: int, model: Pretrained):
+    def __init__(self, store: Store, ranks: Ranks, name: str, count: int, model: Pretrained, staged: Staged):
+        self.staged = staged
         self._store, self._ranks, self._name, self.has_maps = store, ranks, name, model.has_maps
         self._shape, self._dimensions = (count, *model.size), len(model.dimensions)
         self.own_scores = np.empty(count, np.float32) if model.has_own_scores else None
@@ -61,9 +66,8 @@ class ScoreFiles:
             self.masks = PackedMasks(self._shape)  # 评估与作图还要用：比本段上下文活得长
             self.centres = np.empty((self._shape[0], self._dimensions), np.float32)
             if self.has_maps:
-                self.maps, self.pictures = self._held.enter_context(self._store.score_files(self._name, self._shape))
-            else:
-                self._store.clear_scores(self._name)
+                opened = self._store.score_files(self._name, self._shape, self.staged)
+                self.maps, self.pictures, self.maps_path = self._held.enter_context(opened)
         return self
 
     def __exit__(

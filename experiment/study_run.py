@@ -133,7 +133,7 @@ class StudyRun:
             for study, rows in self._studies.items()
         }
         self._file.take(self._name, figures)
-        if words := self._data.repeated(self._name):
+        for words in self._data.repeated(self._name):
             remark(self._name, words)
 
     def report(self) -> None:
@@ -163,10 +163,10 @@ class StudyRun:
             more = 4 * found.n_test * (2 * features + model.positions * model.channels)
             numbers = self.args.batch_size, found.n_train, found.n_test
             room = memory.check(model, name, *numbers, stored=False, more=more, remedy=remedy)
-            if words := cut_off(found.longest, self._data.preprocessing, room):
+            if words := cut_off(found.longest, self._data.preprocessing, room.times):
                 remark(name, words)
 
 
 def _key(variant: Variant) -> tuple:
     """What a variant computes, whatever it is called."""
-    return *variant.layers, variant.reduction, variant.dimensions, variant.seed
+    return *variant.layers, variant.reduction, variant.dimensions, variant.seed, variant.covariance

@@ -8,20 +8,17 @@ Defard et al., arXiv 2011.08785, sections III.A and IV.B (backbones).
 """
 
 import difflib
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torchvision
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum, get_model, get_model_weights, list_models
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+from torchvision.models import get_model, list_models
 
 from padim import efficientnet_lite as lite
-from padim.graph import dry_run, fold_batch_norm, keep_returned, open_sequences, receptive_fields
+from padim.graph import dry_run, fold_batch_norm, keep_returned, layer_names, open_sequences, receptive_fields, trace
 from system.errors import UserError, is_out_of_memory
 
 
@@ -85,122 +82,9 @@ def find_architecture(arch: str, layers: Sequence[str] | None = None) -> Archite
     if entry and (not layers or set(layers) == set(entry.layers)):
         return entry
     if not layers:
-        names = ", ".join(_layer_names(get_model(arch, weights=None))[:8])
+        names = ", ".join(layer_names(get_model(arch, weights=None))[:8])
         raise UserError(f"which layers of {arch} to read is not known; give some with --layers ({names}, …)")
     return Architecture(tuple(dict.fromkeys(layers)), None)  # 自选的层：通道全部保留
-
-
-def _layer_names(network: nn.Module) -> list[str]:
-    """Modules in the order of the calculation, the outer ones first."""
-    parts = [name.split(".") for name in get_graph_node_names(network, suppress_diff_warning=True)[1]]
-    modules = {name for name, _ in network.named_modules()}
-    names = dict.fromkeys(".".join(part[:depth]) for depth in (1, 2, 3, 4) for part in parts if len(part) >= depth)
-    return [name for name in names if name in modules]
-
-
-def imagenet_weights(arch: str) -> WeightsEnum:
-    """Torchvision's IMAGENET1K_V1 entry, the weights of the published figures (never ``DEFAULT``).
-
-    Raises
-    ------
-    UserError
-        If torchvision has no such weights for this network.
-    """
-    weights = get_model_weights(arch)
-    if "IMAGENET1K_V1" not in weights.__members__:
-        raise UserError(f"torchvision has no IMAGENET1K_V1 weights for {arch}; give a file with --weights PATH")
-    return weights.IMAGENET1K_V1  # WideResNet50 的 DEFAULT 是 V2，数值不同
-
-
-def load_network(arch: str, weights: str) -> tuple[nn.Module, bool]:
-    """The whole network in eval mode, and whether its weights are ImageNet's V1.
-
-    Parameters
-    ----------
-    arch : str
-        ``efficientnet_lite0``, or any of torchvision's classification networks.
-    weights : str
-        ``imagenet`` (downloaded once, or installed), ``random`` (seed 0), or the path of a state dict.
-
-    Raises
-    ------
-    UserError
-        If the download, the file or its content fails; the message names the remedy.
-    """
-    # 先播种，再构造，随机权重便总是同一组；不动调用者的随机数状态
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = (lite.EfficientNetLite0() if arch == lite.NAME else get_model(arch, weights=None)).eval()
-    if weights == "random":
-        return network, False
-    if weights == "imagenet":
-        state, is_imagenet = _download(arch), True
-    else:
-        state, is_imagenet = _read(Path(weights), arch)
-    if is_imagenet and arch == lite.NAME:  # 别家的名字，同样的次序
-        state = dict(zip(network.state_dict(), state.values(), strict=True))
-    _check_fit(state, network.state_dict(), arch, weights)
-    network.load_state_dict(state)
-    if is_imagenet and hasattr(network, "transform_input"):
-        network.transform_input = True  # Inception 的官方权重要求另一种归一化，网络自己换算
-    return network, is_imagenet
-
-
-def _download(arch: str) -> dict[str, Tensor]:
-    if arch == lite.NAME:  # 随安装而来，不必下载
-        return _read(lite.installed_weights(), arch)[0]
-    entry = imagenet_weights(arch)
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / entry.url.rsplit("/", 1)[1]
-    try:
-        return entry.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
-    except Exception as problem:  # 断网、断流、写不进缓存、缓存里的坏文件：抛什么都有可能
-        reason = " ".join(str(problem).split())[:120]
-        if not cached.exists():
-            raise UserError(
-                f"cannot download the ImageNet weights ({reason}); fetch {entry.url} elsewhere, then give the file "
-                f"with --weights PATH or put it at {str(cached)!r}"
-            ) from problem
-        raise UserError(f"cannot use {str(cached)!r} ({reason}); delete it and run again") from problem
-
-
-def _read(path: Path, arch: str) -> tuple[dict[str, Tensor], bool]:
-    if not path.is_file():
-        raise UserError(f"no weights file {str(path)!r}; --weights takes 'imagenet', 'random' or a state dict's path")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:
-        reason = " ".join(str(problem).split())[:120]
-        raise UserError(f"cannot read {str(path)!r} as a state dict ({reason}); see --weights") from problem
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{str(path)!r} holds no state dict; save it with torch.save(model.state_dict(), ...)")
-    # torchvision 的文件名里带着内容哈希的前八位：借此认出官方权重
-    with open(path, "rb") as file:
-        digest = hashlib.sha256(file.read()).hexdigest()
-    if arch == lite.NAME:
-        return state, digest == lite.SHA256
-    official = get_model_weights(arch).__members__.get("IMAGENET1K_V1")
-    return state, bool(official) and digest.startswith(official.url.rsplit("-", 1)[1].removesuffix(".pth"))
-
-
-def _check_fit(state: dict[str, Tensor], wanted: dict[str, Tensor], arch: str, source: str) -> None:
-    # 旧的权重文件没有 num_batches_tracked，推理也用不到它
-    problems = [f"missing {k}" for k in wanted if k not in state and not k.endswith("num_batches_tracked")]
-    problems += [f"unexpected {k}" for k in state if k not in wanted]
-    for k in wanted:
-        if k in state and state[k].shape != wanted[k].shape:
-            problems.append(f"{k} is {tuple(state[k].shape)}, not {tuple(wanted[k].shape)}")
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(f"{source!r} does not fit {arch}: {'; '.join(problems[:3])}{more}; see --weights and --arch")
-
-
-def weights_sha256(network: nn.Module) -> str:
-    """SHA-256 over the sorted state dict: each name in UTF-8, then its tensor's raw bytes."""
-    total = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        total.update(name.encode())
-        total.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()
 
 
 class Backbone(nn.Module):
@@ -233,9 +117,9 @@ class Backbone(nn.Module):
         super().__init__()
         try:
             # 只留下到最后一层为止的计算图：之后的部分不存在，也就不会被计算
-            self.graph = create_feature_extractor(network.eval(), {n: n for n in layers}, suppress_diff_warning=True)
+            self.graph = trace(network.eval(), layers)
         except ValueError as problem:
-            there = _layer_names(network)
+            there = layer_names(network)
             absent = next((n for n in layers if n not in there), None)
             if absent is None:
                 raise

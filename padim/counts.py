@@ -5,7 +5,8 @@
 
 Between two neighbouring distinct scores of defect pixels only normal pixels come in as a threshold is lowered: the
 true-positive rate, the recall and every region's overlap stand still. So everything is known exactly from the defect
-pixels' scores, sorted, and from how many normal pixels lie below and at each of them: a sum over chunks of maps.
+pixels' scores, sorted, and from how many normal pixels lie below and at each of them: a sum over the pictures, whose
+terms also say how often one picture's defect pixels score higher than another picture's normal ones.
 """
 
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ class Counts:
         Normal pixels with a lower score, and with this one.
     positive, negative : int
         All defect and all normal pixels; neither is 0.
+    sizes : ndarray, (N,) int64
+        Every picture's defect pixels.
+    wins : ndarray, (D, N) int64
+        For each picture with defect pixels and for every picture, twice the pairs of one of the former's defect
+        pixels and one of the latter's normal pixels in which the defect pixel scores higher; pairs that tie once.
     """
 
     scores: np.ndarray
@@ -50,6 +56,13 @@ class Counts:
     equal: np.ndarray
     positive: int
     negative: int
+    sizes: np.ndarray
+    wins: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """Pixels of a picture."""
+        return (self.positive + self.negative) // len(self.sizes)
 
     @property
     def true_positives(self) -> np.ndarray:
@@ -81,15 +94,21 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
 
     Notes
     -----
-    A region is an 8-connected component of a mask. One chunk is held, and about 40 bytes a defect pixel; four times
+    A region is an 8-connected component of a mask. One chunk is held, and about 60 bytes a defect pixel; three times
     that while curves are made.
+
+    A normal pixel with the score x lies below every defect score of which no more than k scores are ≤ x, where k counts
+    the distinct defect scores from the lowest; it lies below or at it where no more than k are < x. So two histograms
+    of a picture's normal pixels over the defect scores, added up from the lowest, are its terms of all sums.
     """
     # 第一遍：只看缺陷像素
+    in_pictures: list[np.ndarray] = []  # 每张图的缺陷像素数
     found: list[np.ndarray] = []  # 每段里缺陷像素的得分
     weights: list[np.ndarray] = []  # 与它们的 1/|R|
     regions = 0
     for part in _parts(len(maps), chunk):
         numbered, count = _label_regions(masks[part])
+        in_pictures.append(np.count_nonzero(numbered, axis=(1, 2)))
         numbers = numbered[numbered > 0]
         found.append(maps[part][numbered > 0] + 0)  # 加零：-0 与 0 同分
         weights.append(1 / np.bincount(numbers, minlength=count + 1)[numbers])
@@ -104,19 +123,30 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
     first = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])  # (K,)，同分的各组之首
     gain = np.add.reduceat(np.concatenate(weights)[order], first) / regions  # (K,)，对平均重叠率的贡献
     scores, defect = values[first], np.diff(np.r_[first, positive])
+    ranks = np.empty(positive, np.int64)
+    ranks[order] = np.repeat(np.arange(len(scores)), defect)  # 每个缺陷像素的得分是第几个，按图排列
+    sizes = np.concatenate(in_pictures)
+    starts = (np.cumsum(sizes) - sizes)[sizes > 0]  # (D,)，有缺陷的各图的像素之首
     del found, weights, values, order, first  # 第二遍之前让出内存
 
-    # 每段的正常像素排序，再查每个缺陷得分落在何处：之下几个，相等几个。缺陷得分多，段也要长，查的总次数才不超过像素数
-    chunk = max(chunk, 2 * len(scores) * len(maps) // maps.size)
-    below, equal = np.zeros(len(scores), np.int64), np.zeros(len(scores), np.int64)
+    # 第二遍：每张图的正常像素落在哪两个缺陷得分之间
+    under, within = np.zeros(len(scores) + 1, np.int64), np.zeros(len(scores) + 1, np.int64)
+    wins = np.empty((len(starts), len(maps)), np.int64)
     for part in _parts(len(maps), chunk):
-        normal = np.asarray(maps[part])[np.asarray(masks[part]) == 0]  # 只读的映射取出的也只读（NumPy 2.2 之前）
-        normal.sort()
-        left = np.searchsorted(normal, scores, "left")
-        below += left
-        equal += np.searchsorted(normal, scores, "right") - left
+        pictures, truth = np.asarray(maps[part]), np.asarray(masks[part])
+        for i, (picture, mask) in enumerate(zip(pictures, truth, strict=True), part.start):
+            normal = np.sort(picture[mask == 0])  # 有序的，查起来快
+            lower = np.searchsorted(scores, normal)  # 比它低的缺陷得分有几个
+            upper = lower + (scores[np.minimum(lower, len(scores) - 1)] == normal)  # 不比它高的
+            least, most = (np.bincount(each, minlength=len(under)) for each in (lower, upper))
+            within += least
+            under += most
+            twice = np.cumsum(least + most)  # (K + 1,)，高于它的两倍，加相等的：之下的数两次，相等的数一次
+            wins[:, i] = np.add.reduceat(twice[ranks], starts)
         forget(maps)
-    return Counts(scores, defect, gain, below, equal, positive, negative)
+    below = np.cumsum(under)[:-1]
+    equal = np.cumsum(within)[:-1] - below
+    return Counts(scores, defect, gain, below, equal, positive, negative, sizes, wins)
 
 
 def _parts(count: int, chunk: int) -> list[slice]:

@@ -3,6 +3,8 @@
 曲线抽稀：几千个点代表几百万个点。
 """
 
+from typing import Any
+
 import numpy as np
 
 MAX_POINTS = 2000  # 存盘曲线的点数上限
@@ -48,3 +50,14 @@ def bin_ends(*bins: np.ndarray) -> np.ndarray:
     """Indices at which any of the integer arrays is about to change or has just changed."""
     changes = np.logical_or.reduce([b[1:] != b[:-1] for b in bins])
     return np.flatnonzero(np.r_[True, changes] | np.r_[changes, True])  # 连续落在同一格的点，只留首尾
+
+
+def vertices(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Two vertices (x, y) for each score, in turn: (2 K, 2)."""
+    return np.column_stack([*one, *other]).reshape(-1, 2)
+
+
+def polyline(*parts: Any) -> np.ndarray:
+    """The parts' points one after another, repeated ones left out, thinned."""
+    points = np.vstack(parts)
+    return thin(points[np.r_[True, (points[1:] != points[:-1]).any(1)]])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu6
+from torch.nn.functional import pad, relu6
 
 from system.errors import UserError
 
@@ -28,26 +28,36 @@ _STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # 图片归一化所用的，RGB
 
 
-class _Convolution(nn.Module):
-    """A convolution and its batch norm, and ReLU6 unless it is ``linear``.
+class HalvingConv2d(nn.Conv2d):
+    """A convolution of stride 2 that pads as TensorFlow's SAME does on even sizes: n pixels become ⌊n/2⌋.
 
-    With stride 2 it pads as TensorFlow's SAME does on even sizes, (k − 2)//2 in front and the rest of k − 2 behind: n
-    pixels become ⌊n/2⌋.
+    It pads (k − 2)//2 in front and the rest of k − 2 behind. The padding that PyTorch knows is the same on both sides:
+    k//2 with a row and a column of zeros in front of the kernel is the same, and copies the kernel, not the images.
     """
+
+    def __init__(self, before: int, after: int, kernel: int, groups: int):
+        super().__init__(before, after, kernel, 2, kernel // 2, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = pad(self.weight, (1, 0, 1, 0))  # (C, c, k, k) → (C, c, k + 1, k + 1)
+        return self._conv_forward(x, kernel, self.bias)  # (B, c, n, n) → (B, C, ⌊n/2⌋, ⌊n/2⌋)
+
+
+class _Convolution(nn.Module):
+    """A convolution and its batch norm, and ReLU6 unless it is ``linear``."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int = 1, groups: int = 1, linear: bool = False):
         super().__init__()
-        # 步长为 2 时前面少一格填充，卷积却只会两边同填：每边多填一格，丢掉第一行、第一列，结果相同，不必复制整个输入
-        padding = kernel // 2 + (stride == 2)
-        self.conv = nn.Conv2d(before, after, kernel, stride, padding, groups=groups, bias=False)
+        if stride == 2:
+            self.conv: nn.Conv2d = HalvingConv2d(before, after, kernel, groups)
+        else:
+            self.conv = nn.Conv2d(before, after, kernel, padding=kernel // 2, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(after, eps=1e-3)
-        self.halves, self.linear = stride == 2, linear
+        self.linear = linear
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.conv(x))
-        if self.halves:  # (B, C, ⌊(n + 1)/2⌋ + 1, …) → (B, C, ⌊n/2⌋, …)
-            y = y[:, :, 1 : 1 + x.shape[2] // 2, 1 : 1 + x.shape[3] // 2]
-        return y if self.linear else relu6(y, inplace=not self.halves)  # 裁过的不就地算：顺便排成连续的
+        x = self.norm(self.conv(x))
+        return x if self.linear else relu6(x, inplace=True)
 
 
 class _Block(nn.Module):

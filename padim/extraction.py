@@ -5,6 +5,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -84,8 +85,15 @@ class Extractor:
                     warnings.warn(f"memory is short: going on with batches of {self._most}", stacklevel=1)
 
     @torch.inference_mode()
-    def blocks(self, batches: Iterable[Batch], embed: Embed, positions: int, dimensions: int) -> Iterator[Tensor]:
-        """Embeddings (P, m, d) float32 of successive images, m = `BLOCK` but for the last; one buffer.
+    def blocks(
+        self,
+        batches: Iterable[Batch],
+        embed: Embed,
+        positions: int,
+        dimensions: int,
+        sizes: Sequence[int] | None = None,
+    ) -> Iterator[Tensor]:
+        """Embeddings (P, m, d) float32 of successive images; one buffer.
 
         Parameters
         ----------
@@ -94,23 +102,36 @@ class Extractor:
             An `Embedding` or a `Projection`.
         positions, dimensions : int
             P and d.
+        sizes : sequence of int, optional
+            m of each block; by default it is `BLOCK`, and the last block has what is left.
+
+        Raises
+        ------
+        ValueError
+            If there are not as many images as ``sizes`` says.
         """
-        filled = 0
-        if self._buffer is None:  # 拟合与打分共用：近 1 GB 的内存，初次写入也费时
-            self._buffer = empty((positions, BLOCK, dimensions), self._device)
-        buffer = self._buffer
+        limits, filled = iter(sizes if sizes is not None else repeat(BLOCK)), 0
+        most = max((BLOCK, *(sizes or ())))
+        if self._buffer is None or self._buffer.shape[1] < most:  # 拟合与打分共用：近 1 GB 的内存，初次写入也费时
+            self._buffer = None  # 先让出小的
+            self._buffer = empty((positions, most, dimensions), self._device)
+        buffer, size = self._buffer, next(limits, 0)
         for features in self.features(batches):
             start, count = 0, len(features[0])
             while start < count:  # 一批可跨两块：块的边界不随批大小移动
-                taken = min(count - start, BLOCK - filled)
+                if not size:
+                    raise ValueError(f"there are more images than the {sum(sizes or ())} that the sizes say")
+                taken = min(count - start, size - filled)
                 part = [feature[start : start + taken] for feature in features]
                 # 对齐、拼接、降维，直接写入块中这几张图的位置：(P, taken, d)
                 with tf32(False):  # 主成分的投影是矩阵乘
                     embed(part, buffer[:, filled : filled + taken])
                 start, filled = start + taken, filled + taken
-                if filled == BLOCK:
-                    yield buffer
-                    filled = 0
+                if filled == size:
+                    yield buffer[:, :filled]
+                    filled, size = 0, next(limits, 0)
+        if sizes is not None and (filled or size):
+            raise ValueError(f"there are fewer images than the {sum(sizes)} that the sizes say")
         if filled:
             yield buffer[:, :filled]  # 最后不满的一块
 

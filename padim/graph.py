@@ -4,11 +4,38 @@
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+from padim.efficientnet_lite import HalvingConv2d
+
+_WHOLE = {"leaf_modules": [HalvingConv2d]}  # 不拆开：它也是卷积，可折叠，有感受野
+
+
+def layer_names(network: nn.Module) -> list[str]:
+    """Modules in the order of the calculation, the outer ones first."""
+    nodes = get_graph_node_names(network, tracer_kwargs=dict(_WHOLE), suppress_diff_warning=True)[1]
+    parts = [name.split(".") for name in nodes]
+    modules = {name for name, _ in network.named_modules()}
+    names = dict.fromkeys(".".join(part[:depth]) for depth in (1, 2, 3, 4) for part in parts if len(part) >= depth)
+    return [name for name in names if name in modules]
+
+
+def trace(network: nn.Module, layers: Sequence[str]) -> torch.fx.GraphModule:
+    """A network's graph up to the last of some layers, whose outputs it returns by their names.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer.
+    """
+    names = {name: name for name in layers}
+    return create_feature_extractor(network, names, tracer_kwargs=dict(_WHOLE), suppress_diff_warning=True)
 
 
 class Watched(torch.fx.Interpreter):

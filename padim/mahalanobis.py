@@ -1,6 +1,6 @@
-"""The Mahalanobis distance of patches to their position's Gaussian, also as if their image had been left out of it.
+"""The Mahalanobis distance of patches to their position's Gaussian, also as if their images had been left out of it.
 
-各位置的图块到其高斯的马氏距离（论文 III.C，公式 2）；训练图像到其余图像的高斯的距离（留一）。
+各位置的图块到其高斯的马氏距离（论文 III.C，公式 2）；训练图像到组外图像的高斯的距离（留一组，一组也可以只有一张）。
 
 References
 ----------
@@ -8,15 +8,15 @@ Defard et al., arXiv 2011.08785, section III.C: equation 2.
 """
 
 from collections.abc import Callable
+from math import isqrt, sqrt
 
 import torch
 from torch import Tensor
 
 from padim import EPSILON
 from padim.chunks import by_chunks, mirror
+from padim.left_out import spread, squares_without
 from system.errors import UserError
-
-_SMALL = 0.01  # 1 − k·a 小于此，a 的舍入就要紧了
 
 
 class Gaussians:
@@ -73,17 +73,29 @@ class Gaussians:
         self._factorise(1.0, before)
         return mahalanobis(block, self.mean, self._memory)  # 公式 2
 
-    def left_out(self, block: Tensor, count: int, before: Callable[[], None] = lambda: None) -> Tensor:
-        """Distances (P, m) of training embeddings (P, m, d), each to the Gaussians of all other training images.
+    def left_out(
+        self,
+        block: Tensor,
+        count: int,
+        size: int = 1,
+        before: Callable[[], None] = lambda: None,
+        keeps_factors: bool = True,
+    ) -> Tensor:
+        """Distances (P, M) of training embeddings, each to the Gaussians of the images outside its own group.
 
         Parameters
         ----------
-        block : Tensor, (P, m, d) float32
-            Of images that the Gaussians were fitted to.
+        block : Tensor, (P, M, d) float32
+            Of images that the Gaussians were fitted to, group by group.
         count : int
-            n, how many those were; at least three.
+            n, how many those were.
+        size : int
+            m, the images of every group of the block, at most n − 2; of one image each, every image is left out alone.
         before : callable
             As for `distances`.
+        keeps_factors : bool
+            Whether the factors are kept for further blocks, in the place of those that are there; else they are made
+            for this block alone, and those that are there stay.
 
         Raises
         ------
@@ -92,36 +104,40 @@ class Gaussians:
 
         Notes
         -----
-        Without image i the mean moves by −δ/(n − 1), δ = xᵢ − μ, and the scatter S loses n/(n − 1)·δδᵀ. The covariance
-        of the others is therefore A − k·δδᵀ with A = S/(n − 2) + εI and k = n/((n − 1)(n − 2)), and by Sherman and
-        Morrison, with a = δᵀA⁻¹δ,
+        Let Δ (d, m) be a group's deviations xᵢ − μ, and S the scatter. Without the group the mean moves by −Δ1/(n − m),
+        so that the group deviates from it by ΔU, U = I + 11ᵀ/(n − m), and the scatter loses ΔUΔᵀ. The covariance of the
+        others is therefore A − ΔUΔᵀ/(n − m − 1) with A = S/(n − m − 1) + εI. One factor of A a position serves all
+        groups of a size, and each image costs one triangular solve, as it does in `distances`. What a group costs
+        besides is a small system, by Woodbury (`padim.left_out`).
 
-            dᵢ = n/(n − 1) · √( a / (1 − k·a) ).
-
-        One factor of A a position serves all images. Where 1 − k·a is small, a rounding of a weighs much: there it is
-        corrected once, a = 2δᵀx − xᵀAx in float64 with x = A⁻¹δ from the factor, which is never above the true a.
+        Where the covariance of the others may be close to singular (n − m ≤ d, or m > n/3) or shows to be so, by small
+        pivots, float32 factors are not exact enough: there all is done in float64.
         """
-        scale = (count - 1) / (count - 2)  # A = scale·(Σ − εI) + εI
-        self._factorise(scale, before)
-        k = count / ((count - 1) * (count - 2))  # 其余图像的协方差是 A − k·δδᵀ
+        d, last = block.shape[2], count - size - 1
+        scale = (count - 1) / last  # A = scale·(Σ − εI) + εI
+        is_doubtful = count - size <= d or 3 * size > count
+        if keeps_factors and not is_doubtful:
+            self._factorise(scale, before)
         distances = block.new_empty(block.shape[:2])
+        share = (sqrt(count / (count - size)) - 1) / size  # U = C²，C = I + share·11ᵀ
 
         def solve(here: slice) -> None:
-            exact = block[here] - self._exact_mean[here, None]  # δ：(c, m, d)
-            deviations = exact.to(block.dtype).mT  # (c, d, m)
-            whitened = torch.linalg.solve_triangular(self._memory[here], deviations, upper=False)  # (c, d, m)
-            a = whitened.double().square().sum(1)  # (c, m)
-            if (1 - k * a < _SMALL).any():
-                factor = self._memory[here].mT
-                x = torch.linalg.solve_triangular(factor, whitened, upper=True).double()  # A⁻¹δ：(c, d, m)
-                both = 2 * exact.double().mT - self._scaled(here, scale) @ x  # 2δ − Ax：(c, d, m)
-                a = torch.where(1 - k * a < _SMALL, (x * both).sum(1), a)  # a = xᵀ(2δ − Ax)
-            # A − kδδᵀ 不小于 εI，故距离不大于 ‖δ‖/√ε：舍入至多到此
-            least = EPSILON * a / exact.double().square().sum(2)
-            left = a / torch.maximum(1 - k * a, least)
-            distances[here] = torch.where(a > 0, left, 0).sqrt_().mul_(count / (count - 1))  # dᵢ：(c, m)
+            deviations = (block[here] - self._exact_mean[here, None]).double().unflatten(1, (-1, size))  # (c, g, m, d)
+            removed = spread(deviations, share, 2)  # (ΔC)ᵀ
+            squares = deviations.new_zeros(deviations.shape[:3])  # (c, g, m)
+            unsure = torch.ones(len(squares), dtype=torch.bool, device=block.device)
+            if not is_doubtful:
+                factor = self._memory[here] if keeps_factors else self._factor(here, scale, block.dtype)
+                squares, unsure = squares_without(factor, removed, share, last)
+            if unsure.any():
+                factor = self._factor(here, scale, torch.float64)[unsure]
+                squares[unsure], _ = squares_without(factor, removed[unsure], share, last)
+            # 其余图像的协方差不小于 εI，故距离不大于 ‖ΔU‖/√ε：舍入至多到此
+            most = spread(removed, share, 2).square().sum(3) / EPSILON
+            distances[here] = torch.where(squares <= most, squares, most).sqrt_().flatten(1)
 
-        by_chunks(solve, len(self.mean), self.mean.shape[1], block.device)
+        # 一段位置的中间结果，是 (c, d, d) 或 (c, M, d)
+        by_chunks(solve, len(self.mean), max(d, isqrt(d * block.shape[1])), block.device)
         return distances
 
     def _factorise(self, scale: float, before: Callable[[], None]) -> None:
@@ -133,13 +149,13 @@ class Gaussians:
             factorise(covariance, scale)
             self._factored = scale
 
-    def _scaled(self, here: slice, scale: float) -> Tensor:
-        """scale·(Σ − εI) + εI (c, d, d) float64, from the upper triangles and the diagonal."""
-        assert self._diagonal is not None  # 有因子时才用
-        upper = self._memory[here].double().triu_(1)
+    def _factor(self, here: slice, scale: float, dtype: torch.dtype) -> Tensor:
+        """The factors (c, d, d) of scale·(Σ − εI) + εI, from the upper triangles and the diagonal."""
+        upper = self._memory[here].triu(1).to(dtype)
         matrix = upper + upper.mT
-        matrix.diagonal(dim1=1, dim2=2).copy_(self._diagonal[here])
-        return _rescale(matrix, scale)
+        diagonal = self._memory.diagonal(dim1=1, dim2=2) if self._diagonal is None else self._diagonal
+        matrix.diagonal(dim1=1, dim2=2).copy_(diagonal[here])
+        return _cholesky(_rescale(matrix, scale), here.start)
 
 
 def _rescale(covariance: Tensor, scale: float) -> Tensor:

@@ -12,23 +12,26 @@ from typing import Any, final
 
 import numpy as np
 
+from padim.aupimo import ENOUGH, aupimo
 from padim.counts import CHUNK, Counts, Masks, count_pixels
-from padim.curves import CELLS, bin_ends, thin
+from padim.curves import CELLS, bin_ends, polyline, vertices
+from padim.overlap import STRICT_LIMIT, region_overlap
+from padim.uncertainty import image_interval, pixel_interval
 from system.errors import UserError
 from system.files import forget
 
-PRO_LIMIT = 0.3  # 区域重叠曲线积分到此假阳性率
-STRICT_LIMIT = 0.05  # 更严的上限：近年的论文另报的一项
 FIGURES = (
     "image_rocauc",
     "pixel_rocauc",
     "pixel_aupro",
     "pixel_aupro_05",
+    "pixel_aupimo",
     "image_ap",
     "image_f1",
     "pixel_ap",
     "pixel_f1",
 )
+INTERVALS = ("image_rocauc_interval", "pixel_rocauc_interval")  # 95 %
 
 
 @final  # 没有子类，就总是真：`image and image.roc` 是曲线或 None
@@ -78,13 +81,13 @@ def evaluate(counts: Counts) -> Evaluation:
     # ROC：每个得分两个端点，之间斜着（同分）；两个得分之间只有正常像素，横着
     above, before = fp - counts.equal, tp - counts.defect
     kept = bin_ends(fp * CELLS // negative, tp * CELLS // positive)[::-1]  # 粗抽；翻转后得分由高到低
-    roc = _vertices((above[kept] / negative, before[kept] / positive), (fp[kept] / negative, tp[kept] / positive))
+    roc = vertices((above[kept] / negative, before[kept] / positive), (fp[kept] / negative, tp[kept] / positive))
     # 精确率–召回率：正常像素进来时召回率不动，精确率降到下一个得分之前
     entering = np.r_[negative, above[:-1]]  # 下一个（更低的）得分之上的正常像素
     lowest = tp / (tp + entering)
     kept = bin_ends(*(np.floor(v * CELLS).astype(np.int32) for v in (tp / positive, precision, lowest)))[::-1]
     recall = tp[kept] / positive
-    pr = _vertices((recall, precision[kept]), (recall, lowest[kept]))
+    pr = vertices((recall, precision[kept]), (recall, lowest[kept]))
     start = [[0.0, 1.0], [0.0, 0.0]] if above[-1] else [[0.0, 1.0]]  # 得分最高的是正常像素：先降到精确率 0
     return Evaluation(
         # 任取一个缺陷像素、一个正常像素，前者得分较高的比例；同分算一半
@@ -93,8 +96,8 @@ def evaluate(counts: Counts) -> Evaluation:
         ap=float(counts.defect @ precision / positive),
         f1=float(f1[best]),
         threshold=float(counts.scores[best]),
-        roc=_polyline([0.0, 0.0], roc, [1.0, 1.0]),
-        pr=_polyline(start, pr),
+        roc=polyline([0.0, 0.0], roc, [1.0, 1.0]),
+        pr=polyline(start, pr),
     )
 
 
@@ -104,79 +107,9 @@ def _integer_sum(a: np.ndarray, b: np.ndarray) -> int:
     return int(a @ (b & (1 << half) - 1)) + (int(a @ (b >> half)) << half)
 
 
-def _vertices(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Two vertices (x, y) for each score, in turn: (2 K, 2)."""
-    return np.column_stack([*one, *other]).reshape(-1, 2)
-
-
-def _polyline(*parts: Any) -> np.ndarray:
-    """The parts' points one after another, repeated ones left out, thinned."""
-    points = np.vstack(parts)
-    return thin(points[np.r_[True, (points[1:] != points[:-1]).any(1)]])
-
-
-@final
-@dataclass(frozen=True)
-class RegionOverlap:
-    """Per-region overlap (PRO) against the false-positive rate.
-
-    Attributes
-    ----------
-    aupro : float
-        Area under the curve up to the limit, divided by the limit: 0 to 1.
-    curve : ndarray, (K, 2) float64
-        False-positive rate, mean overlap, from (0, 0) to the limit; thinned.
-    """
-
-    aupro: float
-    curve: np.ndarray
-
-
-def region_overlap(counts: Counts, limit: float = PRO_LIMIT) -> RegionOverlap:
-    """The mean overlap with the defect regions, over all thresholds, up to a false-positive rate.
-
-    Parameters
-    ----------
-    counts : Counts
-    limit : float
-        The largest false-positive rate, above 0 and at most 1.
-
-    Notes
-    -----
-    At a threshold t the overlap is the mean over all regions R of |{p ∈ R : s(p) ≥ t}| / |R|, so that a small defect
-    counts as much as a large one; the false-positive rate is over all normal pixels of all pictures, the good ones
-    included. The curve has a point at every distinct score, is linear between them, and is cut at the limit by
-    interpolation.
-
-    References
-    ----------
-    Paper, section IV.A (PRO-score); Bergmann et al., "Uninformed Students", CVPR 2020.
-    """
-    negative, end = counts.negative, limit * counts.negative
-    # 论文 IV.A 的 PRO：各缺陷区域被找到的比例，对区域取平均，大小缺陷分量相同
-    found = np.minimum(np.cumsum(counts.gain[::-1])[::-1], 1)  # t 及以上的平均重叠
-    before = np.r_[found[1:], 0.0]  # t 以上的
-    reached = counts.false_positives  # 正常像素：t 及以上
-    above = reached - counts.equal  # t 以上
-    following = np.r_[negative, above[:-1]]  # 下一个（更低的）得分以上
-
-    # 面积：斜段（同分）截在上限处，再加平段
-    part = np.clip(end - above, 0, counts.equal)
-    slope = (found - before) / np.maximum(counts.equal, 1)
-    area = part @ (before + slope * part / 2) + np.clip(end - reached, 0, following - reached) @ found
-
-    inside = np.flatnonzero(above <= max(end, above[-1]))  # 得分升序，故是末尾的一段，至少一个
-    kept = inside[bin_ends(*(np.floor(v[inside] * CELLS).astype(np.int32) for v in (reached / negative, found)))][::-1]
-    curve = _vertices((above[kept] / negative, before[kept]), (reached[kept] / negative, found[kept]))
-    curve = np.vstack([[0.0, 0.0], curve, [following[inside[0]] / negative, found[inside[0]]]])
-    within = curve[:, 0] <= limit
-    last = max(np.interp(limit, *curve.T), curve[within][-1, 1])  # 上限处若是竖段，取其上端
-    return RegionOverlap(float(area / end), _polyline(curve[within], [limit, last]))
-
-
 def evaluate_maps(
     maps: np.ndarray | None, labels: np.ndarray, masks: Masks | None, image_scores: np.ndarray | None = None
-) -> tuple[dict[str, Any], dict[str, float | None]]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Evaluate a class's test set (paper, section IV.A; the thresholds are the original code's).
 
     Parameters
@@ -195,7 +128,8 @@ def evaluate_maps(
     arrays : dict
         What the result folder keeps; None is not available.
     row : dict
-        `FIGURES` and ``threshold`` (of normalised pixel scores).
+        `FIGURES`; ``threshold`` (of normalised pixel scores); `INTERVALS`, each [low, high] or None; and ``remarks``,
+        a list of str: why an interval is None where its ROC AUC is known, and where AUPIMO means little.
 
     Raises
     ------
@@ -217,10 +151,19 @@ def evaluate_maps(
             "an anomaly score is not finite: the weights hold NaN or are far out of scale; try other --weights"
         )
     image = evaluate_scores(image_scores, labels)  # 图像级
-    counts = None if maps is None or masks is None else count_pixels(maps, masks)  # 没有掩码，就只有图像级
+    counts, areas = None, None
+    if maps is not None and masks is not None:  # 没有掩码，就只有图像级
+        counts = count_pixels(maps, masks)
+        areas = aupimo(maps, masks, labels) if counts else None  # 每张图一个
     pixel = None if counts is None else evaluate(counts)  # 像素级
     overlap = None if counts is None else region_overlap(counts)  # 积到 0.3
     strict = None if counts is None else region_overlap(counts, STRICT_LIMIT)  # 积到 0.05
+    intervals, remarks = _intervals(image_scores, labels, image, counts)
+    if counts and areas is not None and (few := int(np.count_nonzero(labels == 0)) * counts.size) < ENOUGH:
+        remarks.append(
+            f"AUPIMO starts at a false-positive rate of 1e-5, which is under ten of the {few} pixels of the good test "
+            "pictures: it is coarse"
+        )
     # F1 最佳处的像素得分，换到归一化之后：原代码的分割阈值
     threshold = None if pixel is None else float(normalise(np.float64(pixel.threshold), low, high))
     arrays = {
@@ -238,19 +181,41 @@ def evaluate_maps(
         "pixel_roc": pixel and pixel.roc,
         "pixel_pr": pixel and pixel.pr,
         "pixel_pro": overlap and overlap.curve,
+        "pixel_wins": counts and counts.wins,
+        "pixel_aupimo": areas,
     }
     row = {
         "image_rocauc": image and image.rocauc,
         "pixel_rocauc": pixel and pixel.rocauc,
         "pixel_aupro": overlap and overlap.aupro,
         "pixel_aupro_05": strict and strict.aupro,
+        "pixel_aupimo": None if areas is None else float(np.nanmean(areas)),
         "image_ap": image and image.ap,
         "image_f1": image and image.f1,
         "pixel_ap": pixel and pixel.ap,
         "pixel_f1": pixel and pixel.f1,
         "threshold": threshold,
+        **intervals,
+        "remarks": remarks,
     }
     return arrays, row
+
+
+def _intervals(
+    scores: np.ndarray, labels: np.ndarray, image: Evaluation | None, counts: Counts | None
+) -> tuple[dict[str, list[float] | None], list[str]]:
+    """`INTERVALS`, and why there is none where there is a ROC AUC."""
+    nothing: tuple[None, None] = None, None
+    found = (
+        image_interval(scores, labels) if image else nothing,
+        pixel_interval(counts.wins, labels, counts.sizes, counts.size) if counts else nothing,
+    )
+    reasons = [
+        f"no interval of the {level} ROC AUC: {reason}"
+        for level, (_, reason) in zip(("image", "pixel"), found, strict=True)
+        if reason
+    ]
+    return dict(zip(INTERVALS, (interval for interval, _ in found), strict=True)), reasons
 
 
 def _extremes(maps: np.ndarray) -> tuple[float, np.ndarray]:
@@ -265,8 +230,7 @@ def _extremes(maps: np.ndarray) -> tuple[float, np.ndarray]:
 
 def evaluate_scores(scores: np.ndarray, labels: np.ndarray) -> Evaluation | None:
     """Evaluate scores against as many labels, non-zero is defect; None where one kind of label is missing."""
-    pixels, masks = (np.asarray(each).reshape(-1, 1, 1) for each in (scores, labels))  # 一张图当作一个像素：(N, 1, 1)
-    counts = count_pixels(pixels, masks, chunk=len(pixels))
+    counts = count_pixels(np.reshape(scores, (1, 1, -1)), np.reshape(labels, (1, 1, -1)))  # 都当作一张图的像素
     return None if counts is None else evaluate(counts)
 
 

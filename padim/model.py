@@ -1,6 +1,6 @@
-"""PaDiM: fit, score, leave one out; the state out and in.
+"""PaDiM: fit, score, leave out; the state out and in.
 
-PaDiM：拟合、打分、留一；状态的取出与放入（论文第 III 节）。
+PaDiM：拟合、打分、留一（组）；状态的取出与放入（论文第 III 节）。
 
 References
 ----------
@@ -9,6 +9,8 @@ Localization", ICPR 2020 workshops, arXiv 2011.08785.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -132,6 +134,11 @@ class PaDiM(Pretrained):
         return {"seed": self.seed, "dimensions": self.dimensions, "reduction": self.reduction}
 
     @property
+    def image_bytes(self) -> int:
+        """Bytes of an image's embeddings: what each image of a group takes while the group is left out."""
+        return 4 * self.positions * len(self.dimensions)
+
+    @property
     def state_bytes(self) -> int:
         d = len(self.dimensions)
         return 4 * self.positions * d * (d + 1)
@@ -213,9 +220,9 @@ class PaDiM(Pretrained):
         device = gaussians + self._forward_bytes(batch)
         return Bytes(device, device if self.device.type == "cpu" else 0)
 
-    def _blocks(self, batches: Iterable[Batch]) -> Iterator[Tensor]:
+    def _blocks(self, batches: Iterable[Batch], sizes: Sequence[int] | None = None) -> Iterator[Tensor]:
         assert self._embedding is not None  # pca：fit 与 load_state 先放好主成分
-        return self._extractor.blocks(batches, self._embedding, self.positions, len(self.dimensions))
+        return self._extractor.blocks(batches, self._embedding, self.positions, len(self.dimensions), sizes)
 
     @torch.inference_mode()
     def fit(
@@ -291,39 +298,62 @@ class PaDiM(Pretrained):
         gaussians = self._fitted()
         return self._scores(batches, lambda block: gaussians.distances(block, before_factors))  # 公式 2
 
-    def leave_one_out(
-        self, batches: Iterable[Batch], before_factors: Callable[[], None] = lambda: None
+    def leave_out(
+        self,
+        batches: Iterable[Batch],
+        groups: Sequence[int] | None = None,
+        before_factors: Callable[[], None] = lambda: None,
     ) -> Iterator[Scores]:
-        """Score the training images once more, each as if it had been left out of the fit, block by block, in order.
+        """Score the training images once more, each as if its group had been left out of the fit, block by block.
 
         Parameters
         ----------
         batches : iterable of Tensor, (B, 3, H, W) float32
-            The images that `fit` saw, or some of them.
+            Images that `fit` saw, group by group.
+        groups : sequence of int, optional
+            How many images each group has, at most n − 2; by default each of all images is a group of its own. Groups
+            of one size should follow one another: each change of size costs a factorisation.
         before_factors : callable
             As for `score`, which may follow.
 
         Yields
         ------
         Scores
+            Of whole groups, in the order of the images.
 
         Raises
         ------
         ValueError
-            If nothing is fitted, or fewer than three images were.
+            If nothing is fitted; a group holds more than n − 2 images; there are not as many images as the groups have.
         system.errors.UserError
             If a covariance has no Cholesky factor.
 
         Notes
         -----
         Exact, in closed form: `padim.mahalanobis.Gaussians.left_out`. With ``pca`` the projection stays that of all
-        images.
+        images. A group's embeddings are in memory together, `image_bytes` for each image.
         """
         gaussians = self._fitted()
-        if self.count < 3:
-            raise ValueError(f"leaving one image out needs at least three, not {self.count}")
-        # 公式 2，但高斯里没有这张图自己
-        return self._scores(batches, lambda block: gaussians.left_out(block, self.count, before_factors))
+        groups = [1] * self.count if groups is None else groups
+        largest = max(groups, default=1)
+        if self.count < largest + 2:
+            raise ValueError(f"leaving out {largest} of {self.count} images leaves too few: a covariance needs two")
+        return self._left_out(gaussians, batches, groups, before_factors)
+
+    @torch.inference_mode()
+    def _left_out(
+        self, gaussians: Gaussians, batches: Iterable[Batch], groups: Sequence[int], before: Callable[[], None]
+    ) -> Iterator[Scores]:
+        parts = _whole_groups(groups)
+        for block, (size, _) in zip(self._blocks(batches, [images for _, images in parts]), parts, strict=True):
+            with tf32(False):
+                # 公式 2，但高斯里没有这张图所在的组
+                scores = self._scores_of(block, gaussians.left_out(block, self.count, size, before))
+                alone = scores.image_scores
+                if size > 1:  # 也算只留出它自己的：两者之差，就是批次的影响
+                    distances = gaussians.left_out(block, self.count, keeps_factors=False)
+                    alone = self._maps(distances).amax((1, 2)).cpu().numpy()
+            yield replace(scores, alone=alone)
 
     def _fitted(self) -> Gaussians:
         if self._gaussians is None:
@@ -332,9 +362,22 @@ class PaDiM(Pretrained):
 
     @torch.inference_mode()
     def _scores(self, batches: Iterable[Batch], distances: Callable[[Tensor], Tensor]) -> Iterator[Scores]:
-        centre = self.grid[0] // 2 * self.grid[1] + self.grid[1] // 2  # 网格中心：只有它的嵌入随得分留下
         for block in self._blocks(batches):
             with tf32(False):
-                maps = self._maps(distances(block)).cpu().numpy()  # (P, m) → (m, H, W)
-            # 论文 III.C：图像的得分是异常图的最大值
-            yield Scores(maps, maps.max(axis=(1, 2)), block[centre].cpu().numpy().copy())
+                scores = self._scores_of(block, distances(block))
+            yield scores
+
+    def _scores_of(self, block: Tensor, distances: Tensor) -> Scores:
+        maps = self._maps(distances).cpu().numpy()  # (P, m) → (m, H, W)
+        centre = self.grid[0] // 2 * self.grid[1] + self.grid[1] // 2  # 网格中心：只有它的嵌入随得分留下
+        # 论文 III.C：图像的得分是异常图的最大值
+        return Scores(maps, maps.max(axis=(1, 2)), block[centre].cpu().numpy().copy())
+
+
+def _whole_groups(groups: Sequence[int]) -> list[tuple[int, int]]:
+    """For successive blocks the size of the groups and the number of images: as many groups of a size as fit."""
+    parts = []
+    for size, same in groupby(groups):
+        number, most = len([*same]), max(1, BLOCK // size)
+        parts += [(size, size * min(most, number - start)) for start in range(0, number, most)]
+    return parts

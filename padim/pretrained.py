@@ -6,17 +6,18 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from padim.backbone import Backbone, load_network, weights_sha256
+from padim.backbone import Backbone
 from padim.batches import Batch
 from padim.device import check_precision
 from padim.extraction import FORWARD, Extractor
+from padim.weights import load_network, weights_sha256
+from system.files import expanded
 
 _ACTIVATIONS = 2.2  # 前向时进程多占的内存，是同时存活的激活的倍数（实测：ResNet 2.0 至 2.2，EfficientNet-B5 1.6）
 
@@ -35,11 +36,14 @@ class Scores:
         Of PaDiM the maps' maxima; a predecessor has its own.
     centre : ndarray, (B, d) float32
         The embeddings at the centre position; of a predecessor d = 0.
+    alone : ndarray, (B,) float32, or None
+        By `padim.model.PaDiM.leave_out`: the images' scores with nothing but themselves left out, not their groups.
     """
 
     maps: np.ndarray
     image_scores: np.ndarray
     centre: np.ndarray
+    alone: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ class Pretrained(ABC):
         network, self.is_imagenet = load_network(arch, weights)
         self.arch, self.device = arch, torch.device(device)
         self.size = size[0], size[1]
-        self.weights = weights if weights in ("imagenet", "random") else str(Path(weights).resolve())
+        self.weights = weights if weights in ("imagenet", "random") else str(expanded(weights).resolve())
         check_precision(precision, self.device)
         self.precision = precision
         self.weights_sha256 = weights_sha256(network)

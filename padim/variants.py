@@ -3,8 +3,8 @@
 研究的各种变体，都从全部通道的一个高斯中取出（论文 V.A）：只是线性代数，不再经过网络。
 
 A choice i of channels has the covariance Σ[i, i], a projection W with orthonormal rows WΣWᵀ; the εI of
-equation 1 is in both already. A choice of layers is evaluated where a run with these layers alone
-would be: at the cells of the shallowest of them.
+equation 1 is in both already, and so it is in the diagonal of such a covariance and in the mean of all of them. A
+choice of layers is evaluated where a run with these layers alone would be: at the cells of the shallowest of them.
 
 References
 ----------
@@ -27,6 +27,7 @@ from padim.mahalanobis import Gaussians
 from padim.model import PaDiM
 
 SEEDS = 10
+COVARIANCES = ("full", "diagonal", "shared", "identity")
 _CHUNK = 64  # 一次取出并分解的位置数
 
 
@@ -46,6 +47,9 @@ class Variant:
         Of a random choice.
     grid : list of int or None
         Height and width of the positions, which are the cells of the shallowest of the layers.
+    covariance : str
+        ``full``; ``diagonal``; ``shared``, the mean of all positions' covariances in place of each; ``identity``, with
+        which the distance is Euclid's to the mean.
     """
 
     label: str
@@ -54,6 +58,7 @@ class Variant:
     dimensions: int
     seed: int | None = None
     grid: list[int] | None = None
+    covariance: str = "full"
 
 
 def layer_choices(layers: list[str]) -> list[list[str]]:
@@ -69,7 +74,7 @@ def variants(layers: list[Layer], study: str, kept: int, dimensions: list[int], 
     layers : list of padim.backbone.Layer
         All that are read.
     study : str
-        ``layers``, ``dimensions`` or ``seeds``.
+        ``layers``, ``dimensions``, ``seeds`` or ``covariance``.
     kept : int
         How many channels a random choice keeps.
     dimensions : list of int
@@ -82,6 +87,9 @@ def variants(layers: list[Layer], study: str, kept: int, dimensions: list[int], 
     # 同样的 d，不同的抽法
     if study == "seeds":
         return [Variant(f"seed {s}", names, "random", kept, s, grid) for s in range(seed, seed + SEEDS)]
+    # 同样的通道，协方差一步步从简
+    if study == "covariance":
+        return [Variant(kind, names, "random", kept, seed, grid, kind) for kind in COVARIANCES]
     # 论文 V.A，降维：同样的 d，随机通道与主成分对照
     if study == "dimensions":
         pairs = [(d, reduction) for d in dimensions for reduction in ("random", "pca")]
@@ -142,6 +150,11 @@ def maps_of(model: PaDiM, variant: Variant, features: list[Tensor], components: 
         block = torch.empty((len(positions), len(features[0]), kept), device=model.device)  # (P', N, d)
         embed([features[i] for i in layers], block)
         distances = block.new_empty(block.shape[:2])  # (P', N)
+        if variant.covariance == "shared":
+            total = torch.zeros((kept, kept), dtype=torch.float64, device=model.device)
+            for at in positions.split(_CHUNK):
+                total += covariances[at[:, None, None], index[:, None], index].sum(0, dtype=torch.float64)
+            shared = (total / len(positions)).float()  # (d, d)；均值仍各是各的
         for start in range(0, len(positions), _CHUNK):
             here = slice(start, min(start + _CHUNK, len(positions)))
             if basis is not None:
@@ -150,6 +163,11 @@ def maps_of(model: PaDiM, variant: Variant, features: list[Tensor], components: 
                 at = positions[here]
                 mean = means[at[:, None], index]  # μ[i]：(c, d)
                 covariance = covariances[at[:, None, None], index[:, None], index]  # Σ[i, i]：(c, d, d)
+            if variant.covariance == "diagonal":
+                covariance = covariance.diagonal(dim1=1, dim2=2).diag_embed()
+            elif variant.covariance != "full":
+                one = shared if variant.covariance == "shared" else torch.eye(kept, device=model.device)
+                covariance = one.repeat(len(mean), 1, 1)  # 处处相同
             distances[here] = Gaussians(mean, covariance).distances(block[here])  # 公式 2
         grid = shapes[0][1:]  # 所选各层中最浅的一层的网格
         return AnomalyMap(grid, model.size, model.device)(distances.T.reshape(-1, *grid)).cpu().numpy()

@@ -24,10 +24,11 @@ Column = tuple[str, str]  # (level, key)
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of the table: our values, one a result folder, and the published one."""
+    """One figure of the table: our values, one a result folder, the published one, and where wanted our interval."""
 
     values: list[float]
     published: float | None
+    interval: list[float] | None = None
 
     @property
     def mean(self) -> float | None:
@@ -39,7 +40,8 @@ class Cell:
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
     def __str__(self) -> str:
-        return _three_digits(self.mean) + ("" if self.deviation is None else f" ± {self.deviation:.3f}")
+        reach = "" if self.interval is None else f" [{', '.join(map(_three_digits, self.interval))}]"
+        return _three_digits(self.mean) + ("" if self.deviation is None else f" ± {self.deviation:.3f}") + reach
 
 
 def _three_digits(value: float | None) -> str:
@@ -99,15 +101,18 @@ class Table:
         return found
 
 
-def collect(folders: list[Path], archs: list[str] | None) -> Table:
-    """Read the result folders.
+def collect(folders: list[Path], archs: list[str] | None, with_intervals: bool = False) -> Table:
+    """Read the result folders; ``with_intervals`` a class's cells have them.
 
     Raises
     ------
     UserError
-        If a folder has no results, the folders cannot be averaged because they do not differ in the seed
+        If intervals are wanted of several folders, a folder has no results,
+        the folders cannot be averaged because they do not differ in the seed
         alone, models were run on different test pictures of a class, or there are no figures at all.
     """
+    if with_intervals and len(folders) > 1:
+        raise UserError("--interval is of one run, not of a mean over several; give one --result")
     opened: dict[str, list[Results]] = {}
     for folder in folders:
         for results in open_results(folder, archs):
@@ -121,7 +126,7 @@ def collect(folders: list[Path], archs: list[str] | None) -> Table:
     cells: dict[str, dict[Column, Cell]] = {}
     for name in classes:
         check_same_pictures(name, [results for results in everything if name in results.content["classes"]])
-        cells[name] = _row({key: [r.content["classes"].get(name) for r in opened[key]] for key in keys})
+        cells[name] = _row({key: [r.content["classes"].get(name) for r in opened[key]] for key in keys}, with_intervals)
     apart = set()
     for group in groups:
         cells[group] = _row({key: [r.content["averages"].get(group) for r in opened[key]] for key in keys})
@@ -143,14 +148,15 @@ def _averaged(results: Results, group: str, level: str) -> frozenset[str]:
     return frozenset(has_figure if members is None else has_figure.intersection(members))
 
 
-def _row(found: dict[str, list[dict | None]]) -> dict[Column, Cell]:
+def _row(found: dict[str, list[dict | None]], with_intervals: bool = False) -> dict[Column, Cell]:
     """The cells of a class or a group from each model's rows, one a result folder."""
     cells = {}
     for level in LEVELS:
         for key, each in found.items():
             rows = [row for row in each if row]
             values = [row[f"{level}_rocauc"] for row in rows if row[f"{level}_rocauc"] is not None]
-            cells[level, key] = Cell(values, ((rows[0]["published"] if rows else None) or {}).get(level))
+            interval = rows[0][f"{level}_rocauc_interval"] if rows and with_intervals else None
+            cells[level, key] = Cell(values, ((rows[0]["published"] if rows else None) or {}).get(level), interval)
     return cells
 
 

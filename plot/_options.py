@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from experiment.report.style import Say, legible, look
 from system import command
 from system.command import Parser
-from system.files import TEXT, replacing
+from system.files import TEXT, expanded, replacing
 
 Draw = Callable[[argparse.Namespace, Say], Iterator[Path]]
 FORMATS = ("png", "pdf")
@@ -34,7 +34,9 @@ def _dpi(text: str) -> int:
     return int(text)
 
 
-def parser(description: str, *, several: bool = False, language: Callable | None = None) -> Parser:
+def parser(
+    description: str, *, several: bool = False, language: Callable | None = None, folders: bool = True
+) -> Parser:
     """The common options.
 
     Parameters
@@ -45,14 +47,18 @@ def parser(description: str, *, several: bool = False, language: Callable | None
         Whether several result folders are taken.
     language : callable, optional
         The type of ``--lang``, where that is more than one language.
+    folders : bool
+        Whether what is drawn is named by its result folder and models.
     """
     made = Parser(description=description.splitlines()[0])
     add = made.add_argument
-    folders = {"nargs": "+", "default": [Path("mvtec_result")]} if several else {"default": Path("mvtec_result")}
-    add("--result", type=Path, metavar="DIR", help="folder that main.py wrote (default mvtec_result)", **folders)
-    add("--out", type=Path, metavar="DIR", default=Path("imgs"), help="where figures go (default imgs)")
-    keys = "models, as their files name them: resnet18, spade_wide_resnet50_2, …; default: every one with results"
-    add("--arch", nargs="+", metavar="KEY", help=keys)
+    if folders:
+        one = Path("mvtec_result")
+        taken = {"nargs": "+", "default": [one]} if several else {"default": one}
+        add("--result", type=expanded, metavar="DIR", help="folder that main.py wrote (default mvtec_result)", **taken)
+        keys = "models, as their files name them: resnet18, spade_wide_resnet50_2, …; default: every one with results"
+        add("--arch", nargs="+", metavar="KEY", help=keys)
+    add("--out", type=expanded, metavar="DIR", default=Path("imgs"), help="where figures go (default imgs)")
     if language:
         add("--lang", type=language, default=["en"], metavar="LIST", help="en (default), zh or en,zh")
     else:

@@ -65,7 +65,7 @@ class Results:
     def storing(self) -> str:
         """What makes them with the Gaussians beside, and where ``training`` with the left-out scores."""
         made = re.sub(r" --no_f\w*", "", self.command)  # --no_features，或其缩写
-        return f"{made} --leave_one_out" if self.training and "--leave_one_out" not in made.split() else made
+        return f"{made} --leave_out one" if self.training and "--leave_out" not in made else made
 
     @property
     def with_left_out(self) -> str:
@@ -96,23 +96,33 @@ class Results:
             raise self._unusable(path)
         return arrays
 
-    def left_out(self, name: str) -> tuple[list[float], dict[str, Any]]:
-        """The left-out scores of all of a class's training pictures, and the arrays of the most unusual ones."""
-        scores, path = self.provenance(name)["leave_one_out_scores"], self.store.left_out(name)
+    def left_out(self, name: str) -> tuple[list[float], list[float] | None, dict[str, Any]]:
+        """The left-out scores of all of a class's training pictures, and the arrays of the most unusual ones.
+
+        Between them the scores of pictures that were left out alone, where the first are of pictures left out by lots.
+        """
+        record, path = self.provenance(name), self.store.left_out(name)
+        scores, alone = record["left_out_scores"], record["left_out_alone_scores"]
         try:
             unusual = self.store.read_left_out(name)
         except UserError as problem:
             raise self._not_stored(path) from problem
         if scores is None or unusual is None:
             raise UserError(f"{name} has no left-out scores below {str(path.parent)!r}; make them with: {self.storing}")
-        return scores, unusual
+        if any(each is not None and len(each) != len(scores) for each in (alone, unusual["lots"])):  # 不是一次写的
+            raise self._not_stored(path)
+        return scores, alone, unusual
 
     def good_scores(self, name: str) -> list[float] | None:
         """The scores that a class's threshold comes from where no labels give one: validation or left-out ones."""
-        if not self.store.fitted(name).with_suffix(".json").exists():
-            return None
-        record = self.provenance(name)
-        return record["validation_scores"] or record["leave_one_out_scores"]
+        return self._scores_of_good(name, "validation_scores") or self._scores_of_good(name, "left_out_scores")
+
+    def alone_scores(self, name: str) -> list[float] | None:
+        """What the left-out scores would be, had each picture been left out alone; None where each was."""
+        return self._scores_of_good(name, "left_out_alone_scores")
+
+    def _scores_of_good(self, name: str, key: str) -> list[float] | None:
+        return self.provenance(name)[key] if self.store.fitted(name).with_suffix(".json").exists() else None
 
     def scale(self, name: str) -> str:
         """The scale of a class's heat maps where ``--colours`` is not given."""
@@ -252,13 +262,14 @@ def chosen_classes(args: argparse.Namespace, *models: Results) -> list[str]:
     return [args.name]
 
 
-def check_same_pictures(name: str, models: Sequence[Results]) -> None:
+def check_same_pictures(name: str, models: Sequence[Results], remedy: str | None = None) -> None:
     """Raise UserError unless these models were run on the same test pictures of a class."""
     for other in models[1:]:
         if other.row(name)["test_files"] != models[0].row(name)["test_files"]:
             both = " and ".join(repr(str(each.store.results)) for each in (models[0], other))
             option = "--arch" if other.store.root == models[0].store.root else "--result"
-            raise UserError(f"{both} are of different test pictures of {name}; leave one of them out with {option}")
+            remedy = remedy or f"leave one of them out with {option}"
+            raise UserError(f"{both} are of different test pictures of {name}; {remedy}")
 
 
 def class_options(made: Parser) -> Parser:

@@ -1,6 +1,6 @@
-"""The studies of layers, dimensions and seeds: image and pixel ROC AUC of every variant.
+"""The studies of layers, dimensions, seeds and the covariance: image and pixel ROC AUC of every variant.
 
-层、维数与随机种子三项研究：各方案的图像级与像素级 ROC AUC（论文 V.A）。
+层、维数、随机种子与协方差的研究：各方案的图像级与像素级 ROC AUC（论文 V.A）。
 """
 
 import _root  # noqa: F401, I001
@@ -77,13 +77,18 @@ def name_of(variant: dict[str, Any], say: Say) -> str:
 
 
 def layers(axes: Axes, study: dict[str, Any], say: Say) -> None:
-    """A row a choice of layers, a mark a level."""
-    variants = study["variants"]
-    places = np.arange(len(variants))  # 每行一种层的组合
+    """A row a choice of layers."""
+    rows(axes, study, [name_of(variant, say) for variant in study["variants"]])
+    axes.set_title(say("Layers", "所用的层"))
+
+
+def rows(axes: Axes, study: dict[str, Any], names: list[str]) -> None:
+    """A row a variant, a mark a level."""
+    places = np.arange(len(names))
     for level in LEVELS:
-        axes.plot(values(study, level, variants), places, MARKERS[level], ms=4, color=COLOURS[level])
-    axes.set_yticks(places, [name_of(v, say) for v in variants])
-    axes.set(ylim=(len(variants) - 0.5, -0.5), xlabel="ROC AUC", title=say("Layers", "所用的层"))  # 自上而下
+        axes.plot(values(study, level, study["variants"]), places, MARKERS[level], ms=4, color=COLOURS[level])
+    axes.set_yticks(places, names)
+    axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="ROC AUC")  # 自上而下
 
 
 def dimensions(axes: Axes, study: dict[str, Any], say: Say) -> None:
@@ -125,18 +130,31 @@ def seeds(axes: Axes, study: dict[str, Any], say: Say) -> None:
     axes.set_title(say(f"{count} seeds", f"{count} 个种子"))
 
 
-PANELS = {"layers": layers, "dimensions": dimensions, "seeds": seeds}
+def covariance(axes: Axes, study: dict[str, Any], say: Say) -> None:
+    """A row a covariance, from the full one to none."""
+    words = {
+        "full": say("one for each position (PaDiM)", "各位置各一个（PaDiM）"),
+        "diagonal": say("its diagonal alone", "只取对角线"),
+        "shared": say("the mean of all positions'", "各位置的平均"),
+        "identity": say("none: Euclidean distance", "不用：欧氏距离"),
+    }
+    rows(axes, study, [words[variant["covariance"]] for variant in study["variants"]])
+    axes.set_title(say("Covariance", "协方差"))
+
+
+PANELS = {"layers": layers, "covariance": covariance, "dimensions": dimensions, "seeds": seeds}
+WIDE = ("layers", "covariance")  # 各占一整行
 
 
 def figure(arch: str, studies: dict[str, Any], say: Say) -> Figure:
-    """The study of layers above, dimensions and seeds below; what is not there is left out."""
-    # 版面：上为各层的组合，占一整行；下为维数与种子；没有做的不占地方
+    """The studies of layers and the covariance above, dimensions and seeds below; what is not there is left out."""
+    # 版面：上为各层的组合与各种协方差，各占一整行；下为维数与种子；没有做的不占地方
     there = [name for name in PANELS if name in studies]
-    below: HashableList[str] = [name for name in there if name != "layers"]
-    above: HashableList[str] = ["layers"] * max(1, len(below))
-    mosaic = [above] * ("layers" in there) + [below] * bool(below)
-    rows = len(studies["layers"]["variants"]) if "layers" in there else 0
-    heights = [0.6 + 0.19 * rows] * bool(rows) + [2.5] * bool(below)  # 英寸
+    below: HashableList[str] = [name for name in there if name not in WIDE]
+    above = [name for name in there if name in WIDE]
+    wide: list[HashableList[str]] = [[name] * max(1, len(below)) for name in above]
+    mosaic = wide + [below] * bool(below)
+    heights = [0.6 + 0.19 * len(studies[name]["variants"]) for name in above] + [2.5] * bool(below)  # 英寸
     drawing = Figure((style.DOUBLE, 0.6 + sum(heights)), layout="constrained")
     panels = drawing.subplot_mosaic(mosaic, height_ratios=heights)
     for name in there:

@@ -110,7 +110,7 @@ def draw(args: argparse.Namespace) -> None:
     if len(with_maps) > 1:
         jobs.append(("localization --compare", with_maps))
     # 留一得分要用选项，研究是另一条命令：多半没有做
-    left_out = [arch for arch in archs if any(args.result.glob(f"scores_{arch}/*_left_out.npz"))]
+    left_out = [arch for arch in archs if any(args.result.glob(f"temp_{arch}/*_left_out.npz"))]
     jobs += [("training_pictures", [arch]) for arch in left_out]
     jobs += [("ablation", [arch]) for arch in architectures(args.result, "ablation") if arch in (args.arch or [arch])]
     skipped: list[str] = []  # 两种语言的缘由相同，末了只说一次

@@ -30,7 +30,9 @@ STEM = "auroc_table"
 
 def options() -> Parser:
     """The command line."""
-    return parser(__doc__, several=True)
+    made = parser(__doc__, several=True)
+    made.add_argument("--interval", action="store_true", help="the tables have each class's 95 %% intervals, too")
+    return made
 
 
 def row_label(name: str, say: Say) -> str:
@@ -82,13 +84,15 @@ def markdown(table: Table, say: Say) -> str:
 def comma_separated(table: Table) -> str:
     """Every figure with all its digits, then the published ones: the same in both languages."""
     titles = ["class"]
-    titles += [f"{key}_{level}{part}" for level, key in table.columns for part in ("", "_std", "_n")]
+    ends = ("_low", "_high") if any(cell.interval for row in table.cells.values() for cell in row.values()) else ()
+    titles += [f"{key}_{level}{part}" for level, key in table.columns for part in ("", "_std", "_n", *ends)]
     lines = [[*titles, *(f"{key}_{level}_published" for level, key in table.columns)]]
     for name, row in table.cells.items():
         line = [f"all_{name}" if name in ("textures", "objects") else name]
         cells = [row[column] for column in table.columns]
         for cell in cells:
             line += ["" if v is None else f"{v:.6f}" for v in (cell.mean, cell.deviation)] + [str(len(cell.values))]
+            line += [f"{end:.6f}" for end in cell.interval] if cell.interval else [""] * len(ends)
         lines.append([*line, *("" if cell.published is None else f"{cell.published:.3f}" for cell in cells)])
     return "".join(",".join(line) + "\n" for line in lines)
 
@@ -199,7 +203,7 @@ def figure(table: Table, say: Say) -> Figure:
 
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``auroc_table`` as a figure and as three tables."""
-    table = collect(args.result, args.arch)
+    table = collect(args.result, args.arch, args.interval)
     yield from save(figure(table, say), args, STEM)
     for suffix, text in (("md", markdown(table, say)), ("csv", comma_separated(table)), ("tex", latex(table, say))):
         yield write_text(target(args, STEM, suffix), text)

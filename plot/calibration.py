@@ -12,7 +12,7 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +70,11 @@ def band(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def curves(results: Results) -> dict[str, Curve]:
+def curves(results: Results, scores_of: Callable[[str], list[float] | None]) -> dict[str, Curve]:
     """Of every class with scores for a threshold and good test pictures."""
     found = {}
     for name in results.classes:
-        left_out, arrays = results.good_scores(name), results.arrays(name)
+        left_out, arrays = scores_of(name), results.arrays(name)
         good = raw_scores(arrays)[arrays["labels"] == 0]
         if left_out and len(good):
             found[name] = (*curve(left_out, good), len(left_out), len(good))
@@ -134,14 +134,18 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
         folders = [results.store.root for results in same]
         found: dict[str, dict[str, Curve]] = {}
         for results, folder in zip(same, folders, strict=True):
-            if not (each := curves(results)):
+            if not (each := curves(results, results.good_scores)):
                 raise UserError(
                     f"{str(results.store.results)!r} has no class with good test pictures and left-out or validation "
                     f"scores; make left-out ones with: {results.with_left_out}"
                 )
             is_unique = [other.name for other in folders].count(folder.name) == 1
-            label = folder.name if is_unique else str(folder)
-            found[label if len(same) > 1 else say("good test pictures", "正常测试图像")] = each
+            label = [folder.name if is_unique else str(folder)] if len(same) > 1 else []
+            between = say(": ", "：")
+            if alone := curves(results, results.alone_scores):
+                found[between.join([*label, say("left out alone", "逐张留出")])] = alone
+                label.append(say("left out by lots", "按批留出"))
+            found[between.join(label) or say("good test pictures", "正常测试图像")] = each
         yield from save(figure(found, say), args, f"calibration_{style.arch_short(key)}")
 
 

@@ -24,7 +24,7 @@ from system.errors import UserError
 from system.files import read_json
 
 STAGES = {
-    "fingerprint": "指纹", "load": "读取", "fit": "拟合", "leave_one_out": "留一", "validation": "验证", "save": "保存",
+    "fingerprint": "指纹", "load": "读取", "fit": "拟合", "leave_out": "留出", "validation": "验证", "save": "保存",
     "score": "打分", "evaluate": "评估", "figures": "绘图",
 }  # fmt: skip
 # 教科书实现把同样的工作分得更细：归并后两者才能对照

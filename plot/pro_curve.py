@@ -16,7 +16,7 @@ from _results import WITHOUT_MAPS, Results, open_results
 from matplotlib.figure import Figure
 
 from experiment.report import style
-from padim.metrics import PRO_LIMIT
+from padim.overlap import PRO_LIMIT
 from system.errors import UserError
 from experiment.report.style import Say
 

@@ -27,7 +27,10 @@ from padim.metrics import FIGURES
 from system import command
 
 PARTS = Path(__file__).with_name("page")
-MAIN = ("image_rocauc", "published_image", "difference_image", "pixel_rocauc", "published_pixel", "difference_pixel")
+COMPARED = [
+    (f"{level}_rocauc", f"{level}_rocauc_interval", f"published_{level}", f"difference_{level}") for level in LEVELS
+]
+MAIN = tuple(key for each in COMPARED for key in each)
 COLUMNS = (*MAIN, *(key for key in FIGURES if key not in MAIN), "n_train", "n_test", "seconds")
 
 Entry = dict[str, Any]

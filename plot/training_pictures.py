@@ -1,6 +1,6 @@
 """The most unusual training pictures with their left-out maps; left-out scores beside those of the test pictures.
 
-最不寻常的训练图像与它们的留一异常图；留一得分与测试图像的得分。
+最不寻常的训练图像与它们留出后的异常图；留出后的得分与测试图像的得分；按批留出时，各批的得分。
 """
 
 import _root  # noqa: F401, I001
@@ -27,7 +27,7 @@ from matplotlib.figure import Figure, SubFigure
 from experiment.report import style
 from experiment.report.colours import Colours
 from experiment.report.figures import colour_bar, heat_over
-from experiment.report.threshold import PERCENTILE, stands_out_from
+from experiment.report.threshold import PERCENTILE, lots_that_stand_out, stands_out_from
 from experiment.report.style import Line, Say
 
 COLUMNS = 3  # 每格左右两幅：图像，叠加了异常图的图像
@@ -35,8 +35,9 @@ LEFT, HEAD, CAPTION, GAP, BAR, RIGHT = 0.05, 0.42, 0.19, 0.1, 0.09, 0.64  # 英�
 LEGEND, STRIP, NAMES, AXIS, MARGIN = 0.45, 0.6, 1.35, 0.42, 0.1  # 英寸：图例，一行分布的高与行名的宽，横轴，右边
 PITCH = (style.DOUBLE - LEFT - BAR - RIGHT) / COLUMNS
 PAGE = 9.2  # 英寸：一页放得下的高度
+LOT, LOTS = 0.17, 12  # 英寸，一批的行高；至多画这么多批
 BINS = 48
-LEFT_OUT_COLOUR, PERCENTILE_COLOUR = "0.45", style.PALETTE[2]
+LEFT_OUT_COLOUR, ALONE_COLOUR, PERCENTILE_COLOUR = "0.45", "0.7", style.PALETTE[2]
 
 
 def options() -> Parser:
@@ -44,12 +45,12 @@ def options() -> Parser:
     return colour_option(class_options(parser(__doc__)))
 
 
-def title(results: Results, name: str, left_out: list[float], count: int, say: Say) -> str:
+def title(results: Results, name: str, left_out: list[float], count: int, by_lots: bool, say: Say) -> str:
     """What is shown; in a second line what is framed."""
     limit, n = stands_out_from(left_out), len(left_out)
     what = f"{style.printable(name)}{say(', ', '，')}{style.arch_label(results.store.key)}{say(': ', '：')}" + say(
-        f"the {count} most unusual of {n} training pictures, each scored as if left out",
-        f"{n} 张训练图像中最不寻常的 {count} 张，逐张留出打分",
+        f"the {count} most unusual of {n} training pictures, each scored as if {'its lot were ' * by_lots}left out",
+        f"{n} 张训练图像中最不寻常的 {count} 张，{'按批' if by_lots else '逐张'}留出打分",
     )
     if limit is None:
         which = say("half of the scores are equal: none can stand out", "半数得分相同：无从说谁不合群")
@@ -99,9 +100,15 @@ def show_pictures(
     colour_bar(bar, colours.bar, "\n".join(words), style.TEXT_SIZE)
 
 
-def distributions(left_out: list[float], arrays: dict[str, Any] | None, say: Say) -> list[tuple[str, str, np.ndarray]]:
+def distributions(
+    left_out: list[float], alone: list[float] | None, arrays: dict[str, Any] | None, say: Say
+) -> list[tuple[str, str, np.ndarray]]:
     """Name, colour and raw image scores of the training pictures, and of the good and the defective test pictures."""
-    found = [(say("left-out training", "留一训练图像"), LEFT_OUT_COLOUR, np.array(left_out))]
+    if alone is None:
+        found = [(say("left-out training", "留一训练图像"), LEFT_OUT_COLOUR, np.array(left_out))]
+    else:
+        found = [(say("left out alone", "逐张留出的训练图像"), ALONE_COLOUR, np.array(alone))]
+        found += [(say("left out by lots", "按批留出的训练图像"), LEFT_OUT_COLOUR, np.array(left_out))]
     if arrays is not None:
         # 留一得分没有归一化：测试图像的也还原，同一横轴才可比
         raw, defective = raw_scores(arrays), arrays["labels"] != 0
@@ -110,11 +117,19 @@ def distributions(left_out: list[float], arrays: dict[str, Any] | None, say: Say
     return [each for each in found if len(each[2])]
 
 
-def thresholds(left_out: list[float], arrays: dict[str, Any] | None, say: Say) -> list[tuple[str, float, Line]]:
+def thresholds(
+    left_out: list[float], alone: list[float] | None, arrays: dict[str, Any] | None, say: Say
+) -> list[tuple[str, float, Line]]:
     """Name, raw score and look of the thresholds."""
-    words = say(f"{PERCENTILE:g}th percentile of the left-out scores", f"留一得分的第 {PERCENTILE:g} 百分位")
-    # 前者不用一个标签，后者在测试标签上调得
+    en, zh = f"{PERCENTILE:g}th percentile of ", f"得分的第 {PERCENTILE:g} 百分位"
+    words = (
+        say(f"{en}the left-out scores", f"留一{zh}") if alone is None else say(f"{en}those by lots", f"按批留出{zh}")
+    )
+    # 百分位不用一个标签，F1 最佳的在测试标签上调得
     found = [(words, float(np.percentile(left_out, PERCENTILE)), Line(color=PERCENTILE_COLOUR, linestyle="-"))]
+    if alone is not None:
+        words = say(f"{en}those alone", f"逐张留出{zh}")
+        found.append((words, float(np.percentile(alone, PERCENTILE)), Line(color=PERCENTILE_COLOUR, linestyle=":")))
     if arrays is not None and arrays["image_threshold_raw"] is not None:
         words = say("best F1 on the test labels", "测试标签上 F1 最佳")
         found.append((words, float(arrays["image_threshold_raw"]), Line(color="black", linestyle="--")))
@@ -145,25 +160,68 @@ def show_scores(
     )  # fmt: skip
 
 
+def lot_label(lot: str, count: int, say: Say) -> str:
+    """A folder's name, or that of the first picture of those in a row, and how many pictures the lot has."""
+    first, is_row, _ = lot.partition(" to ")
+    name = style.printable(first.split("/")[-1])
+    name = name if len(name) < 18 else f"{name[:7]}…{name[-9:]}"
+    return f"{say(f'from {name}', f'{name} 起') if is_row else name} ({count})"
+
+
+def show_lots(part: SubFigure, left_out: list[float], lots: np.ndarray, say: Say) -> None:
+    """A row for each lot, the highest median on top: scores, their median; red where it stands out as a whole."""
+    scores, apart = np.array(left_out), lots_that_stand_out(left_out, lots.tolist())
+    each = {lot: scores[lots == lot] for lot in dict.fromkeys(lots.tolist())}
+    shown = sorted(each, key=lambda lot: np.median(each[lot]))[-LOTS:]
+    total = LEGEND + LOT * len(shown) + AXIS
+    axes = part.add_axes(
+        (NAMES / style.DOUBLE, AXIS / total, 1 - (NAMES + MARGIN) / style.DOUBLE, LOT * len(shown) / total)
+    )
+    for row, lot in enumerate(shown):
+        colour = style.DEFECT_COLOUR if lot in apart else LEFT_OUT_COLOUR
+        axes.scatter(each[lot], np.full(len(each[lot]), row), s=7, alpha=0.4, lw=0, color=colour)
+        axes.plot(np.median(each[lot]), row, "|", ms=9, mew=1.6, color="black")
+    labels = [lot_label(lot, len(each[lot]), say) for lot in shown]
+    axes.set_yticks(range(len(shown)), labels, size=style.SMALL_SIZE)
+    for lot, label in zip(shown, axes.get_yticklabels(), strict=True):
+        label.set_color(style.DEFECT_COLOUR if lot in apart else "black")
+    axes.set(ylim=(-0.7, len(shown) - 0.3))
+    axes.margins(x=0.01)
+    axes.set_xlabel(
+        say("Left-out score of each picture; bar: the lot's median", "各图留出后的得分；竖线：该批的中位数")
+    )
+    some = f"{len(shown)} / {len(each)}" if len(shown) < len(each) else f"{len(each)}"
+    which = (
+        say("in red those that stand out as a whole", "红色：整批不合群")
+        if apart
+        else say("none stands out", "没有不合群的")
+    )
+    axes.set_title(say(f"Lots ({some}): {which}", f"批次（{some}）：{which}"), loc="left", size=style.TEXT_SIZE)
+
+
 def figure(results: Results, name: str, wanted: str | None, say: Say) -> Figure:
-    """Above the pictures, the most unusual first; below the distributions, with both thresholds."""
-    left_out, unusual = results.left_out(name)
+    """Above the pictures, the most unusual first; below the distributions with the thresholds, then the lots."""
+    left_out, alone, unusual = results.left_out(name)
     arrays = results.arrays(name) if results.store.arrays(name).exists() else None  # 没有测试图像的一类没有
     colours = results.colours(name, arrays or {}, wanted)  # 与测试图像的热图同一尺度
-    strips, count = distributions(left_out, arrays, say), len(unusual["files"])
+    strips, count, lots = distributions(left_out, alone, arrays, say), len(unusual["files"]), unusual["lots"]
 
     # 双栏宽；图太高时缩小，使整图不超出一页
-    below, rows = LEGEND + STRIP * len(strips) + AXIS, -(-count // COLUMNS)
+    below, rows = [LEGEND + STRIP * len(strips) + AXIS], -(-count // COLUMNS)
+    if lots is not None:
+        below.append(LEGEND + LOT * min(len(set(lots.tolist())), LOTS) + AXIS)
     height, width, _ = side_by_side(*unusual["images"][[0, 0]]).shape
-    size = min((PITCH - GAP) * height / width, (PAGE - HEAD - below) / rows - CAPTION)
+    size = min((PITCH - GAP) * height / width, (PAGE - HEAD - sum(below)) / rows - CAPTION)
     above = HEAD + rows * (CAPTION + size)
-    drawing = Figure((style.DOUBLE, above + below))
-    pictures, scores = drawing.subfigures(2, 1, squeeze=False, height_ratios=(above, below), hspace=0)[:, 0]
+    drawing = Figure((style.DOUBLE, above + sum(below)))
+    parts = drawing.subfigures(1 + len(below), 1, squeeze=False, height_ratios=(above, *below), hspace=0)[:, 0]
 
-    words = title(results, name, left_out, count, say)
-    pictures.text(LEFT / style.DOUBLE, 1 - 0.06 / above, words, va="top", linespacing=1.5, size=style.TEXT_SIZE)
-    show_pictures(pictures, unusual, stands_out_from(left_out), size, colours, say)
-    show_scores(scores, strips, thresholds(left_out, arrays, say), say)
+    words = title(results, name, left_out, count, lots is not None, say)
+    parts[0].text(LEFT / style.DOUBLE, 1 - 0.06 / above, words, va="top", linespacing=1.5, size=style.TEXT_SIZE)
+    show_pictures(parts[0], unusual, stands_out_from(left_out), size, colours, say)
+    show_scores(parts[1], strips, thresholds(left_out, alone, arrays, say), say)
+    if lots is not None:
+        show_lots(parts[2], left_out, lots, say)
     return drawing
 
 

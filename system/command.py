@@ -13,8 +13,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
-from typing import NoReturn
+from contextlib import contextmanager, suppress
+from typing import NoReturn, TextIO
 
 from system.errors import explain
 
@@ -67,18 +67,33 @@ def run(
     # 一亿像素的工业图像并不可疑；再大一倍的，Pillow 报错而不只是警告
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     try:
-        with _terminable():
-            return work() or 0
+        with _interruptible(interrupted):
+            status = work() or 0
+            sys.stdout.flush()  # 退出时才写，就没有人来说写不下了
+            return status
     except KeyboardInterrupt as kind:
         status, message = 143 if isinstance(kind, Terminated) else 130, interrupted
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # 解释器收尾时再按，不留下回溯
     except Exception as problem:
         found = explain(problem)
         if found is None:
             raise
         status, message = 2, f"error: {found}"
+    finally:
+        discard_unwritten(sys.stdout)
     # 出了 except，进度条已随各帧收起：这一行在最后。别的进程也许留下了半行
-    print(f"\n{message}" if "LOCAL_RANK" in os.environ else message, file=sys.stderr)
+    with suppress(BrokenPipeError):  # 读者都走了：没有人可说
+        print(f"\n{message}" if "LOCAL_RANK" in os.environ else message, file=sys.stderr, flush=True)
+    discard_unwritten(sys.stderr)
     return status
+
+
+def discard_unwritten(stream: TextIO) -> None:
+    """Let go what cannot be written, if there is any: the interpreter would try again at its end."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _freeze() -> None:
@@ -89,20 +104,33 @@ def _freeze() -> None:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Raise `Terminated` on SIGTERM; only the main thread may, and can, be told."""
+def _interruptible(interrupted: str) -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM; a second Ctrl-C ends at once. Only the main thread may, and can, be told."""
 
     def terminate(*_: object) -> None:
         raise Terminated
 
+    def again(*_: object) -> None:
+        os.write(2, f"{interrupted}\n".encode())  # 信号处理中，print 未必可重入
+        os._exit(130)
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGINT, again)
+        raise KeyboardInterrupt
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, terminate)
+    handlers = {signal.SIGTERM: terminate}
+    # 别人管着 Ctrl-C 的（nohup、父进程），笔记本里的（那里不许结束进程），都由他们
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler and not hasattr(sys, "ps1"):
+        handlers[signal.SIGINT] = interrupt
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def wait_for(future: Future) -> None:

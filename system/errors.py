@@ -44,6 +44,8 @@ def explain(problem: BaseException) -> str | None:
         words = "a smaller --batch_size, where there is one, or a fit with a smaller --rd or --arch needs less"
         return f"out of memory; {words}"
     if isinstance(problem, OSError):
+        if isinstance(problem, BrokenPipeError) and not problem.filename:
+            return "nobody reads standard output any more; give the command again, and let it write to the end"
         where = f"{problem.filename!r}: " if problem.filename else ""
         if problem.errno in FULL:
             hint = "make room, or choose another folder (--save_path, --out); --no_features leaves out PaDiM's pickles"

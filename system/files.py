@@ -3,6 +3,7 @@
 文件要么完整、要么没有：先写在别的名字下，先占好磁盘空间。
 """
 
+import hashlib
 import json
 import mmap
 import os
@@ -32,36 +33,122 @@ TEXT: TextOptions = {"encoding": "utf-8", "errors": "backslashreplace"}
 _LEFTOVER = re.compile(r".+\.(pkl|json|npy|npz|png|csv)\.\d+\.tmp")
 
 
+def expanded(text: str) -> Path:
+    """A path, whose ``~`` no shell has replaced where it stands in a variable or behind a ``=``."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # 没有这个用户：就是这个名字
+        return Path(text)
+
+
+class Staged:
+    """Files that are written under temporary names, and get their own together, just after those they replace are gone.
+
+    A context: at its end the files get their names; on an error they are deleted, and nothing has changed. Where files
+    belong together, those that vouch for the others are removed first and renamed last: whatever comes between, a kill
+    or a power failure, what vouches for the others is there only where it is right.
+    """
+
+    def __init__(self) -> None:
+        self._written: dict[Path, Path] = {}  # 名字 → 临时的名字
+        self._vouching: set[Path] = set()
+        self._leaving: list[Path] = []
+
+    @contextmanager
+    def writing(self, path: Path, *, vouches: bool = False, sync: bool = True) -> Iterator[Path]:
+        """A temporary name beside ``path`` to write to, deleted on an error.
+
+        Parameters
+        ----------
+        path : Path
+        vouches : bool
+            Whether the file tells that others are there and belong to it.
+        sync : bool
+            Whether its content is on the disk before it has its name: after a power failure, too, it is the old or
+            the new one then.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary(path)
+        try:
+            with _blaming(path, temporary):
+                yield temporary
+                if sync:
+                    with open(temporary, "rb+") as file:
+                        os.fsync(file.fileno())
+        except BaseException:
+            _delete(temporary)
+            raise
+        self._written[path] = temporary
+        if vouches:
+            self._vouching.add(path)
+
+    def remove(self, *paths: Path) -> None:
+        """Files that are to go when the others get their names."""
+        self._leaving += paths
+
+    def commit(self) -> None:
+        """Remove, then rename: what vouches for other files first of all, and last."""
+        for path in [*self._vouching, *self._leaving]:
+            path.unlink(missing_ok=True)
+        for path in sorted(self._written, key=self._vouching.__contains__):
+            with _blaming(path, self._written[path]):
+                self._written[path].replace(path)
+            del self._written[path]
+
+    def drop(self) -> None:
+        """Delete what has not got its name."""
+        for temporary in self._written.values():
+            _delete(temporary)
+        self._written.clear()
+
+    def __enter__(self) -> "Staged":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.commit()
+        finally:
+            self.drop()
+
+
 @contextmanager
 def replacing(path: Path, sync: bool = True) -> Iterator[Path]:
-    """A temporary name beside ``path``, renamed to it at the end, deleted on an error.
-
-    With ``sync`` the content is on the disk before it has the name: after a power failure, too, the
-    file is the old or the new one.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    """A temporary name beside ``path``, renamed to it at the end, deleted on an error; ``sync`` as in `Staged`."""
+    with Staged() as staged, staged.writing(path, sync=sync) as temporary:
         yield temporary
-        if sync:
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-        temporary.replace(path)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside ``path`` that is no longer than the longest of file systems' names."""
+    name = f"{path.name}.{os.getpid()}.tmp"
+    if len(os.fsencode(name)) > 255:  # 名字本身合法，加上后缀就太长
+        name = f"{hashlib.sha256(os.fsencode(path.name)).hexdigest()}{path.suffix}.{os.getpid()}.tmp"
+    return path.with_name(name)
+
+
+@contextmanager
+def _blaming(path: Path, temporary: Path) -> Iterator[None]:
+    """An error in writing ``temporary`` names ``path``."""
+    try:
+        yield
     except OSError as problem:
         if problem.filename in (None, str(temporary)):  # 写文件时的错误不带文件名；临时的名字不必给人看
             problem.filename = str(path)
         raise
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Write ``content`` as JSON; NaN is refused, since no other reader takes it.
+def _delete(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict, staged: Staged | None = None) -> None:
+    """Write ``content`` as JSON, together with ``staged`` if given; NaN is refused, since no other reader takes it.
 
     Names that are no UTF-8, which a file system may have, come back as they were.
     """
-    with replacing(path) as temporary:
+    with replacing(path) if staged is None else staged.writing(path) as temporary:
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         text = re.sub(r"\[\n[-+.,\deE\s]*\]", lambda m: " ".join(m[0].split()), text)  # 数列不必一数一行
         temporary.write_text(text + "\n", **TEXT)

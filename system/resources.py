@@ -5,11 +5,35 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 
 import numpy as np
 import psutil
+
+# cgroup v2 与 v1：上限、已用、统计中可回收的文件页
+_MEMORY = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def _groups(group: Path, mounted: Path, controller: str) -> Iterator[Path]:
+    """The folders of a process's control groups, of both versions, from its own up to the root: each may limit it."""
+    try:
+        lines = [
+            line.split(":", 2) for line in group.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        ]
+    except OSError:  # 不是 Linux
+        return
+    for _, controllers, own in lines:
+        if controllers and controller not in controllers.split(","):
+            continue
+        for root in [mounted / controllers, mounted / controller] if controllers else [mounted, mounted / "unified"]:
+            # 容器里未必看得见自己的那一级：看得见的都算
+            yield from (root / level.relative_to("/") for level in (Path(own), *Path(own).parents))
 
 
 def cores() -> int:
@@ -23,17 +47,22 @@ def cores() -> int:
     return max(1, allowed // int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
-def free_memory() -> int:
-    """Bytes of main memory that can be had without swapping, a container's limit (cgroup v2) included."""
-    available = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # 没有上限（"max"），或没有 cgroup
-        return available
-    return min(available, max(0, limit - used + int(stat.get("inactive_file", 0))))  # 可回收的文件页算空闲
+def free_memory(group: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes of main memory that can be had without swapping, the limits of all its control groups included.
+
+    Parameters
+    ----------
+    group, mounted : Path
+        Where Linux says which groups the process is in, and where groups are.
+    """
+    free = psutil.virtual_memory().available
+    for limited, used, inactive in _MEMORY:
+        for folder in _groups(group, mounted, "memory"):
+            with suppress(OSError, ValueError):  # 没有上限（"max"），或这一版没有这个文件
+                limit, taken = (int((folder / name).read_text()) for name in (limited, used))
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                free = min(free, max(0, limit - taken + int(stat.get(inactive, 0))))  # 可回收的文件页算空闲
+    return free
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
@@ -61,10 +90,14 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _quota() -> int | None:
-    """Whole cores that a container's quota (cgroup v2) allows; None where there is none."""
-    try:
-        most, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, int(most) // int(period))
-    except (OSError, ValueError):
-        return None
+def _quota(group: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Whole cores that the quotas of its control groups allow; None where there is none."""
+    found = []
+    for folder in _groups(group, mounted, "cpu"):
+        with suppress(OSError, ValueError):  # 没有上限（"max"）
+            most, period = (folder / "cpu.max").read_text().split()
+            found.append(max(1, int(most) // int(period)))
+        with suppress(OSError, ValueError):
+            most, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+            found += [max(1, int(most) // int(period))] * (int(most) > 0)  # −1：没有上限
+    return min(found, default=None)

@@ -41,5 +41,5 @@ def result(sample, tmp_path_factory) -> Path:
     """What main.py writes for both sample classes, with few dimensions. Tests add to it, and change nothing."""
     root = tmp_path_factory.mktemp("result") / "result"
     options = ["--arch", "resnet18", "--weights", "random", "--rd", "8", "--figures", "1", "--num_workers", "0"]
-    assert main.main([*options, "--leave_one_out", "--data_path", str(sample), "--save_path", str(root)]) == 0
+    assert main.main([*options, "--leave_out", "one", "--data_path", str(sample), "--save_path", str(root)]) == 0
     return root

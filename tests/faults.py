@@ -5,6 +5,11 @@ SIGKILL, SIGTERM or Ctrl-C (SIGINT to the whole process group, as a terminal sen
 is started with the same command in the same folder. After every fault: each stored file that the results call
 finished is there and unchanged, each file under its own name can be read, and no process is left. After at most
 five faults a run is let to its end and compared: maps, pictures, arrays and figures of merit must be identical.
+
+With ``--again`` a finished result is taken instead, and the command is given again, as it was, with ``--refit``, with
+``--refit --seed 7``, … (`AGAIN`), and ended. Then every class must be as it was, or as the undisturbed second command
+leaves it, in all its parts: what predict.py decides by, curves, row. SIGKILL alone may come between two renames, after
+which predict.py must say so. The same command, let to its end, must come to what it comes to undisturbed.
 """
 
 import argparse
@@ -12,6 +17,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -30,9 +36,19 @@ import numpy as np
 from datasets.sample import write_sample
 from experiment.files.folder import Store
 from experiment.files.gaussians import read_fitted
+from experiment.files.records import read_fitted_record
+from experiment.report.threshold import find_thresholds
+from system.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCH, DIMENSIONS, POSITIONS = "resnet18", 20, 3136
+AGAIN = {
+    "the same": [],
+    "refit": ["--refit"],
+    "another seed": ["--refit", "--seed", "7"],
+    "left-out scores": ["--leave_out", "one"],
+    "no features": ["--no_features"],
+}
 STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130} if os.name == "posix" else {}
 
 
@@ -146,11 +162,13 @@ class Tally:
         return "\n".join(["| | |", "| --- | --- |", *(f"| {what} | {value} |" for what, value in rows)])
 
 
-def disturb(data: Path, out: Path, kind: signal.Signals, moment: float, reference: "Reference", tally: Tally) -> None:
-    """Start a run, end it at ``moment`` (below 0: while it starts; else a part of its work), check what is left."""
-    before = finished_files(out)
+def ended(words: list[str], kind: signal.Signals, moment: float, reference: "Reference") -> tuple[int, str, float]:
+    """Start a run, and end it at ``moment``: below 0 while it starts; else a part of its work.
+
+    Returns its status, what it said on standard error, and the seconds from the signal to its end.
+    """
     process = subprocess.Popen(
-        command(data, out), env=environment(), start_new_session=True, text=True, encoding="utf-8",
+        words, env=environment(), start_new_session=True, text=True, encoding="utf-8",
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     errors = ""
@@ -168,21 +186,105 @@ def disturb(data: Path, out: Path, kind: signal.Signals, moment: float, referenc
     errors += process.communicate(timeout=60)[1]
     while _lives(process.pid) and time.perf_counter() - sent < 60:
         time.sleep(0.02)
-    seconds = time.perf_counter() - sent
     assert not _lives(process.pid), "a process outlived the run"
+    return process.returncode, errors, time.perf_counter() - sent
+
+
+def disturb(data: Path, out: Path, kind: signal.Signals, moment: float, reference: "Reference", tally: Tally) -> None:
+    """Start a run, end it at ``moment``, check what is left."""
+    before = finished_files(out)
+    status, errors, seconds = ended(command(data, out), kind, moment, reference)
     if _is_complete(out):
         tally.too_late += 1
     else:
         tally.faults[kind] += 1
-        assert process.returncode == STATUS[kind], (process.returncode, moment, errors)
-        if kind != signal.SIGKILL:
-            assert "Traceback" not in errors and errors.count("interrupted; the same command") == 1, errors
-            tally.seconds.append(seconds)
+        check_end(kind, status, errors, tally, seconds)
     for path, digest in before.items():
         if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             tally.files_lost += 1
     if out.exists():
         tally.files_checked += check_readable(out)
+
+
+def check_end(kind: signal.Signals, status: int, errors: str, tally: Tally, seconds: float) -> None:
+    """A run that was ended says so once, whatever it was at."""
+    assert status == STATUS[kind], (status, errors)
+    if kind != signal.SIGKILL:
+        assert "Traceback" not in errors and errors.count("interrupted; the same command") == 1, errors
+        tally.seconds.append(seconds)
+
+
+def parts(out: Path, name: str) -> dict[str, Any]:
+    """What readers take of a class: its decisions, its curves, its row, and its unusual training pictures."""
+    store = Store(out, ARCH)
+    path, row = store.fitted(name), dict(store.read_results()["classes"][name])
+    del row["seconds"]
+    found: dict[str, Any] = {"row": row}
+    record = read_fitted_record(path)
+    read_fitted(path, POSITIONS, DIMENSIONS)
+    found["decisions"] = find_thresholds(path, record, None, None), hashlib.sha256(path.read_bytes()).hexdigest()
+    for kind, arrays in {"curves": store.read_arrays(name), "left out": store.read_left_out(name)}.items():
+        found[kind] = arrays and {key: np.asarray(value).tobytes() for key, value in arrays.items()}
+    found["maps"] = [hashlib.sha256(each(name).read_bytes()).hexdigest() for each in (store.maps, store.images)]
+    return found
+
+
+def check_class(out: Path, name: str, before: dict[str, Any], after: dict[str, Any], kind: signal.Signals) -> bool:
+    """Whether a class is whole: as it was, or as the command makes it; of SIGKILL, also known to be in between."""
+    try:
+        found = parts(out, name)
+    except UserError as problem:  # 两次改名之间：没有 pickle，predict.py 以一行错误结束
+        return kind == signal.SIGKILL and "give its command again" in str(problem)
+    if found["curves"] is None:  # 同上：小数组先删去、最后才换上
+        return kind == signal.SIGKILL
+    return found in (before, after)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished result, and what a second command makes of it undisturbed."""
+
+    data: Path
+    out: Path
+    options: list[str]
+    after: Path
+    reference: "Reference"
+
+    @classmethod
+    def of(cls, data: Path, out: Path, options: list[str], after: Path) -> "Finished":
+        shutil.copytree(out, after)
+        return cls(data, out, options, after, undisturbed(data, after, *options))
+
+
+def again(finished: Finished, folder: Path, runs: int, seed: int, tally: Tally) -> None:
+    """Give the second command on a copy of the finished result, end it, look at all that is left; ``runs`` times."""
+    rng, names = random.Random(seed), ("flange", "linen")
+    before, after = ({name: parts(out, name) for name in names} for out in (finished.out, finished.after))
+    drawn = len([*finished.out.rglob("*.png")])
+    for number in range(runs):
+        out = shutil.copytree(finished.out, folder / f"out{number}")
+        words, kind = command(finished.data, out, *finished.options), rng.choice(list(STATUS))
+        moment = -rng.uniform(0.4, 1) if rng.random() < 0.1 else rng.uniform(0, 1)
+        results = Store(out, ARCH).results.read_bytes()
+        status, errors, seconds = ended(words, kind, moment, finished.reference)
+        if _is_complete(out) and Store(out, ARCH).results.read_bytes() != results:
+            tally.too_late += 1
+        else:
+            tally.faults[kind] += 1
+            check_end(kind, status, errors, tally, seconds)
+        tally.files_checked += check_readable(out)
+        content = Store(out, ARCH).read_results()
+        tally.files_lost += sum(not check_class(out, name, before[name], after[name], kind) for name in names)
+        if content["classes"] == json.loads(results)["classes"]:  # 秒数也相同：没有一行是新的，结论就还在
+            assert Store(out, ARCH).results.read_bytes() == results, "no new row, and yet another file"
+        if kind != signal.SIGKILL and status:
+            assert len([*out.rglob("*.png")]) >= drawn - 2, "figures went before theirs were drawn"
+        run = finish(finished.data, out, *finished.options)
+        assert run.returncode == 0, run.stderr
+        tally.leftovers += sum(path.name.endswith(".tmp") or path.name.startswith(".lock") for path in out.rglob("*"))
+        tally.compared += 1
+        tally.different += outcome(out) != finished.reference.wanted
+        shutil.rmtree(out)
 
 
 def _is_complete(out: Path) -> bool:
@@ -215,11 +317,11 @@ class Reference:
     working: float
 
 
-def undisturbed(data: Path, out: Path) -> Reference:
+def undisturbed(data: Path, out: Path, *options: str) -> Reference:
     """Run once, undisturbed, and time it."""
     start, errors = time.perf_counter(), ""
     with subprocess.Popen(
-        command(data, out), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        command(data, out, *options), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         encoding="utf-8",
     ) as process:  # fmt: skip
         while "checking" not in errors and (character := process.stderr.read(1)):
@@ -249,11 +351,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--seed", type=int, nargs="+", default=[1], help="as many runs for each of several")
+    parser.add_argument("--again", action="store_true", help="on a finished result: so many runs of each kind")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data, tally = write_data(Path(folder) / "data"), Tally()
         reference = undisturbed(data, Path(folder) / "undisturbed")
         for seed in args.seed:
+            for kind, options in AGAIN.items() if args.again else ():
+                own = Path(folder) / str(seed) / kind
+                finished = Finished.of(data, Path(folder) / "undisturbed", options, own / "after")
+                again(finished, own, args.runs, seed, tally)
+            if args.again:
+                continue
             faults(data, Path(folder) / str(seed), args.runs, seed, reference, tally)
         print(tally.table())
     return int(bool(tally.files_lost or tally.different or tally.leftovers))

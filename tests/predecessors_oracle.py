@@ -7,7 +7,7 @@ from scipy.spatial.distance import cdist, mahalanobis
 from sklearn.covariance import LedoitWolf
 from torch.nn.functional import interpolate
 
-from padim.backbone import load_network
+from padim.weights import load_network
 
 LEVELS = [*(f"features.{i}" for i in range(7)), "features.7.0", "features.8"]  # EfficientNet-B1 至 B4
 

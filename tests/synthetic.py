@@ -17,8 +17,9 @@ from experiment.report.results import averages
 from experiment.report.threshold import BEST_F1
 from experiment.studies import summarise
 from padim.metrics import evaluate_maps, evaluate_scores, normalise
-from padim.variants import Variant
-from system.files import read_json, write_json
+from padim.uncertainty import image_interval
+from padim.variants import COVARIANCES, Variant
+from system.files import Staged, read_json, write_json
 
 FIFTEEN = tuple(sorted(TEXTURES + OBJECTS))
 KINDS = ("good", "broken_large", "contamination", "manipulated_front")
@@ -39,7 +40,7 @@ def write_results(root: Path, key: str, classes: tuple[str, ...] = FIFTEEN, seed
         for i in np.flatnonzero(labels):
             y, x = data.integers(8, 28, 2)
             truth[i, y : y + 14, x : x + 14] = 1
-        with store.score_files(name, truth.shape) as (maps, images):
+        with Staged() as staged, store.score_files(name, truth.shape, staged) as (maps, images, _):
             noise = rng.standard_normal(truth.shape) + 2 * truth * rng.uniform(0.2, 1, (12, 1, 1))
             maps[:] = 10 + gaussian_filter(noise, (0, 2, 2))
             images[:] = data.integers(0, 256, images.shape)
@@ -81,6 +82,7 @@ def score_images(arrays: dict[str, Any], row: dict[str, Any], scores: np.ndarray
     arrays |= {"image_scores": normalise(scores, *ends), "image_score_min": ends[0], "image_score_max": ends[1]}
     arrays |= {"image_threshold_raw": image.threshold, "image_roc": image.roc}
     row |= {"image_rocauc": image.rocauc, "image_ap": image.ap, "image_f1": image.f1}
+    row["image_rocauc_interval"] = image_interval(scores, arrays["labels"])[0]
 
 
 def without_maps(store: Store, name: str, arrays: dict[str, Any], row: dict[str, Any]) -> None:
@@ -89,6 +91,7 @@ def without_maps(store: Store, name: str, arrays: dict[str, Any], row: dict[str,
         path.unlink()
     arrays |= {key: arrays[f"image_{key}"] for key in ("score_min", "score_max")}
     arrays |= dict.fromkeys(("masks", "threshold", "threshold_raw", "pixel_roc", "pixel_pr", "pixel_pro"))
+    arrays |= dict.fromkeys(("pixel_wins", "pixel_aupimo"))
     row |= dict.fromkeys([key for key in row if key.startswith("pixel_")] + ["threshold"])
 
 
@@ -105,14 +108,15 @@ def write_left_out(store: Store, name: str) -> None:
             "scores": np.array(scores)[kept],
             "maps": maps * (np.array(scores)[kept] / maps.max((1, 2))).astype(np.float32)[:, None, None],
             "images": rng.integers(0, 256, (*maps.shape, 3), np.uint8),
+            "lots": None,
         },
     )
     beside = store.fitted(name).with_suffix(".json")
-    write_json(beside, read_json(beside) | {"leave_one_out_scores": scores})
+    write_json(beside, read_json(beside) | {"left_out_scores": scores})
 
 
 def write_ablation(root: Path, arch: str, classes: tuple[str, ...] = FIFTEEN) -> None:
-    """The three studies with random figures; a class without normal test pictures among them."""
+    """The four studies with random figures; a class without normal test pictures among them."""
     rng, names = np.random.default_rng(0), ["layer1", "layer2", "layer3"]
     studies = {
         "layers": [Variant(n, [n], "none", 64) for n in names]
@@ -120,6 +124,7 @@ def write_ablation(root: Path, arch: str, classes: tuple[str, ...] = FIFTEEN) ->
         "dimensions": [Variant(f"{r} {d}", names, r, d) for d in (50, 100) for r in ("random", "pca")]
         + [Variant("all", names, "none", 448)],
         "seeds": [Variant(f"seed {s}", names, "random", 100, s) for s in range(10)],
+        "covariance": [Variant(kind, names, "random", 100, 1024, covariance=kind) for kind in COVARIANCES],
     }
     content = {}
     for study, variants in studies.items():
@@ -139,7 +144,8 @@ def record(arch: str, grid: int = GRID, seed: int = 0) -> dict[str, Any]:
     ]  # fmt: skip
     network = {"arch": arch, "weights": "random", "weights_sha256": "0", "precision": "float32", "layers": layers}
     data = {"size": [4 * grid, 4 * grid], "n_train": 30, "training_files": "0"}
-    data |= {"leave_one_out_scores": None, "validation_scores": None}
+    known = ("left_out_scores", "left_out", "left_out_alone_scores", "validation_scores", "test_set")
+    data |= dict.fromkeys(known)
     return network | data | {"seed": seed, "reduction": "random", "preprocessing": {"resize": 256, "crop": 224}}
 
 

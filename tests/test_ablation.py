@@ -106,6 +106,33 @@ def test_maps_of_every_choice_of_layers(arch, size, added):
     np.testing.assert_allclose(whole, maps_of(model, rows[-3], features), rtol=1e-3)  # 正交变换不改变距离
 
 
+@pytest.mark.parametrize("kind", ["full", "diagonal", "shared", "identity"])
+def test_simpler_covariances_by_their_definition(kind):
+    """In float64, position by position, from the Gaussian of a model that keeps the same channels."""
+    generator = torch.Generator().manual_seed(0)
+    train, test = (torch.rand(n, 3, 64, 64, generator=generator) for n in (8, 3))
+    model = PaDiM("resnet18", "random", ALL, size=(64, 64)).fit([train])
+    row = next(v for v in variants(model.layers, "covariance", 20, [], 1024) if v.covariance == kind)
+    features = [torch.cat(layer) for layer in zip(*model.features([test]), strict=True)]
+    found = maps_of(model, row, features)
+
+    own = PaDiM("resnet18", "random", 20, size=(64, 64)).fit([train])
+    mean, covariance = (part.double() for part in own.state())
+    block = torch.cat(list(own._blocks([test])), 1).double()  # (P, 3, d)
+    matrices = {
+        "full": covariance,
+        "diagonal": torch.stack([torch.diag(torch.diag(c)) for c in covariance]),
+        "shared": covariance.mean(0).expand_as(covariance),
+        "identity": torch.eye(20, dtype=torch.float64).expand_as(covariance),
+    }
+    deviations = block - mean[:, None]
+    squares = torch.einsum("pni,pij,pnj->pn", deviations, torch.linalg.inv(matrices[kind]), deviations)
+    wanted = own._maps(squares.sqrt().float()).numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    euclidean = torch.linalg.vector_norm(deviations, dim=2)
+    assert (kind == "identity") == torch.allclose(squares.sqrt(), euclidean)
+
+
 def test_two_studies_at_once(sample, tmp_path, capsys):
     """One writer at a time, whatever it writes; what a killed one left is deleted."""
     leftover = tmp_path / "ablation_resnet18.json.123.tmp"

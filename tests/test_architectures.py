@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from padim.backbone import Backbone, find_architecture, load_network
+from padim.backbone import Backbone, find_architecture
 from padim.model import PaDiM
+from padim.weights import load_network
 from system.errors import UserError
 
 

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -10,11 +11,9 @@ from conftest import ROOT
 from padim.backbone import (
     ARCHITECTURES,
     Backbone,
-    imagenet_weights,
-    load_network,
-    weights_sha256,
 )
 from padim.graph import Watched, dry_run
+from padim.weights import imagenet_weights, load_network, weights_sha256
 from system.errors import UserError
 
 
@@ -185,7 +184,7 @@ def test_no_network_says_what_to_fetch(tmp_path):
     """A real process whose only way out is a port where nothing listens."""
     dead = "http://127.0.0.1:9"
     environment = os.environ | {"TORCH_HOME": str(tmp_path), "https_proxy": dead, "http_proxy": dead}
-    code = "from padim.backbone import load_network; load_network('resnet18', 'imagenet')"
+    code = "from padim.weights import load_network; load_network('resnet18', 'imagenet')"
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, encoding="utf-8"
     )
@@ -201,3 +200,40 @@ def test_a_broken_cached_download_is_named(tmp_path, monkeypatch):
     cached.write_bytes(b"cut off")
     with pytest.raises(UserError, match=r"resnet18-f37072fd\.pth.*delete it"):
         load_network("resnet18", "imagenet")
+
+
+def test_a_cached_file_is_believed_by_its_content_alone(tmp_path, monkeypatch):
+    """Random weights under the official name: torch compares the hash while it downloads, and never again."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    cached = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    cached.parent.mkdir(parents=True)
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), cached)
+    with pytest.raises(UserError, match=r"resnet18-f37072fd\.pth' has the name of .*other content; delete it"):
+        load_network("resnet18", "imagenet")
+    _, is_imagenet = load_network("resnet18", str(cached))
+    assert not is_imagenet
+
+
+@pytest.mark.parametrize(
+    ("arch", "new", "old"),
+    [
+        ("densenet121", r"(denselayer\d+\.(?:norm|conv))(?=[12]\.)", r"\1."),
+        ("vit_b_32", r"mlp\.(0|3)\.", lambda found: f"mlp.linear_{1 + int(found[1]) // 3}."),
+    ],
+)
+def test_the_old_names_of_torchvisions_own_files(tmp_path, arch, new, old):
+    """As the files have them that torchvision offers, and renames when it loads them."""
+    network = torchvision.models.get_model(arch, weights=None)
+    state = {re.sub(new, old, key): value for key, value in network.state_dict().items()}
+    assert state.keys() != network.state_dict().keys()
+    torch.save(state, tmp_path / "old.pth")
+    loaded, _ = load_network(arch, str(tmp_path / "old.pth"))
+    assert weights_sha256(loaded) == weights_sha256(network)
+
+
+def test_what_a_network_does_with_its_input_belongs_to_it():
+    """Inception with ImageNet's weights changes the normalisation; a copy with the same numbers need not."""
+    network, _ = load_network("inception_v3", "random")
+    plain = weights_sha256(network)
+    network.transform_input = True
+    assert weights_sha256(network) != plain

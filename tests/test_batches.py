@@ -33,10 +33,10 @@ def test_a_data_loader_works_as_it_stands(model, pooled, sample):
     plain = [[batch[0] for batch in loader] for loader in (train, test)]
     for fitted in (model, pooled):
         fitted.fit(plain[0])
-        wanted = scores(fitted.leave_one_out(plain[0])), scores(fitted.score(plain[1]))
+        wanted = scores(fitted.leave_out(plain[0])), scores(fitted.score(plain[1]))
         fitted.fit(train)
         assert fitted.count == 8
-        assert np.array_equal(scores(fitted.leave_one_out(train)), wanted[0])
+        assert np.array_equal(scores(fitted.leave_out(train)), wanted[0])
         assert np.array_equal(scores(fitted.score(test)), wanted[1])
 
 
@@ -73,7 +73,7 @@ def fitted(model) -> PaDiM:
 @pytest.mark.parametrize("case", WRONG)
 def test_what_is_no_batch_is_one_clear_error(model, pooled, fitted, case):
     batches, kind, words = WRONG[case]
-    for work in (model.fit, pooled.fit, fitted.score, fitted.leave_one_out):
+    for work in (model.fit, pooled.fit, fitted.score, fitted.leave_out):
         with pytest.raises(kind, match=words):
             list(work(batches))
 

@@ -51,27 +51,34 @@ def test_what_thresholds_are_worth(tmp_path, capsys):
     store = Store(tmp_path / "drawn", "resnet18")
     assert [row[1].strip() for row in rows] == ["tile", "pill"]
     for row in rows:
-        label, name, n, _, good, *false, defective, _, found, _ = (cell.strip() for cell in row)
-        left_out = read_json(store.fitted(name).with_suffix(".json"))["leave_one_out_scores"]
+        label, name, how, n, _, good, *false, defective, _, found, _ = (cell.strip() for cell in row)
+        left_out = read_json(store.fitted(name).with_suffix(".json"))["left_out_scores"]
         raw, labels = np.load(store.maps(name)).max(axis=(1, 2)), store.read_arrays(name)["labels"]
-        assert (label, n, good, defective) == ("drawn", str(len(left_out)), "3", "9") and len(head) == len(row)
+        assert (label, how, n, good, defective) == ("drawn", "one by one", str(len(left_out)), "3", "9") and len(
+            head
+        ) == len(row)
         for share, percentile in zip(false, (90, 95, 99), strict=True):
             passed = raw[labels == 0] >= np.percentile(left_out, percentile)
             assert share.startswith(f"{100 * passed.mean():.1f} (")
         assert found.startswith(f"{100 * (raw[labels == 1] >= np.percentile(left_out, 95)).mean():.1f} (")
     assert thresholds.percent(3, 10) == "30.0 (6.7–65.2)"  # Clopper 与 Pearson 1934
     assert thresholds.main(["--result", str(tmp_path)]) == 2
-    assert "make them with main.py --leave_one_out" in capsys.readouterr().err
+    assert "make them with main.py --leave_out" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_thresholds_are_measured_on_both_splits(tmp_path, capsys):
     elpv(tmp_path / "data")
     options = ["--arch", "resnet18", "--weights", "random", "--rd", "5", "--resize", "40x36", "--crop", "0"]
+    options += ["--leave_out", "2"]
     assert thresholds.main(["--work", str(tmp_path), "--data_path", str(tmp_path / "data"), *options]) == 0
-    rows = [line.split("|")[1:4] for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [[cell.strip() for cell in row] for row in rows] == [
-        [split, name, "4"] for split in ("elpv", "elpv_lots") for name in ("elpv_mono", "elpv_poly")
+    rows = [line.split("|")[1:5] for line in capsys.readouterr().out.splitlines()[2:]]
+    ways = ("one by one", "by blocks of 2, 2 groups")
+    assert [tuple(cell.strip() for cell in row) for row in rows] == [
+        (split, name, how, "4")
+        for split in ("elpv", "elpv_lots")
+        for name in ("elpv_mono", "elpv_poly")
+        for how in ways
     ]
 
 

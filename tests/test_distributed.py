@@ -52,8 +52,8 @@ def finish(ranks: int, data: Path, out: Path, *options: str) -> str:
     return said
 
 
-def results(out: Path) -> dict:
-    return json.loads((out / "results_resnet18.json").read_text(encoding="utf-8"))
+def results(out: Path, arch: str = "resnet18") -> dict:
+    return json.loads((out / f"results_{arch}.json").read_text(encoding="utf-8"))
 
 
 def assert_same(out: Path, wanted: Path) -> None:
@@ -71,7 +71,7 @@ def assert_same(out: Path, wanted: Path) -> None:
             assert np.abs(a - b).max() < 1e-4 * np.abs(b).max()
         a, b = (json.loads((root / f"{path}.json").read_text(encoding="utf-8")) for root in (out, wanted))
         assert a["n_train"] == b["n_train"] and a["training_files"] == b["training_files"]
-        left_out = [record["leave_one_out_scores"] or [] for record in (a, b)]
+        left_out = [record["left_out_scores"] or [] for record in (a, b)]
         assert len(left_out[0]) == (13 if name == "linen" else 0)
         np.testing.assert_allclose(*left_out, rtol=1e-3)
         for kind in ("maps", "images"):
@@ -110,6 +110,34 @@ def test_the_images_of_a_class_are_divided(data, alone, tmp_path, ranks):
     assert_same(tmp_path / "out", alone)
     assert results(tmp_path / "out")["classes"]["flange"]["seconds"]["communication"] > 0
     assert said.count("wrote results:") == 1 and said.count("flange: image ROC AUC") == 1
+
+
+def test_a_trained_network_on_two_ranks(data, tmp_path):
+    trained = ["--arch", "efficientnet_lite0", "--weights", "imagenet", "--classes", "flange"]
+    trained += ["--resize", "75x110", "--crop", "0", "--figures", "none"]
+    for ranks, name in ((1, "alone"), (2, "out")):
+        finish(ranks, data, tmp_path / name, *trained)
+    ours, theirs = (tmp_path / name for name in ("out", "alone"))
+    maps = [np.load(out / "scores_efficientnet_lite0/flange_maps.npy") for out in (ours, theirs)]
+    np.testing.assert_allclose(*maps, rtol=1e-4)
+    rows = [results(out, "efficientnet_lite0")["classes"]["flange"] for out in (ours, theirs)]
+    for key in ("image_rocauc", "pixel_rocauc", "pixel_aupro"):
+        assert rows[0][key] == pytest.approx(rows[1][key], abs=5e-5)
+
+
+def test_groups_are_left_out_by_one_process_each(data, alone, tmp_path):
+    """Of 13 pictures 3 groups of four and one of one, among two processes."""
+    out, wanted = shutil.copytree(alone, tmp_path / "out"), shutil.copytree(alone, tmp_path / "wanted")
+    for ranks, folder in ((2, out), (1, wanted)):
+        finish(ranks, data, folder, "--leave_out", "4")
+    for name in ("flange", "linen"):
+        records = [json.loads((root / f"temp_resnet18/train_{name}.json").read_text("utf-8")) for root in (out, wanted)]
+        assert records[0]["left_out"] == records[1]["left_out"] == {"by": 4, "groups": 4}
+        for key in ("left_out_scores", "left_out_alone_scores"):
+            np.testing.assert_allclose(*(known[key] for known in records), rtol=1e-3)
+        arrays = [np.load(root / f"scores_resnet18/{name}_left_out.npz") for root in (out, wanted)]
+        assert np.array_equal(*(kept["files"] for kept in arrays))
+        assert np.array_equal(*(kept["lots"] for kept in arrays))
 
 
 @pytest.mark.slow

@@ -180,8 +180,8 @@ def test_every_file_array_and_key_is_described(result):
     files = [p.relative_to(result).as_posix() for p in result.rglob("*") if p.is_file()]
     files = [re.sub("linen|flange", "{class}", file.replace("resnet18", "{arch}")) for file in files]
     assert {file.replace("_0.png", "_{i}.png") for file in files} <= described
-    for file in ("linen.npz", "linen_left_out.npz"):
-        with np.load(result / "scores_resnet18" / file) as arrays:
+    for file in ("scores_resnet18/linen.npz", "temp_resnet18/train_linen_left_out.npz"):
+        with np.load(result / file) as arrays:
             assert set(arrays.files) <= described
     for file in ("temp_resnet18/train_linen.json", "results_resnet18.json"):
         content = json.loads((result / file).read_text(encoding="utf-8"))

@@ -1,5 +1,6 @@
 """EfficientNet-Lite0: what an independent implementation computes, its padding, and the weights that are installed."""
 
+import json
 import subprocess
 import sys
 
@@ -11,9 +12,10 @@ from torch.nn.functional import batch_norm, conv2d, linear, pad, relu6
 
 import main
 from datasets.preprocessing import to_images
-from padim.backbone import ARCHITECTURES, Backbone, load_network, weights_sha256
+from padim.backbone import ARCHITECTURES, Backbone
 from padim.efficientnet_lite import installed_weights
 from padim.model import PaDiM
+from padim.weights import load_network, weights_sha256
 from system.errors import UserError
 
 ARCH = "efficientnet_lite0"
@@ -71,6 +73,20 @@ def test_the_golden_features(shared, trained):
         logits = trained(images)[0].numpy()
     assert_close(logits, golden["logits"], "logits")
     assert logits.argmax() == 988
+
+
+def test_the_golden_maps(shared, tmp_path):
+    """As main.py writes them; the file itself lies up to 1.6e-4 from a computation in float64, these up to 1.3e-4."""
+    golden = np.load(shared / "golden" / "hazelnut_efficientnet_lite0.npz")
+    words = ["--data_path", str(shared / "mvtec"), "--save_path", str(tmp_path / "out"), "--figures", "none"]
+    assert main.main(["--arch", ARCH, *words]) == 0
+    maps = np.load(tmp_path / "out" / f"scores_{ARCH}" / "hazelnut_maps.npy")
+    deviations = np.abs(maps / golden["raw_maps"] - 1)
+    assert deviations.max() < 3e-4 and np.median(deviations) < 3e-5
+    results = json.loads((tmp_path / "out" / f"results_{ARCH}.json").read_text(encoding="utf-8"))
+    for key in ("image_rocauc", "pixel_rocauc", "pixel_aupro"):
+        assert results["classes"]["hazelnut"][key] == pytest.approx(float(golden[key]), abs=5e-5), key
+    assert results["verdict"]["reason"] == f"nothing is published for {ARCH}"
 
 
 @pytest.mark.parametrize("size", [(64, 96), (75, 110), (33, 47), (127, 62), (63, 45)])

@@ -42,6 +42,8 @@ RESNET = ["--arch", "resnet18", "--rd", "20", "--resize", "72", "--crop", "64"]
 WIDE = ["--arch", "resnet18", "--rd", "12", "--reduction", "pca", "--resize", "64x96", "--crop", "0"]
 OTHER = ["--arch", "mobilenet_v3_large", "--layers", "features.3,features.6,features.12", "--rd", "16"]
 OTHER += ["--resize", "64x96", "--crop", "48x80"]
+TRAINED = ["--arch", "efficientnet_lite0", "--weights", "imagenet", "--rd", "20"]
+TRAINED += ["--resize", "75x110", "--crop", "0"]  # 各层的边长有奇数
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +104,20 @@ def other(data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    return Fitted(data, tmp_path_factory.mktemp("trained"), "photo", TRAINED)
+
+
+@pytest.fixture(scope="module")
 def hazelnut(shared, tmp_path_factory):
     return Fitted(shared / "mvtec", tmp_path_factory.mktemp("hazelnut"), "hazelnut", ["--arch", "resnet18"])
+
+
+@pytest.fixture(scope="module")
+def real(shared, tmp_path_factory):
+    """Trained weights, and enough training pictures for maps within 1e-4 in float32; the ten of `photo` are not."""
+    options = ["--arch", "efficientnet_lite0", "--weights", "imagenet"]
+    return Fitted(shared / "mvtec", tmp_path_factory.mktemp("real"), "hazelnut", options)
 
 
 def errors(text) -> list[str]:
@@ -121,7 +135,7 @@ def rows(text) -> list[dict]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-@pytest.mark.parametrize("which", ["resnet", "unlabelled", "other", "hazelnut"])
+@pytest.mark.parametrize("which", ["resnet", "unlabelled", "other", "hazelnut", "real"])
 def test_the_maps_are_those_of_the_stored_features(which, request):
     """Within 1e-4, one and seven pictures at a time."""
     fitted = request.getfixturevalue(which)
@@ -141,7 +155,7 @@ def test_the_maps_are_those_of_the_stored_features(which, request):
         np.testing.assert_array_equal(block.image_scores, block.maps.max((1, 2)))
 
 
-@pytest.mark.parametrize("which", ["resnet", "unlabelled", "other"])
+@pytest.mark.parametrize("which", ["resnet", "unlabelled", "other", "trained"])
 @pytest.mark.parametrize("size", [1, 7])
 def test_the_answers_are_those_of_the_stored_features(which, size, request, capsys):
     fitted = request.getfixturevalue(which)
@@ -200,7 +214,7 @@ def test_the_metadata_says_it_all(resnet, unlabelled):
         assert b"site-packages" not in content and str(ROOT).encode() not in content
         if fitted is unlabelled:
             assert known["test_set"] == dict.fromkeys(known["test_set"])
-            assert known["threshold"] == pytest.approx(np.percentile(record["leave_one_out_scores"], 99))
+            assert known["threshold"] == pytest.approx(np.percentile(record["left_out_scores"], 99))
             assert known["threshold_origin"] == "99th percentile of 6 left-out training scores"
             continue
         with np.load(fitted.pickle.parent.parent / "scores_resnet18/photo.npz") as arrays:
@@ -318,8 +332,15 @@ sys.exit(predict.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("where", ["here", pytest.param("elsewhere", marks=pytest.mark.lowest)])
-def test_without_torch_and_with_nothing_but_the_requirements(where, resnet, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("where", "which", "network"),
+    [
+        ("here", "resnet", ["resnet18", "random"]),
+        ("here", "trained", ["efficientnet_lite0", "imagenet"]),
+        pytest.param("elsewhere", "resnet", ["resnet18", "random"], marks=pytest.mark.lowest),
+    ],
+)
+def test_without_torch_and_with_nothing_but_the_requirements(where, which, network, request, tmp_path):
     """Rows, JSON lines and figures: the same files with the same content.
 
     Elsewhere is a Python with nothing but requirements-predict.txt: PREDICT_PYTHON, if it is given.
@@ -327,11 +348,12 @@ def test_without_torch_and_with_nothing_but_the_requirements(where, resnet, tmp_
     if where == "elsewhere" and "PREDICT_PYTHON" not in os.environ:
         pytest.skip("PREDICT_PYTHON names no other Python")
     alone = [sys.executable, "-c", ALONE] if where == "here" else [os.environ["PREDICT_PYTHON"], "predict.py"]
-    options = ["--json", "--num_workers", "1", str(resnet.pictures)]
-    command = [*alone, "--model", str(resnet.onnx), "--out", str(tmp_path / "alone"), *options]
+    fitted = request.getfixturevalue(which)
+    options = ["--json", "--num_workers", "1", str(fitted.pictures)]
+    command = [*alone, "--model", str(fitted.onnx), "--out", str(tmp_path / "alone"), *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    assert predict.main(["--model", str(resnet.pickle), "--out", str(tmp_path / "torch"), *options]) == 0
+    assert predict.main(["--model", str(fitted.pickle), "--out", str(tmp_path / "torch"), *options]) == 0
     folders = tmp_path / "torch", tmp_path / "alone"
     written = [sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.*")) for folder in folders]
     assert written[0] == written[1] and len(written[0]) == 8 + 3
@@ -339,8 +361,8 @@ def test_without_torch_and_with_nothing_but_the_requirements(where, resnet, tmp_
     assert [row["decision"] for row in ours] == [row["decision"] for row in theirs]
     np.testing.assert_allclose([float(r["score"]) for r in ours], [float(r["score"]) for r in theirs], rtol=1e-4)
     known, wanted = (read_predictions(folder) for folder in (folders[1], folders[0]))
-    assert known.pop("model") == str(resnet.onnx) and wanted.pop("model") == str(resnet.pickle)
-    assert [known[key] for key in ("class", "arch", "weights")] == ["photo", "resnet18", "random"]
+    assert known.pop("model") == str(fitted.onnx) and wanted.pop("model") == str(fitted.pickle)
+    assert [known[key] for key in ("class", "arch", "weights")] == ["photo", *network]
     for each, other, row in zip(known.pop("pictures"), wanted.pop("pictures"), ours, strict=True):
         assert str(np.float32(each.pop("score"))) == row["score"] and other.pop("score") and each == other
     assert known.pop("date") and wanted.pop("date") and known == wanted

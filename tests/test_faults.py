@@ -62,6 +62,20 @@ def test_killed_runs_lose_nothing(data, reference, tmp_path, runs):
     assert tally.files_lost == tally.different == tally.leftovers == 0 and tally.compared >= 1
 
 
+QUICK = {"another seed": 2, "the same": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "runs"), [*QUICK.items(), *(pytest.param(kind, 20, marks=pytest.mark.slow) for kind in faults.AGAIN)]
+)
+def test_what_was_finished_stays_until_its_replacement_is_there(data, reference, tmp_path, kind, runs):
+    finished = faults.Finished.of(data, reference[1], faults.AGAIN[kind], tmp_path / "after")
+    tally = faults.Tally()
+    faults.again(finished, tmp_path, runs, seed=runs, tally=tally)
+    print(tally.table())
+    assert tally.files_lost == tally.different == tally.leftovers == 0
+
+
 @pytest.fixture
 def disk(tmp_path):
     """A file system of 9 MB."""

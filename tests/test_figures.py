@@ -13,6 +13,7 @@ from experiment.report import figures
 from experiment.report.colours import OF_CLASS, OF_THRESHOLD, Colours, predicted_mask
 from experiment.report.figures import Drawer, LocalizationCanvas, boundary, chosen_figures, roc_figure
 from padim.metrics import evaluate_maps, normalise
+from system.files import Staged
 
 H, W = 60, 80
 
@@ -24,7 +25,7 @@ def scored(tmp_path):
     store = Store(tmp_path, "resnet18")
     masks = np.zeros((3, H, W), np.uint8)
     masks[1:, 20:44, 30:54] = 1
-    with store.score_files("x", (3, H, W)) as (maps, images):
+    with Staged() as staged, store.score_files("x", (3, H, W), staged) as (maps, images, _):
         maps[:] = rng.random((3, H, W)) + 4 * masks
         images[:] = rng.integers(0, 256, images.shape)
         arrays, _ = evaluate_maps(maps, np.array([0, 1, 1]), masks)

@@ -18,6 +18,7 @@ from experiment.files.gaussians import (
     stored_state,
     write_fitted,
 )
+from system.direct import Writer
 from system.errors import UserError
 
 WANTED = {
@@ -125,7 +126,7 @@ def test_a_failed_refit_leaves_the_old_pair(features, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pickle, "dump", full)
+    monkeypatch.setattr(Writer, "write", full)
     with pytest.raises(OSError, match="No space"):
         write_fitted(path, mean, covariance, WANTED | {"training_files": "new"})
     assert (path.read_bytes(), path.with_suffix(".json").read_bytes()) == before

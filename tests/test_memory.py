@@ -1,7 +1,10 @@
 """The estimate is what a class takes, and what does not fit is refused with what would need less."""
 
+import os
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +43,70 @@ def needed(monkeypatch):
 
 def test_free_memory_is_plausible():
     assert 50e6 < free_memory() < 1e14
+
+
+V1 = {"memory.limit_in_bytes": "9223372036854771712", "memory.usage_in_bytes": "7000", "memory.stat": ""}
+V1_LIMITED = {
+    "memory.limit_in_bytes": "9000",
+    "memory.usage_in_bytes": "7000",
+    "memory.stat": "total_inactive_file 500",
+}
+V2 = {"memory.max": "max", "memory.current": "7000", "memory.stat": "inactive_file 500"}
+V2_LIMITED = V2 | {"memory.max": "8000"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "folders", "free"),
+    [
+        ("0::/\n", {".": V2_LIMITED}, 1500),  # 容器：自己就是根
+        ("0::/user.slice/session.scope\n", {"user.slice": V2_LIMITED, "user.slice/session.scope": V2}, 1500),
+        ("0::/a/b\n", {"a": V2_LIMITED | {"memory.max": "9000"}, "a/b": V2_LIMITED}, 1500),
+        ("0::/a/b\n", {"a": V2_LIMITED, "a/b": V2_LIMITED | {"memory.max": "9000"}}, 1500),
+        ("4:memory:/slurm/job_1\n0::/\n", {"memory/slurm/job_1": V1_LIMITED, "memory": V1}, 2500),
+        ("4:memory:/slurm/job_1\n", {"memory/slurm": V1_LIMITED, "memory/slurm/job_1": V1}, 2500),
+        ("4:cpu,memory:/x\n", {"cpu,memory/x": V1_LIMITED}, 2500),
+        ("4:memory:/docker/0123\n", {"memory": V1_LIMITED}, 2500),  # 旧的 Docker：看不见自己的那一级
+        ("4:memory:/x\n0::/y\n", {"unified/y": V2_LIMITED, "memory/x": V1_LIMITED}, 1500),
+        ("4:cpu:/x\n", {"memory/x": V1_LIMITED}, None),  # 不是内存的组
+        ("0::/a\n", {"a": V2}, None),
+        ("", {}, None),
+    ],
+)
+def test_the_limits_of_every_level_of_control_groups_count(tmp_path, lines, folders, free):
+    (tmp_path / "cgroup").write_text(lines)
+    for folder, files in folders.items():
+        (tmp_path / "fs" / folder).mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (tmp_path / "fs" / folder / name).write_text(content + "\n")
+    found = free_memory(tmp_path / "cgroup", tmp_path / "fs")
+    assert found == free if free else found > 50e6
+
+
+def test_a_limit_of_this_kernel_is_seen():
+    """A real control group, where one can be made: of the version that this system has."""
+    roots = [Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")]
+    limits = ["memory.limit_in_bytes", "memory.max"]
+    for root, limit in zip(roots, limits, strict=True):
+        group = root / f"padim_{os.getpid()}"
+        try:
+            group.mkdir()
+            (group / limit).write_text(str(1 << 30))
+            break
+        except OSError:
+            with suppress(OSError):
+                group.rmdir()
+    else:
+        pytest.skip("control groups cannot be made here")
+    try:
+        code = (
+            "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid()))\n"
+            "from system.resources import free_memory; print(free_memory())"
+        )
+        command = [sys.executable, "-c", code, str(group / "cgroup.procs")]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert int(run.stdout) <= 1 << 30
+    finally:
+        group.rmdir()
 
 
 def test_the_terms(model, needed):

@@ -100,7 +100,7 @@ def test_a_run_goes_on(sample, tmp_path, capsys):
         ([*SPADE, "--rd", "10"], "--rd means nothing for --method spade"),
         ([*SPADE, "--layers", "layer1"], "--layers means nothing for --method spade"),
         ([*SPADE, "--reduction", "pca"], "--reduction means nothing"),
-        ([*SPADE, "--leave_one_out"], "--leave_one_out means nothing"),
+        ([*SPADE, "--leave_out", "one"], "--leave_out means nothing"),
         ([*SPADE, "--no_features"], "--no_features means nothing"),
         ([*SPADE, "--seed", "7"], "--seed means nothing for --method spade without --protocol rd"),
         ([*MAHALANOBIS, "--figures", "3"], "--figures means nothing for --method mahalanobis_ad"),
@@ -135,7 +135,17 @@ def test_networks_by_default():
     for method, row in METHODS.items():
         assert experiment(["--method", method]).arch == row.arch
         demo = experiment(["--method", method, "--demo"])
-        assert demo.arch == ("efficientnet_b4" if method == "mahalanobis_ad" else "resnet18")
+        assert demo.arch == row.demo and demo.weights == ("imagenet" if method == "padim" else "random")
+
+
+def test_the_demos_weights():
+    from experiment.options import experiment
+
+    demo = experiment(["--demo", "--arch", "resnet18"])
+    assert (demo.arch, demo.weights) == ("resnet18", "random")  # 其余的要下载，不离线
+    assert experiment(["--demo", "--weights", "random"]).arch == "efficientnet_lite0"
+    assert experiment(["--demo", "--weights", "random"]).weights == "random"
+    assert experiment(["--demo", "--arch", "resnet18", "--weights", "imagenet"]).weights == "imagenet"
 
 
 @pytest.mark.parametrize(("off", "is_reproduced"), [(0.009, True), (0.011, False)])

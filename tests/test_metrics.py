@@ -102,7 +102,7 @@ def test_evaluate_maps_without_masks_or_with_one_label():
     assert row["pixel_rocauc"] is row["threshold"] is arrays["pixel_roc"] is None
     assert row["image_rocauc"] is not None
     _, row = evaluate_maps(maps, np.zeros(4), np.zeros((4, 8, 8)))
-    assert len(row) == 9 and set(row.values()) == {None}
+    assert row.pop("remarks") == [] and len(row) == 12 and set(row.values()) == {None}
 
 
 def test_constant_and_infinite_maps():
@@ -181,7 +181,10 @@ def test_mapped_files_of_more_pictures_than_are_read_at_a_time(tmp_path, kind):
 
 def test_sums_beyond_64_bits_are_exact():
     """As of a test set of a hundred thousand megapixel pictures."""
-    few = Counts(np.float32([1, 2]), np.array([3, 5]), np.zeros(2), np.array([10, 20]), np.array([4, 0]), 8, 40)
+    few = Counts(
+        *(np.float32([1, 2]), np.array([3, 5]), np.zeros(2), np.array([10, 20]), np.array([4, 0])),
+        *(8, 40, np.array([8]), np.array([[0]])),
+    )
     many = replace(
         few,
         **{key: getattr(few, key) << 33 for key in ("defect", "below", "equal", "positive", "negative")},

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import main
 from experiment.files.gaussians import check_covariances, read_fitted
 from padim.anomaly_map import AnomalyMap
-from padim.backbone import load_network
 from padim.gaussian import GaussianStream
 from padim.mahalanobis import Gaussians
+from padim.weights import load_network
 from system.errors import UserError
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)

@@ -12,6 +12,7 @@ import predict
 from datasets.sample import write_sample
 
 CHOICES = {
+    "efficientnet_lite0": (["--arch", "efficientnet_lite0"], 100),
     "efficientnet_b5": (["--arch", "efficientnet_b5"], 344),
     "mobilenet_v3_large": (["--arch", "mobilenet_v3_large", "--layers", "features.3,features.6", "--rd", "20"], 20),
     "pca": (["--arch", "resnet18", "--reduction", "pca", "--rd", "12"], 12),

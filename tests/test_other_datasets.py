@@ -131,7 +131,7 @@ def test_private_pictures_are_scored(runs, capsys):
     assert len(rows) == 4 and {row["decision"] for row in rows} <= {"good", "defect"}
     record = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))
     scores = record["validation_scores"]
-    assert record["leave_one_out_scores"] is None and len(scores) > 0
+    assert record["left_out_scores"] is None and len(scores) > 0
     for row in rows:
         wanted = (1 + sum(score >= float(row["score"]) for score in scores)) / (len(scores) + 1)
         assert float(row["p_value"]) == pytest.approx(wanted, rel=1e-3)
@@ -155,8 +155,8 @@ def test_validation_pictures_are_scored_by_the_fitted_gaussians(runs):
         assert record["n_train"] == len(list((runs / "mvtec_loco" / name / "train/good").iterdir()))
 
 
-def test_leave_one_out_has_no_place_beside_them(runs, tmp_path, capsys):
-    command = options("mvtec_loco", runs / "mvtec_loco", tmp_path / "out", *SMALL, "--leave_one_out")
+def test_leave_out_has_no_place_beside_them(runs, tmp_path, capsys):
+    command = options("mvtec_loco", runs / "mvtec_loco", tmp_path / "out", *SMALL, "--leave_out", "one")
     assert main.main(command) == 2
     assert "mvtec_loco has validation pictures" in error(capsys) and not (tmp_path / "out").exists()
 

@@ -127,7 +127,7 @@ def check(figure: Figure, path: Path, figures: list[Figure]) -> None:
 
 
 def test_the_list_of_scripts():
-    assert {*FIGURES, "all", "results_page"} == set(SCRIPTS)
+    assert {*FIGURES, "all", "compare", "results_page"} == set(SCRIPTS)
 
 
 @pytest.mark.lowest
@@ -231,7 +231,7 @@ def test_trouble_in_one_class_costs_that_class_alone(tmp_path, capsys):
         write_results(root, key, names if key == "resnet18" else names[:2])
     (root / "temp_resnet18" / "train_bottle.pkl").unlink()
     (root / "scores_resnet18" / "bottle_maps.npy").write_bytes(b"")
-    (root / "scores_resnet18" / "bottle_left_out.npz").write_bytes(b"")
+    (root / "temp_resnet18" / "train_bottle_left_out.npz").write_bytes(b"")
     assert run("all", "--result", root, "--out", tmp_path / "out", "--dpi", 50, "--format", "png") == 0
     drawn, output = {path.stem for path in (tmp_path / "out").iterdir()}, capsys.readouterr().out
     for figure in ("{}", "gaussian_parameters_{}_r18", "patch_gaussian_{}_r18", "training_pictures_{}_r18"):
@@ -243,7 +243,7 @@ def test_trouble_in_one_class_costs_that_class_alone(tmp_path, capsys):
         ("localization --compare --class=bottle", "bottle_maps.npy"),
         ("gaussian_parameters --class=bottle", "train_bottle.pkl"),
         ("patch_gaussian --class=bottle", "train_bottle.pkl"),
-        ("training_pictures --class=bottle", "bottle_left_out.npz"),
+        ("training_pictures --class=bottle", "train_bottle_left_out.npz"),
     } and re.search(r"^skipped localization --class=bottle: '.+bottle_maps.npy' is", output, re.M)
 
 

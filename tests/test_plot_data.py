@@ -16,6 +16,7 @@ from synthetic import DIMENSIONS, GRID, SIDE, write_results
 
 from experiment.files.folder import Store
 from experiment.files.gaussians import read_fitted
+from experiment.report import style
 from experiment.report.colours import OF_CLASS, OF_THRESHOLD, Colours
 from experiment.report.figures import heat_over, panel_images
 from experiment.report.threshold import Thresholds, stands_out_from
@@ -109,7 +110,7 @@ def test_calibration(root, store, figures, tmp_path):
     run("calibration", "--result", root, "--out", tmp_path)
     for axes in figures[0].axes:
         name, counts = axes.get_title().splitlines()
-        left_out = read_json(store.fitted(name).with_suffix(".json"))["leave_one_out_scores"]
+        left_out = read_json(store.fitted(name).with_suffix(".json"))["left_out_scores"]
         good = np.load(store.maps(name)).max(axis=(1, 2))[store.read_arrays(name)["labels"] == 0].astype(float)
         assert counts == f"{len(left_out)} scores, {len(good)} pictures"
         thresholds = Thresholds(None, None, "", good=left_out)
@@ -129,6 +130,22 @@ def test_calibration_beside_others(tmp_path, figures):
     (figure,) = figures
     assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["a", "b"]
     assert all(len(axes.lines) == 3 and len(axes.collections) == 1 for axes in figure.axes)
+
+
+def test_calibration_with_and_without_the_own_lot(root, figures, tmp_path):
+    store = Store(shutil.copytree(root, tmp_path / "copy"), "resnet18")
+    path = store.fitted("tile").with_suffix(".json")
+    record = read_json(path)
+    kinds = {"left_out": {"by": 6, "groups": 5}, "left_out_alone_scores": record["left_out_scores"]}
+    kinds["left_out_scores"] = [score + 3 for score in record["left_out_scores"]]
+    write_json(path, record | kinds)
+    run("calibration", "--result", store.root, "--out", tmp_path)
+    words = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert words[:2] == ["left out alone", "left out by lots"]
+    lines = {axes.get_title().splitlines()[0]: axes.lines[1:] for axes in figures[0].axes}
+    assert (len(lines["tile"]), len(lines["bottle"])) == (2, 1)
+    alone, by_lots = (line.get_ydata() for line in lines["tile"])
+    assert (by_lots <= alone).all() and (by_lots < alone).any()  # 阈值高了，高于它的就少
 
 
 def test_the_band_holds_what_chance_does():
@@ -355,7 +372,7 @@ def test_patch_gaussian(root, store, figures, tmp_path):
 def test_training_pictures(root, store, figures, tmp_path):
     run("training_pictures", "--result", root, "--out", tmp_path, "--class", "tile")
     unusual, arrays = store.read_left_out("tile"), store.read_arrays("tile")
-    scores = read_json(store.fitted("tile").with_suffix(".json"))["leave_one_out_scores"]
+    scores = read_json(store.fitted("tile").with_suffix(".json"))["left_out_scores"]
     limit, colours = stands_out_from(scores), of_class(arrays)
     pictures, (bar, *strips) = figures[0].axes[:12], figures[0].axes[12:]
     for i, axes in enumerate(pictures):
@@ -394,15 +411,44 @@ def test_training_pictures_without_test_pictures(root, figures, tmp_path):
         assert len(shown) == strips and all(len(axes.lines) == 1 for axes in shown)
 
 
+def test_training_pictures_by_lots(root, figures, tmp_path):
+    """Both distributions, both percentiles; a row for each lot, the one that stands out in red."""
+    store = Store(shutil.copytree(root, tmp_path / "copy"), "resnet18")
+    path, unusual = store.fitted("tile").with_suffix(".json"), store.read_left_out("tile")
+    record = read_json(path)
+    alone, lots = record["left_out_scores"], [f"train/good/day {i // 6}" for i in range(30)]
+    scores = [score + 8 * (lot == "train/good/day 3") for score, lot in zip(alone, lots, strict=True)]
+    kinds = {"left_out": {"by": "folder", "groups": 5}, "left_out_alone_scores": alone, "left_out_scores": scores}
+    write_json(path, record | kinds)
+    store.write_left_out("tile", unusual | {"lots": np.array(lots)})
+    run("training_pictures", "--result", store.root, "--out", tmp_path, "--class", "tile")
+    strips, rows = figures[0].axes[13:-1], figures[0].axes[-1]
+    assert len(strips) == 4 and "as if its lot were left out" in figures[0].subfigs[0].texts[0].get_text()
+    for axes, values in zip(strips, (alone, scores), strict=False):
+        assert sum(patch.get_height() for patch in axes.patches) == len(values) == 30
+        at = [line.get_xdata()[0] for line in axes.lines]
+        assert at[:2] == pytest.approx([np.percentile(scores, 99), np.percentile(alone, 99)])
+    labels = rows.get_yticklabels()
+    assert {label.get_text() for label in labels} == {f"day {i} (6)" for i in range(5)}
+    assert [label.get_text() for label in labels if label.get_color() == style.DEFECT_COLOUR] == ["day 3 (6)"]
+    assert labels[-1].get_text() == "day 3 (6)"  # 中位数最高的在最上
+    medians = [line.get_xdata()[0] for line in rows.lines]
+    assert medians == sorted(medians) and medians[-1] == np.median(scores[18:24])
+
+    store.write_left_out("tile", unusual | {"lots": np.array(lots[1:])})
+    options = ["--result", str(store.root), "--out", str(tmp_path), "--class", "tile"]
+    assert script("training_pictures").main(options) == 2  # 批次与得分不是一次写的
+
+
 def test_no_training_picture_stands_out(root, figures, tmp_path):
     store = Store(shutil.copytree(root, tmp_path / "copy"), "resnet18")
     path = store.fitted("tile").with_suffix(".json")
     record, unusual = read_json(path), store.read_left_out("tile")
     words = []
     for change in (lambda s: s[:-1], lambda s: [*s[:10], *[11.0] * 30]):  # 去掉突出的一张；半数相同
-        scores = change(record["leave_one_out_scores"])
-        write_json(path, record | {"leave_one_out_scores": scores})
-        store.write_left_out("tile", {key: value[1:] for key, value in unusual.items()})
+        scores = change(record["left_out_scores"])
+        write_json(path, record | {"left_out_scores": scores})
+        store.write_left_out("tile", {k: value if value is None else value[1:] for k, value in unusual.items()})
         run("training_pictures", "--result", store.root, "--out", tmp_path, "--class", "tile")
         assert not any(axes.spines["left"].get_visible() for axes in figures[-1].axes[:11])
         words += [text.get_text().splitlines()[1] for text in figures[-1].subfigs[0].texts]
@@ -439,6 +485,28 @@ def test_auroc_table(root, store, tmp_path, figures):
     assert f"\n| tile | {rows['tile']['image_rocauc']:.3f} | {rows['tile']['pixel_rocauc']:.3f} |\n" in ours
     assert theirs.startswith("| published |") and "\n| tile | 0.959 | 0.917 |\n" in theirs
     assert len({line.count("|") for line in text.splitlines() if line}) == 1
+
+
+def test_intervals_in_the_tables(root, store, tmp_path, capsys):
+    rows = store.read_results()["classes"]
+    run("auroc_table", "--result", root, "--out", tmp_path, "--interval", "--format", "png")
+    text, tex = ((tmp_path / f"auroc_table.{suffix}").read_text(encoding="utf-8") for suffix in ("md", "tex"))
+    with open(tmp_path / "auroc_table.csv", encoding="utf-8") as file:
+        lines = {line["class"]: line for line in csv.DictReader(file)}
+    shown = 0
+    for name, row in rows.items():
+        for level in ("image", "pixel"):
+            ends = row[f"{level}_rocauc_interval"]
+            found = [lines[name][f"resnet18_{level}_{end}"] for end in ("low", "high")]
+            assert found == (["", ""] if ends is None else [f"{end:.6f}" for end in ends])
+            if ends is not None:
+                words = f"{row[f'{level}_rocauc']:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]"
+                assert words in text and words in tex
+                shown += 1
+    assert shown and text.count("[") == shown  # 平均与发表值没有
+    assert lines["all"]["resnet18_pixel_low"] == ""
+    assert script("auroc_table").main(["--result", str(root), str(root), "--interval"]) == 2
+    assert "give one --result" in capsys.readouterr().err
 
 
 def cells(block: str) -> dict[str, list[str]]:

@@ -228,11 +228,11 @@ def test_a_class_without_left_out_scores(refused, root):
     """Not asked for; or asked for, and the run ended before they stood in the record."""
     store = Store(root, "resnet18")
     store.left_out("tile").unlink()
-    made = "python main.py --arch resnet18 --seed 0 --leave_one_out\n"
+    made = "python main.py --arch resnet18 --seed 0 --leave_out one\n"
     line = refused("training_pictures", "--result", root, "--class", "tile")
     assert "tile has no left-out scores" in line and line.endswith(made)
     path = store.fitted("bottle").with_suffix(".json")
-    write_json(path, read_json(path) | {"leave_one_out_scores": None})
+    write_json(path, read_json(path) | {"left_out_scores": None})
     line = refused("training_pictures", "--result", root)
     assert "bottle has no left-out scores" in line and line.endswith(made)
 
@@ -242,12 +242,12 @@ def test_nothing_to_calibrate_with(refused, root):
     store = Store(root, "resnet18")
     for name in ("tile", "bottle"):
         path = store.fitted(name).with_suffix(".json")
-        write_json(path, read_json(path) | {"leave_one_out_scores": None})
+        write_json(path, read_json(path) | {"left_out_scores": None})
         if name == "tile":
             assert script("calibration").main(["--result", str(root), "--out", str(root), "--dpi", "50"]) == 0
     line = refused("calibration", "--result", root)
     assert "has no class with good test pictures and left-out or validation scores" in line
-    assert line.endswith("--leave_one_out\n")
+    assert line.endswith("--leave_out one\n")
 
 
 def test_what_a_run_without_features_never_wrote(refused, root):
@@ -261,7 +261,7 @@ def test_what_a_run_without_features_never_wrote(refused, root):
         assert refused(name, "--result", root).endswith(f"make it with: {made}\n")
     for name in ("bottle", "tile"):
         store.left_out(name).unlink()
-    assert refused("training_pictures", "--result", root).endswith(f"make some with: {made} --leave_one_out\n")
+    assert refused("training_pictures", "--result", root).endswith(f"make some with: {made} --leave_out one\n")
     store.maps("tile").unlink()
     assert refused("localization", "--result", root).endswith(f"make it with: {made} --no_features\n")
 

@@ -106,9 +106,9 @@ def test_figures_show_the_decision(fitted, data, tmp_path):
 
 def test_left_out_scores_decide_without_a_test_set(fitted, data, capsys):
     record = json.loads((fitted / "train_flange.json").read_text(encoding="utf-8"))
-    left_out = record["leave_one_out_scores"]
+    left_out = record["left_out_scores"]
     assert len(left_out) == record["n_train"] == 12
-    assert json.loads((fitted / "train_linen.json").read_text(encoding="utf-8"))["leave_one_out_scores"] is None
+    assert json.loads((fitted / "train_linen.json").read_text(encoding="utf-8"))["left_out_scores"] is None
     for options, percentile in (((), 99), (("--percentile", 0), 0)):
         assert run(fitted / "train_flange.pkl", data / "flange/train/good", *options) == 0
         captured = capsys.readouterr()
@@ -148,7 +148,7 @@ def test_answers_as_json(fitted, data, tmp_path, capsys):
     assert not (out / "predictions.jsonl").exists()  # 它是上一次的
     record = json.loads((fitted / "train_flange.json").read_text(encoding="utf-8"))
     shutil.copy(fitted / "train_flange.pkl", tmp_path)
-    (tmp_path / "train_flange.json").write_text(json.dumps(record | {"leave_one_out_scores": None}), encoding="utf-8")
+    (tmp_path / "train_flange.json").write_text(json.dumps(record | {"left_out_scores": None}), encoding="utf-8")
     capsys.readouterr()
     assert run(tmp_path / "train_flange.pkl", data / "flange/train/good/000.png", "--json") == 0
     line = json.loads(capsys.readouterr().out)
@@ -159,7 +159,7 @@ def test_a_class_that_loses_its_labels_gets_left_out_scores_then(data, tmp_path,
     own, out = shutil.copytree(data / "linen", tmp_path / "linen"), tmp_path / "out"
     command = [*FAST, "--data_path", str(own), "--save_path", str(out), "--resize", "64", "--crop", "0"]
     assert main.main(command) == 0
-    model, left_out = out / "temp_resnet18/train_linen.pkl", out / "scores_resnet18/linen_left_out.npz"
+    model, left_out = out / "temp_resnet18/train_linen.pkl", out / "temp_resnet18/train_linen_left_out.npz"
     before = model.stat().st_mtime_ns
     assert not left_out.exists()
     shutil.rmtree(own / "test/good")

@@ -12,7 +12,8 @@ from skimage.measure import label
 
 from padim.counts import count_pixels
 from padim.curves import MAX_POINTS, TOLERANCE
-from padim.metrics import PRO_LIMIT, RegionOverlap, evaluate_maps, region_overlap
+from padim.metrics import evaluate_maps
+from padim.overlap import PRO_LIMIT, RegionOverlap, region_overlap
 
 
 def per_region_overlap(maps: np.ndarray, masks: np.ndarray, limit: float = PRO_LIMIT) -> RegionOverlap | None:

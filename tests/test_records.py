@@ -31,7 +31,7 @@ REMOVED = object()
 def test_a_record_as_written(path):
     record = read_fitted_record(path)
     assert record.keys() >= FITTED.keys() and is_fitted_record(record)
-    written = change(path, versions={}, leave_one_out_scores=[1, 2.5])
+    written = change(path, versions={}, left_out_scores=[1, 2.5])
     assert read_fitted_record(path) == written
 
 
@@ -43,7 +43,7 @@ def test_a_record_as_written(path):
         ("precision", ("x", None, ["bf16"], {})), ("reduction", ("x", None, {})), ("preprocessing", (None, "x", [])),
         ("size", ("ab", None, [64], [64, "64"], [0, 64], [64.5, 64], [True, True], [1, 2, 3])),
         ("layers", (None, [], "layer1", [{}], [{"name": 1}], ["layer1"], [{"name": "layer1", "channels": 64}])),
-        ("n_train", (None, 1.5, "3")), ("leave_one_out_scores", (["a"], [None, 1.0], 3, [], [float("nan")], [10**400])),
+        ("n_train", (None, 1.5, "3")), ("left_out_scores", (["a"], [None, 1.0], 3, [], [float("nan")], [10**400])),
     ],
 )  # fmt: skip
 def test_entries_that_are_no_such_thing(path, key, values):

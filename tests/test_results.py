@@ -22,6 +22,7 @@ def row(image, pixel, published=None):
         "threshold": 0.5,
     }
     plain |= {"n_train": 2, "n_test": 2, "remarks": [], "image_threshold": None, "threshold_origin": ""}
+    plain |= dict.fromkeys(metrics.INTERVALS)
     plain |= dict.fromkeys(("dataset", "data_path", "file_names", "training_files", "test_files"), "0")
     return compare(plain | {"seconds": {"total": 1.25}}, published)
 
@@ -56,8 +57,8 @@ def test_the_table_is_aligned():
     results = {"classes": rows, "averages": report.averages(rows, REFERENCE, "resnet18")}
     lines = report.table(results).splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert lines[2].split() == ["t", "0.8123", "0.900", "-0.0877", "–", "0.950", "–", "–", "1.2"]
-    assert lines[3].split() == ["a_long_name", "1.0000", "–", "–", "0.5000", "–", "–", "0.5000", "1.2"]
+    assert lines[2].split() == ["t", "0.8123", "0.900", "-0.0877", "–", "0.950", "–", "–", "–", "1.2"]
+    assert lines[3].split() == ["a_long_name", "1.0000", "–", "–", "0.5000", "–", "–", "0.5000", "–", "1.2"]
 
 
 def anything(rows) -> None:
@@ -96,9 +97,10 @@ def test_what_a_run_goes_on_with(tmp_path):
     assert set(report.begin(store, {"rd": 5}, made, False, anything)["classes"]) == {"a", "b"}
     with pytest.raises(UserError, match=r"seed 1, this run has seed 2.*--refit"):
         report.begin(store, {}, made | {"seed": 2}, False, anything)
-    assert report.begin(store, {}, made | {"seed": 2}, True, anything)["classes"] == {}
+    replacing = report.begin(store, {}, made | {"seed": 2}, True, anything)  # 旧行留到新的一行行换上
+    assert replacing["run"]["earlier"] == list(replacing["classes"]) == ["a", "b"]
     with pytest.raises(UserError, match="another data set"):
         report.begin(store, {}, made, False, foreign)
-    assert report.begin(store, {}, made, True, foreign)["classes"] == {}
+    assert report.begin(store, {}, made, True, foreign)["run"]["earlier"] == ["a", "b"]
     store.write_results(results | {"complete": True})
     assert report.begin(store, {"rd": None}, made, False, anything)["run"]["finished"] == []

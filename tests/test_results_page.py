@@ -116,6 +116,12 @@ def test_the_table_is_the_results_and_sorts(seen, folder):
             at, form = columns.index(column), "+.4f" if column.startswith("difference") else ".4f"
             printed = seen.texts(f"tbody tr > :nth-child({at + 1})")
             assert printed == ["–" if value[n] is None else format(value[n], form) for n in wanted]
+    ends = {name: content[name]["pixel_rocauc_interval"] for name in names}
+    seen.one("th[data-column=pixel_rocauc_interval] button").click()
+    wanted = sorted(names, key=lambda n: (ends[n] is None, -(ends[n] or [0])[0]))  # 区间按下端排
+    at = columns.index("pixel_rocauc_interval")
+    printed = seen.texts(f"tbody tr > :nth-child({at + 1})")
+    assert printed == ["–" if ends[n] is None else "–".join(f"{end:.4f}" for end in ends[n]) for n in wanted]
     seen.one("th[data-column=class] button").click()
     assert seen.texts("tbody th")[:2] == ["bottle", "grid"]
     assert seen.texts("tfoot th") == ["Mean of textures", "Mean of objects", "Mean of all"]
@@ -285,9 +291,18 @@ def test_both_languages(seen, folder):
     assert "漏检" in chinese and "漏检" not in english and "missed" in english
     assert seen.one("#threshold").get_property("value") == before  # 换语言不动阈值
     left = set(re.findall(r"[A-Za-z]{2,}", re.sub(r"test/\S+", "", chinese)))
-    assert left <= {"bottle", "grid", "contamination", "broken_large", "AUPRO", "AUC", "ROC", "AP", *ODD.split()} | set(
-        re.findall(r"[A-Za-z]{2,}", ODD + " ".join(seen.texts("option")))
-    )
+    assert left <= {
+        "bottle",
+        "grid",
+        "contamination",
+        "broken_large",
+        "AUPRO",
+        "AUPIMO",
+        "AUC",
+        "ROC",
+        "AP",
+        *ODD.split(),
+    } | set(re.findall(r"[A-Za-z]{2,}", ODD + " ".join(seen.texts("option"))))
     seen.one("#class .way a").click()
     wait(seen, "return document.querySelector('tfoot tr:last-child th')?.textContent === '总平均'")
     seen.one("#language").click()
@@ -319,6 +334,8 @@ def test_the_programs_sentences_have_a_translation(seen, folder):
         )
     ] + ["best F1 on the labelled test set", "given", "none: give --threshold"]
     sentences += [f"99.5th percentile of 31 {kind} scores" for kind in ("left-out training", "validation")]
+    for how in ("folders", "blocks of 60"):
+        sentences.append(f"99th percentile of 310 training scores, left out by {how}, 12 groups")
     seen.show(folder, "#zh")
     for sentence in sentences:
         chinese = seen.execute_script("return translated(arguments[0])", sentence)
@@ -435,7 +452,7 @@ def test_two_thousand_pictures(seen, tmp_path):
     kinds = np.where(labels, "损坏 broken_large", "good")
     few = {"files": np.array([f"test/{kind}/IMG_2024_05_{i:05d}.png" for i, kind in enumerate(kinds)]),
            "labels": labels, "kinds": kinds, "image_scores": rng.random(count).astype(np.float32), "masks": None,
-           "patches": np.zeros((count, 2), np.float32)}  # fmt: skip
+           "patches": np.zeros((count, 2), np.float32), "pixel_wins": None, "pixel_aupimo": None}  # fmt: skip
     store.write_arrays("bottle", arrays | few)
     blank_figure(store.picture("bottle", 0))
     for i in range(1, count):

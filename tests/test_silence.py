@@ -36,7 +36,7 @@ def foreign(own: re.Pattern, *command: object) -> list[str]:
 def test_every_command(sample, tmp_path):
     out, pictures = tmp_path / "out", sample / "linen/test"
     data = ["--data_path", sample, "--save_path", out, "--classes", "linen"]
-    assert foreign(NOTHING, "main.py", *FAST, "--rd", 8, "--figures", 1, "--leave_one_out", *data) == []
+    assert foreign(NOTHING, "main.py", *FAST, "--rd", 8, "--figures", 1, "--leave_out", "one", *data) == []
     assert foreign(NOTHING, "ablation.py", *FAST, "--study", "layers", "--rd", 8, *data) == []
     assert foreign(NOTHING, "plot/roc_curve.py", "--result", out, "--out", tmp_path / "figures") == []
     model = out / "temp_resnet18/train_linen.pkl"

@@ -1,19 +1,22 @@
 """Which threshold decides, where it comes from, and how rare a score is."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from experiment.files.folder import Store
 from experiment.report.colours import colours_of
 from experiment.report.threshold import Thresholds, find_thresholds
+from experiment.report.threshold import test_set as known_of
 from system.errors import UserError
 
 RECORD = {"arch": "resnet18", "dimensions": [0] * 100, "validation_scores": None}
-RECORD |= {"leave_one_out_scores": [10.0, 11.0, 12.0, 13.0, 20.0]}
+RECORD |= {"left_out_scores": [10.0, 11.0, 12.0, 13.0, 20.0]}
 VALIDATED = RECORD | {"validation_scores": [1, 2, 3]}
 NO_LABELS = dict.fromkeys(
     ("masks", "threshold", "threshold_raw", "image_threshold_raw", "image_roc", "pixel_roc", "pixel_pr", "pixel_pro")
 )
+NO_LABELS |= dict.fromkeys(("pixel_wins", "pixel_aupimo"))
 NO_LABELS |= {
     "files": np.array(["test/good/0.png"]),
     "kinds": np.array(["good"]),
@@ -31,7 +34,7 @@ TEST_SET = NO_LABELS | {"image_threshold_raw": 15.5, "threshold_raw": 12.25}
         (TEST_SET, RECORD, None, None, (15.5, 12.25, "best F1 on the labelled test set", 2, 40)),
         (TEST_SET, RECORD, 30.0, None, (30, 12.25, "given", 2, 40)),
         (TEST_SET, RECORD, None, 50.0, (12, 12.25, "50th percentile of 5 left-out training scores", 2, 40)),
-        (NO_LABELS, RECORD, None, 100.0, (20, 20, "100th percentile of 5 left-out training scores", 2, 40)),
+        (NO_LABELS, RECORD, None, 100.0, (20, 20, "100th percentile of 5 left-out training scores", 0, 40)),
         (None, RECORD, None, None, (19.72, 19.72, "99th percentile of 5 left-out training scores", 0, 39.44)),
         (
             None,
@@ -40,15 +43,13 @@ TEST_SET = NO_LABELS | {"image_threshold_raw": 15.5, "threshold_raw": 12.25}
             None,
             (2.98, 2.98, "99th percentile of 3 validation scores", 0, 5.96),
         ),
-        (None, RECORD | {"leave_one_out_scores": None}, None, None, (None, None, "none: give --threshold", 0, 20)),
-        (None, RECORD | {"leave_one_out_scores": None}, 8.0, None, (8, 8, "given", 0, 16)),
+        (None, RECORD | {"left_out_scores": None}, None, None, (None, None, "none: give --threshold", 0, 20)),
+        (None, RECORD | {"left_out_scores": None}, 8.0, None, (8, 8, "given", 0, 16)),
     ],
 )
-def test_which_threshold(tmp_path, arrays, record, given, percentile, wanted):
-    store = Store(tmp_path, "resnet18")
-    if arrays:
-        store.write_arrays("x", arrays)
-    found = find_thresholds(store.fitted("x"), record, given, percentile)
+def test_which_threshold(arrays, record, given, percentile, wanted):
+    record = record | {"test_set": known_of(arrays or {})}
+    found = find_thresholds(Path("train_x.pkl"), record, given, percentile)
     colours = colours_of(found, "class")
     for value, number in zip(
         (found.decision, found.pixel, colours.low, colours.high), wanted[:2] + wanted[3:], strict=True
@@ -57,16 +58,9 @@ def test_which_threshold(tmp_path, arrays, record, given, percentile, wanted):
     assert found.origin == wanted[2]
 
 
-def test_a_pickle_elsewhere_and_a_percentile_of_nothing(tmp_path, monkeypatch):
-    store = Store(tmp_path, "resnet18")
-    store.write_arrays("x", TEST_SET)
-    assert find_thresholds(tmp_path / "train_x.pkl", RECORD, None, None).test_range is None
-    store.fitted("x").parent.mkdir()
-    monkeypatch.chdir(store.fitted("x").parent)
-    relative = store.fitted("x").relative_to(store.fitted("x").parent)
-    assert find_thresholds(relative, RECORD, None, None).decision == 15.5
-    with pytest.raises(UserError, match=r"no left-out scores for --percentile.*--threshold"):
-        find_thresholds(store.fitted("x"), RECORD | {"leave_one_out_scores": None}, None, 99.0)
+def test_a_percentile_of_nothing():
+    with pytest.raises(UserError, match=r"'train_x\.pkl' has no left-out scores for --percentile.*--threshold"):
+        find_thresholds(Path("train_x.pkl"), RECORD | {"left_out_scores": None, "test_set": None}, None, 99.0)
 
 
 def test_the_threshold_itself_is_a_defect():

@@ -44,7 +44,7 @@ def silent(script: str, *options: object) -> None:
 
 def test_main_and_predict(data, tmp_path):
     result = tmp_path / "result"
-    options = ["--arch", "resnet18", "--weights", "random", "--rd", 8, "--figures", 2, "--leave_one_out"]
+    options = ["--arch", "resnet18", "--weights", "random", "--rd", 8, "--figures", 2, "--leave_out", "one"]
     silent("main.py", *options, "--data_path", data, "--save_path", result)
     Image.new("L", (9500, 9500), 128).save(tmp_path / "large.png")  # 九千万像素：Pillow 会怀疑
     pictures = [data / "linen/train/good", tmp_path / "large.png"]

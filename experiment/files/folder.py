@@ -2,15 +2,16 @@
 
 结果文件夹里每个文件的位置；锁；一类测试集的数组。
 
-Every file appears under its name only when it is complete. Of files that belong together (a
-pickle and its JSON; a class's maps, pictures and small arrays) the last one written is first deleted,
-or rewritten to say that it vouches for nothing, so that what is there always belongs together.
+Every file appears under its name only when it is complete, and what is there goes only when all that replaces it is
+written (`system.files.Staged`). A pickle vouches for its JSON and its projection, the small arrays for a class's maps,
+pictures and row of the results, and the left-out pictures for the scores in the JSON: these are removed first and
+renamed last, so that what is there always belongs together.
 """
 
 import csv
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ from experiment.files.records import (
     parse_arrays,
     wrong_array,
 )
-from padim.metrics import FIGURES
+from padim.metrics import FIGURES, INTERVALS
 from system.errors import UserError
-from system.files import TEXT, allocate, close, read_json, replacing, without_leftovers, write_json
+from system.files import TEXT, Staged, allocate, close, read_json, replacing, without_leftovers, write_json
 from system.lock import lock
 
 
@@ -65,7 +66,8 @@ class Store:
 
     def left_out(self, name: str) -> Path:
         """The training pictures with the highest left-out scores."""
-        return self.root / f"scores_{self.key}" / f"{name}_left_out.npz"
+        # 不与得分放在一处：那里有一类叫 NAME_left_out 时，名字会相撞
+        return self.root / f"temp_{self.key}" / f"train_{name}_left_out.npz"
 
     def picture(self, name: str, index: int) -> Path:
         """A localization figure."""
@@ -121,35 +123,34 @@ class Store:
         if not self._lock.exists():
             raise UserError(f"{str(self.root)!r} was deleted or replaced during the run; see --save_path")
 
-    def clear_pictures(self, name: str) -> None:
-        """Delete a class's localization figures: they belong to scores that are being replaced."""
-        folder = self.picture(name, 0).parent
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if re.fullmatch(re.escape(name) + r"_\d+\.png", path.name):
-                path.unlink()
+    def holds(self, name: str) -> bool:
+        """Whether something stands that was made of a class's Gaussians."""
+        return any(path.exists() for path in (self.fitted(name), self.left_out(name), self.arrays(name)))
 
-    def clear_scores(self, name: str) -> None:
-        """Delete a class's scores and figures, the small arrays first."""
-        for path in (self.arrays(name), self.maps(name), self.images(name)):
-            path.unlink(missing_ok=True)
-        self.clear_pictures(name)
+    def pictures(self, name: str) -> list[Path]:
+        """A class's localization figures that are there."""
+        folder, own = self.picture(name, 0).parent, re.compile(re.escape(name) + r"_\d+\.png")
+        return [path for path in folder.iterdir() if own.fullmatch(path.name)] if folder.is_dir() else []
 
     @contextmanager
-    def score_files(self, name: str, shape: tuple[int, int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Maps (N, H, W) float32 and pictures (N, H, W, 3) uint8 to fill; kept if no error occurs."""
-        self.arrays(name).unlink(missing_ok=True)
-        with replacing(self.maps(name)) as maps_path, replacing(self.images(name)) as images_path, ExitStack() as open_:
+    def score_files(
+        self, name: str, shape: tuple[int, int, int], staged: Staged
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, Path]]:
+        """Maps (N, H, W) float32 and pictures (N, H, W, 3) uint8 to fill, and where the maps lie meanwhile."""
+        with ExitStack() as open_:
+            maps_path = open_.enter_context(staged.writing(self.maps(name)))
+            images_path = open_.enter_context(staged.writing(self.images(name)))
             arrays = []
             for path, kind, each in ((maps_path, np.float32, shape), (images_path, np.uint8, (*shape, 3))):
                 arrays.append(allocate(path, kind, each))
                 open_.callback(close, arrays[-1])  # Windows 不许改名仍映射着的文件
-            yield arrays[0], arrays[1]
+            yield arrays[0], arrays[1], maps_path
             for array in arrays:
                 array.flush()
 
-    def write_arrays(self, name: str, arrays: dict[str, Any]) -> None:
+    def write_arrays(self, name: str, arrays: dict[str, Any], staged: Staged | None = None) -> None:
         """Write the small arrays; None becomes an empty array, which `read_arrays` undoes."""
-        _write(self.arrays(name), {k: np.empty(0) if v is None else np.asarray(v) for k, v in arrays.items()})
+        _write(self.arrays(name), arrays, staged)
 
     def read_arrays(self, name: str) -> dict[str, Any] | None:
         """The small arrays as written, or None where the class has none.
@@ -161,19 +162,21 @@ class Store:
         """
         return _read(self.arrays(name), SCORED, "delete it and score the class again")
 
-    def write_left_out(self, name: str, arrays: dict[str, np.ndarray]) -> None:
-        """Write the training pictures with the highest left-out scores."""
-        _write(self.left_out(name), arrays)
+    def write_left_out(self, name: str, arrays: dict[str, Any], staged: Staged | None = None) -> None:
+        """Write the training pictures with the highest left-out scores, and every training picture's lot."""
+        _write(self.left_out(name), arrays, staged)
 
     def read_left_out(self, name: str) -> dict[str, Any] | None:
-        """Those pictures' ``files``, ``scores``, ``maps`` and ``images``, the highest first; None where there are none.
+        """Those pictures' ``files``, ``scores``, ``maps``, ``images``, the highest first; the ``lots`` of all of them.
+
+        None where there are none.
 
         Raises
         ------
         UserError
             As by `read_arrays`.
         """
-        return _read(self.left_out(name), LEFT_OUT, "delete it and run main.py --leave_one_out again")
+        return _read(self.left_out(name), LEFT_OUT, "delete it and run main.py --leave_out one again")
 
     def read_results(self) -> dict | None:
         """The results as written, or None where there are none.
@@ -205,23 +208,31 @@ class Store:
             raise UserError(f"{str(self.ablation)!r} is no file of ablation.py, or is damaged; move it away")
         return content
 
-    def write_results(self, results: dict) -> None:
+    def write_results(self, results: dict, staged: Staged | None = None) -> None:
         """Write the results as JSON, and their rows as CSV."""
-        write_json(self.results, results)
+        with Staged() if staged is None else nullcontext(staged) as files:
+            self._write_results(results, files)
+
+    def _write_results(self, results: dict, staged: Staged) -> None:
+        write_json(self.results, results, staged)
         columns = (*FIGURES, "threshold", "image_threshold", "threshold_origin", "n_train", "n_test")
         nested = [(kind, level) for kind in ("published", "difference") for level in LEVELS]
         path = self.results.with_suffix(".csv")
-        with replacing(path) as temporary, open(temporary, "w", newline="", **TEXT) as file:
+        with staged.writing(path) as temporary, open(temporary, "w", newline="", **TEXT) as file:
             writer = csv.writer(file)
-            writer.writerow(["class", *columns, "seconds", *map("_".join, nested)])
+            ends = [f"{key}_{end}" for key in INTERVALS for end in ("low", "high")]
+            writer.writerow(["class", *columns, "seconds", *map("_".join, nested), *ends])
             for name, row in results["classes"].items():
                 figures = [(row[kind] or {}).get(level) for kind, level in nested]
+                figures += [end for key in INTERVALS for end in row[key] or (None, None)]
                 writer.writerow([name, *(row.get(c) for c in columns), row["seconds"]["total"], *figures])
 
 
-def _write(path: Path, arrays: dict[str, Any]) -> None:
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+def _write(path: Path, arrays: dict[str, Any], staged: Staged | None) -> None:
+    whole = {k: np.empty(0) if v is None else np.asarray(v) for k, v in arrays.items()}
+    where = replacing(path) if staged is None else staged.writing(path, vouches=True)
+    with where as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **whole)  # type: ignore[arg-type]
 
 
 def _read(path: Path, form: dict[str, tuple[str, tuple]], remedy: str) -> dict[str, Any] | None:

@@ -5,9 +5,7 @@
 Files keep the order of the thesis, mean (d, P) and covariance (d, d, P); in memory both are position-major.
 """
 
-import pickle
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -16,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from experiment.files.records import CONFIGURATION, UnreadableError, matches, parse_arrays
-from experiment.files.unpickle import REMEDY, DamagedError, damaged, read_arrays
+from experiment.files.unpickle import REMEDY, DamagedError, Pickler, damaged, read_arrays
 from system.direct import Writer
 from system.errors import UserError
-from system.files import forget, read_json, replacing, write_json
+from system.files import Staged, forget, read_json, write_json
 from system.resources import aligned, cores
 
 SYMMETRY = 1e-5  # 相对于一个位置的最大元素
@@ -83,33 +81,43 @@ def write_fitted(
 
     Raises
     ------
-    AbortedError
-        If ``progress.stop`` was set; the files that were there are unchanged.
-    OSError
-        If a file cannot be written.
+    AbortedError, OSError
+        If ``progress.stop`` was set, or a file cannot be written; the files that were there are unchanged.
     """
-    progress, beside = progress or Progress(), path.with_suffix(".json")
-    with ExitStack() as stack:
-        temporary = stack.enter_context(replacing(path, sync=False))
-        if components is not None:
-            with open(stack.enter_context(replacing(components_path(path))), "wb") as file:
-                np.save(file, components)
+    with Staged() as staged:
+        size = stage_fitted(staged, path, mean, covariance, components, progress)
+        write_json(path.with_suffix(".json"), record | {"pickle_bytes": size}, staged)
+
+
+def stage_fitted(
+    staged: Staged,
+    path: Path,
+    mean: np.ndarray,
+    covariance: np.ndarray,
+    components: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """`write_fitted` but for the JSON, which must be staged, too; returns its ``pickle_bytes``."""
+    progress = progress or Progress()
+    if components is None:
+        staged.remove(components_path(path))
+    else:
+        with staged.writing(components_path(path)) as temporary, open(temporary, "wb") as file:
+            np.save(file, components)
+    # 自己已落盘：不必再落一次。记录先于它换上：在场的 pickle 总有与它相配的记录
+    with staged.writing(path, vouches=True, sync=False) as temporary:
         with Writer(temporary, progress.go_on) as file:
-            pickle.dump([np.ascontiguousarray(mean.T), covariance.T], file, protocol=5)
+            Pickler(file, protocol=5).dump([np.ascontiguousarray(mean.T), covariance.T])
             file.finish()
             progress.dumped.set()
             file.sync()
-        # 新 pickle 写完才作废旧记录：写到一半失败，旧的一对仍在；改名前后被杀，这条记录说明没有相配的 pickle
-        write_json(beside, record | {"pickle_bytes": None})
-        if components is None:
-            components_path(path).unlink(missing_ok=True)
-    write_json(beside, record | {"pickle_bytes": path.stat().st_size})
+        return temporary.stat().st_size
 
 
 def read_fitted(path: Path, positions: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean (P, d) and covariance (P, d, d), float32, in memory and writable; the covariance 64-byte aligned.
 
-    Files of other programs are read too: protocols 0 to 5, numpy 1 and 2, float32 and float64 of either
+    Files of other programs are read too: protocols 0 to 4, numpy 1 and 2, float32 and float64 of either
     byte order, any order of the axes in memory.
 
     Parameters
@@ -262,8 +270,8 @@ def _setting(record: dict[str, Any], key: str) -> Any:
 
 
 def _describe(key: str, value: Any, other: Any) -> str:
-    if isinstance(value, dict) and isinstance(other, dict):  # 只说不同的几项；aligned 不写在记录里
-        value, other = ({"protocol": "aligned"} | each for each in (value, other))
+    if isinstance(value, dict) and isinstance(other, dict):  # 只说不同的几项；默认的不写在记录里
+        value, other = ({"protocol": "aligned", "bits": "all"} | each for each in (value, other))
         return f"{key} {', '.join(f'{k} {v}' for k, v in value.items() if k in other and v != other[k])}"
     if key == "layers":
         return f"layers {', '.join(value)}"

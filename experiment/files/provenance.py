@@ -66,22 +66,33 @@ class DataFolder:
             self._repeated[name] = [file.relative_to(train.folder).as_posix() for file in again]
         return self._contents[name]
 
-    def repeated(self, name: str) -> str | None:
-        """A line about test and validation pictures whose content a training picture has, too; None without any."""
+    def repeated(self, name: str) -> list[str]:
+        """A line about test and validation pictures whose content a training picture has, too, where there are any."""
         self.contents(name)
         if not (again := self._repeated[name]):
-            return None
+            return []
         which = "test pictures are also training pictures, which they make look better than new ones"
-        return f"{len(again)} {which}, such as {again[0]!r}: take them out of one of the two"
+        return [f"{len(again)} {which}, such as {again[0]!r}: take them out of one of the two"]
 
     def record(self, name: str) -> dict[str, Any]:
         """What is stored with a class's results."""
         place = {"dataset": self.dataset.NAME, "data_path": str(self.root)}
         return {**place, "file_names": self.file_names(name), **self.contents(name)}
 
+    def holds(self, name: str) -> bool:
+        """Whether there is such a class."""
+        return self.dataset.is_class(self.dataset.folder_of(self.root, name))
+
     def is_unchanged(self, name: str, stored: Mapping[str, Any]) -> bool:
         """Whether a class's files are those of a stored record."""
         return all(stored[key] == value for key, value in self.contents(name).items())
+
+
+def gone(stored: Mapping[str, Mapping[str, Any]], here: DataFolder, chosen: Collection[str]) -> list[str]:
+    """Stored classes, other than this run's, whose folders are no longer in the very data folder they were in."""
+    place = str(here.root), here.dataset.NAME
+    own = [name for name, there in stored.items() if (there["data_path"], there["dataset"]) == place]
+    return [name for name in own if name not in chosen and not here.holds(name)]
 
 
 def check_same_data(
@@ -95,8 +106,9 @@ def check_same_data(
         ``{class: record}``, each as `DataFolder.record` made it.
     here : DataFolder
     chosen : collection of str
-        The classes of this run: their contents are compared, where they come from another folder; in the same
-        folder they may change, and are computed again. Of other classes the file names are compared.
+        The classes of this run: in the same folder they may change, and are computed again. Of other classes the
+        file names are compared there. Where a stored class lay in another folder, and there is one of its name
+        here, the contents are compared.
     path : Path
         What holds them, for the message.
 
@@ -111,10 +123,9 @@ def check_same_data(
                 f"{str(path)!r} holds class {name!r} of --dataset {there['dataset']}, not of {here.dataset.NAME}; give "
                 "another --save_path for each data set, or --refit to replace what is stored"
             )
-        if name in chosen:
-            differs = there["data_path"] != str(here.root) and not here.is_unchanged(name, there)
-        else:
-            differs = there["file_names"] != here.file_names(name)
+        differs = name not in chosen and there["file_names"] != here.file_names(name)
+        if there["data_path"] != str(here.root) and not differs:  # 名字一样：看内容
+            differs = not here.is_unchanged(name, there)
         if differs and there["data_path"] == str(here.root):
             raise UserError(
                 f"{str(path)!r} holds class {name!r}, whose pictures in {str(here.root)!r} have changed since, or are "

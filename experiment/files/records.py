@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from padim.metrics import FIGURES
+from padim.metrics import FIGURES, INTERVALS
 from system.errors import UserError
 from system.files import read_json
 
@@ -33,6 +33,8 @@ def configuration(record: dict[str, Any]) -> dict[str, Any]:
 
 # 字典：所列的键须有，带 ? 的可以没有，键 str 管其余的；列表：每项；元组：几者之一；集合：其中的一个字
 LAYER = {"name": str, **dict.fromkeys(("channels", "height", "width", "stride", "receptive_field"), int)}
+# 测试集的数组里，阈值与色标要的；阈值的出处，没有阈值时为 None
+TEST_SET = ("image_threshold_raw", "threshold_raw", "score_min", "score_max")
 FITTED = {
     "arch": str,
     "weights": str,
@@ -44,11 +46,14 @@ FITTED = {
     "size": [int],
     "layers": [LAYER],
     "n_train": int,
-    "leave_one_out_scores": ([NUMBER], None),
+    "left_out_scores": ([NUMBER], None),
+    "left_out": ({"by": ({"one", "folder"}, int), "groups": int}, None),
+    "left_out_alone_scores": ([NUMBER], None),
     "validation_scores": ([NUMBER], None),
+    "test_set": (dict.fromkeys(TEST_SET, (NUMBER, None)) | {"origin": (str, None)}, None),
     "preprocessing": dict,  # 内容由 Preprocessing.from_record 查
     "training_files": str,
-    "pickle_bytes": (int, None),  # None：换到一半被打断的一对
+    "pickle_bytes": int,
 }
 _OF_PADIM = ("reduction", "seed", "dimensions")  # 前身没有这几项；top_k 只有 SPADE 有
 _CONFIGURATION = {key: FITTED[key] for key in CONFIGURATION if key not in (*_OF_PADIM, "top_k")}
@@ -67,6 +72,7 @@ _ROW = (
         "threshold": (NUMBER, None),
         "image_threshold": (NUMBER, None),
         "threshold_origin": str,
+        **dict.fromkeys(INTERVALS, ([NUMBER], None)),
         "n_train": int,
         "n_test": int,
         "remarks": [str],
@@ -80,6 +86,7 @@ RESULTS = {
         "options": dict,
         "configuration": _CONFIGURATION,
         "finished": [str],
+        "earlier?": [str],
         "command": str,
         "date?": str,
         "device?": str,
@@ -89,7 +96,7 @@ RESULTS = {
     "verdict?": {"reproduced": (bool, None), "reason": str, "tolerance": NUMBER},
 }
 _VARIANT = {"label": str, "layers": [str], "reduction": str, "dimensions": int, "seed": (int, None)}
-_VARIANT |= {"grid": ([int], None)}
+_VARIANT |= {"grid": ([int], None), "covariance": str}
 _SPREAD = {"mean": NUMBER, "std": NUMBER, "min": NUMBER, "max": NUMBER}
 _STUDY = {
     "variants": [_VARIANT],
@@ -121,14 +128,19 @@ SCORED: dict[str, tuple[str, tuple]] = {
     **dict.fromkeys(("threshold", "threshold_raw", "image_threshold_raw"), ("f", ())),
     **dict.fromkeys(("score_min", "score_max", "image_score_min", "image_score_max"), ("f", ())),
     **dict.fromkeys(("image_roc", "pixel_roc", "pixel_pr", "pixel_pro"), ("f", (None, 2))),
+    "pixel_wins": ("i", (None, "n")),
+    "pixel_aupimo": ("f", ("n",)),
 }
+_MAY_BE_NAN = {"pixel_aupimo"}  # 没有缺陷像素的图
 _ALWAYS = {"files", "kinds", "labels", "image_scores", "patches"}
 _ALWAYS |= {"score_min", "score_max", "image_score_min", "image_score_max"}
+_ALWAYS |= {"scores", "maps", "images"}  # 留一得分最高的几张的
 LEFT_OUT: dict[str, tuple[str, tuple]] = {
     "files": ("U", ("n",)),
     "scores": ("f", ("n",)),
     "maps": ("f", ("n", None, None)),
     "images": ("u", ("n", None, None, 3)),
+    "lots": ("U", (None,)),  # 每张训练图像的批次；逐张留出时没有
 }
 
 
@@ -175,8 +187,7 @@ def _wrong_entry(record: dict[str, Any]) -> str | None:
         "layers": bool(record["layers"]),
         "dimensions": bool(record["dimensions"]) and min(record["dimensions"]) >= 0,
         "size": len(record["size"]) == 2 and min(record["size"]) > 0,
-        "leave_one_out_scores": record["leave_one_out_scores"] != [],
-        "validation_scores": record["validation_scores"] != [],
+        **{key: record[key] != [] for key in ("left_out_scores", "left_out_alone_scores", "validation_scores")},
     }
     return next((key for key, is_sound in sound.items() if not is_sound), None)
 
@@ -205,9 +216,11 @@ def read_fitted_record(path: Path) -> dict[str, Any]:
         If there is no pickle, it and the record do not belong together, or an entry of the record is not there
         or is no such thing.
     """
-    if not path.is_file():
-        raise UserError(f"no stored features {str(path)!r}; main.py writes them, see --model")
     beside = path.with_suffix(".json")
+    if not path.is_file():
+        half = beside.exists() and not path.exists()  # pickle 先删去、最后才换上
+        remedy = "the run that replaced them was killed; give its command again" if half else "main.py writes them"
+        raise UserError(f"no stored features {str(path)!r}; {remedy}, see --model")
     record = read_json(beside)
     if record is None:
         raise UserError(f"{str(beside)!r} is not there, or no record of main.py; fit again with --refit, see --model")
@@ -221,7 +234,9 @@ def read_fitted_record(path: Path) -> dict[str, Any]:
 
 def is_results(content: Any) -> TypeGuard[dict[str, Any]]:
     """Whether this is the content of a results file."""
-    return matches(content, RESULTS)
+    return matches(content, RESULTS) and all(
+        row[key] is None or len(row[key]) == 2 for row in content["classes"].values() for key in INTERVALS
+    )
 
 
 def is_studies(content: Any) -> TypeGuard[dict[str, Any]]:
@@ -267,7 +282,7 @@ def wrong_array(arrays: dict[str, Any], form: dict[str, tuple[str, tuple]]) -> s
     count = None
     for key, (kinds, shape) in form.items():
         if arrays.get(key) is None:
-            if key not in arrays or key in _ALWAYS or form is LEFT_OUT:
+            if key not in arrays or key in _ALWAYS:
                 return key
             continue
         array = np.asarray(arrays[key])
@@ -278,6 +293,6 @@ def wrong_array(arrays: dict[str, Any], form: dict[str, tuple[str, tuple]]) -> s
                 wanted = count = size if count is None else count
             if wanted not in (None, size):
                 return key
-        if kinds == "f" and not np.isfinite(array).all():
+        if kinds == "f" and key not in _MAY_BE_NAN and not np.isfinite(array).all():
             return key
     return None

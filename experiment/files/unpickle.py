@@ -1,6 +1,6 @@
-"""A pickle of two arrays, read without calling anything but numpy's constructors; large content is mapped.
+"""A pickle of arrays: as any numpy reads it; read without calling anything but numpy's constructors, and mapped.
 
-两个 numpy 数组的 pickle：除 numpy 的构造函数外什么也不调用；大块内容映射而不读入。
+数组的 pickle：写得哪个 numpy 都能读；读时除 numpy 的构造函数外什么也不调用，大块内容映射而不读入。
 """
 
 import os
@@ -15,10 +15,9 @@ from system.errors import UserError
 
 REMEDY = "give another --save_path, or --refit to replace it"
 _LARGE = 1 << 20  # 这么长的内容不读入内存
-# 各协议、numpy 1 与 2 写出的数组所需的名字
+# 本程序的文件只要 ndarray；其余的是别的程序以协议 0 至 4、numpy 1 或 2 写数组时所用的
 NAMES = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 NAMES |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
-NAMES |= {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")}
 
 
 class DamagedError(UserError):
@@ -30,10 +29,22 @@ def damaged(path: Path, reason: str) -> DamagedError:
     return DamagedError(f"{str(path)!r} is damaged or foreign ({reason})")
 
 
+class Pickler(pickle.Pickler):
+    """Writes an array as a call of `numpy.ndarray` on its own memory, which numpy 1 and 2 know by the same name."""
+
+    def reducer_override(self, thing: Any) -> Any:
+        """Shape, type, memory, offset, strides, order; everything else as usual."""
+        if not isinstance(thing, np.ndarray):
+            return NotImplemented
+        order = "F" if thing.flags.f_contiguous else "C"
+        memory: Any = thing.T if order == "F" else thing  # 原样写出，不复制；numpy 2 自己的写法，numpy 1 读不了
+        return np.ndarray, (thing.shape, thing.dtype.str, pickle.PickleBuffer(memory), 0, None, order)
+
+
 def read_arrays(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The two arrays of a pickled list or tuple, as they stand in the file; mapped where that is possible.
 
-    Protocols 0 to 5, written under numpy 1 or 2; float32 or float64.
+    This program's files, and others of protocols 0 to 4, written under numpy 1 or 2; float32 or float64.
 
     Parameters
     ----------

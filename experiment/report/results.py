@@ -18,9 +18,11 @@ from experiment.files.records import LEVELS
 from experiment.methods import METHODS
 from experiment.report.published import Reference, Row, compare, departures, sentence, verdict
 from experiment.report.style import printable
-from padim.metrics import FIGURES
+from padim.metrics import FIGURES, INTERVALS
+from system.errors import UserError
+from system.files import Staged
 
-UNSCORED: Row = dict.fromkeys((*FIGURES, "threshold"))  # 没有测试图片的一类
+UNSCORED: Row = {**dict.fromkeys((*FIGURES, *INTERVALS, "threshold")), "remarks": []}  # 没有测试图片的一类
 
 
 class Stopwatch:
@@ -78,9 +80,10 @@ def begin(
     configuration : dict
         What rows must have in common to stand in one file.
     replace : bool
-        Drop rows of another configuration or data set instead of refusing.
+        Rows of another configuration or data set need not stay: they do until the run is complete, as ``earlier``.
     check_data : callable
-        Given the rows, raises UserError unless they are of the data set at hand.
+        Given the rows, takes those away whose classes are gone, and raises UserError unless the others are of the data
+        set at hand.
 
     Raises
     ------
@@ -88,22 +91,32 @@ def begin(
         If the rows there were made by another configuration, or from another data set.
     """
     previous = store.read_results()
-    run = {"options": options, "configuration": configuration, "finished": []}
+    run: dict[str, Any] = {"options": options, "configuration": configuration, "finished": []}
     results = {"classes": {}, "averages": {}, "run": run, "complete": False}
     if previous is None:
         return results
-    made_with, rows = previous["run"]["configuration"], previous["classes"]
-    if not may_stay(store.results, made_with, configuration, lambda: check_data(rows), replace):
+    before, rows, path = previous["run"], previous["classes"], store.results
+    earlier = [name for name in before.get("earlier", []) if name in rows]
+    if earlier and not replace:
+        raise UserError(
+            f"{str(path)!r} holds {', '.join(earlier)} as made before a --refit that was interrupted; give that "
+            "command again, or another --save_path"
+        )
+    own = {name: row for name, row in rows.items() if name not in earlier}
+    if not may_stay(path, before["configuration"], configuration, lambda: check_data(own), replace):
+        results["classes"], run["earlier"] = rows, list(rows)
         return results
-    results["classes"] = rows
-    if not previous["complete"] and previous["run"]["options"] == options:
-        known = (name for name in previous["run"]["finished"] if name in rows)
+    results["classes"] = {name: row for name, row in rows.items() if name in own or name in earlier}
+    if earlier:
+        run["earlier"] = earlier
+    if not previous["complete"] and before["options"] == options:
+        known = (name for name in before["finished"] if name in own)
         run["finished"] = [name for name in known if store.arrays(name).exists() or not rows[name]["n_test"]]
     return results
 
 
 class ResultsFile:
-    """A run's results as they grow; every change is written.
+    """A run's results as they grow: every change is written. What was there before stays until the first new row.
 
     Parameters
     ----------
@@ -123,17 +136,29 @@ class ResultsFile:
         """Whether a class needs nothing more in this run."""
         return name in self.content["run"]["finished"]
 
-    def record(self, name: str, row: Row) -> None:
-        """Take a class's row, and say it."""
-        self.content["classes"][name] = compare(row, self._reference.of(name, self._store.key))
-        self._write()
-        tqdm.write(line(name, row))  # 在下一类的进度条之上
+    def record(self, name: str, row: Row, staged: Staged) -> bool:
+        """Take a class's row, to be written with its files; whether its figures are others than before."""
+        before = self.content["classes"].get(name, {})
+        self.content["classes"][name] = row = compare(row, self._reference.of(name, self._store.key))
+        if name in self._earlier:
+            self._earlier.remove(name)
+        self._write(staged)
+        return {**before, "seconds": None} != {**row, "seconds": None}
+
+    def say(self, name: str) -> None:
+        """Say a class's row."""
+        tqdm.write(line(name, self.content["classes"][name]))  # 在下一类的进度条之上
         sys.stdout.flush()
 
     def finish(self, name: str) -> None:
         """A class's figures are there, too."""
         self.content["run"]["finished"].append(name)
         self._write()
+
+    def drop_earlier(self) -> None:
+        """Rows that another configuration or data set made go: the run has replaced what it was to replace."""
+        for name in self.content["run"].pop("earlier", []):
+            del self.content["classes"][name]
 
     def complete(self, options: dict[str, Any], defaults: dict[str, Any], **run: Any) -> None:
         """Add the verdict and what is known of the whole run."""
@@ -143,11 +168,16 @@ class ResultsFile:
         self.content["complete"] = True
         self._write()
 
-    def _write(self) -> None:
+    @property
+    def _earlier(self) -> list[str]:
+        return self.content["run"].get("earlier", [])
+
+    def _write(self, staged: Staged | None = None) -> None:
         rows = self.content["classes"]
         self.content["classes"] = {name: rows[name] for name in self._order if name in rows}
-        self.content["averages"] = averages(self.content["classes"], self._reference, self._store.key)
-        self._store.write_results(self.content)
+        own = {name: row for name, row in self.content["classes"].items() if name not in self._earlier}
+        self.content["averages"] = averages(own, self._reference, self._store.key)
+        self._store.write_results(self.content, staged)
 
 
 def remark(name: str, words: str, file: TextIO | None = None) -> None:
@@ -180,7 +210,7 @@ def table(results: dict[str, Any]) -> str:
     head = ["class"]
     for level in LEVELS:
         head += [f"{level} ROC AUC", "published", "difference"]
-    lines = [[*head, "pixel AUPRO", "seconds"]]
+    lines = [[*head, "pixel AUPRO", "pixel AUPIMO", "seconds"]]
     rows = list(results["classes"].items())
     rows += [(f"average, {group}", row) for group, row in results["averages"].items() if row]
     for name, row in rows:
@@ -188,8 +218,8 @@ def table(results: dict[str, Any]) -> str:
         for level in LEVELS:
             values = row[f"{level}_rocauc"], (row["published"] or {}).get(level), (row["difference"] or {}).get(level)
             cells += [_cell(v, f) for v, f in zip(values, (".4f", ".3f", "+.4f"), strict=True)]
-        seconds = row.get("seconds", {}).get("total")
-        lines.append([*cells, _cell(row.get("pixel_aupro"), ".4f"), _cell(seconds, ".1f")])
+        cells += [_cell(row.get(key), ".4f") for key in ("pixel_aupro", "pixel_aupimo")]
+        lines.append([*cells, _cell(row.get("seconds", {}).get("total"), ".1f")])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = [
         "  ".join([line[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)])
@@ -206,11 +236,14 @@ def ending(results: dict[str, Any], store: Store, is_random: bool) -> str:
     lines = ["", table(results), "", *(f"wrote {what}: {path}" for what, path in store.written())]
     lines.append(f"to look at them: python plot/results_page.py --result {shlex.quote(str(store.root))}")
     lines += ["", sentence(results["verdict"])]
+    options = results["run"]["options"]
     if is_random:
         lines.append("These weights are random: the figures above check the program, not the method.")
-        name = results["run"]["options"]["dataset"]
+    elif options["demo"]:
+        lines.append("These pictures are drawn: the figures above are what a trained network finds on them.")
+    if is_random or options["demo"]:
+        name, method = options["dataset"], options["method"]
         data = f"--dataset {name} --data_path FOLDER" if name != "mvtec" else "--data_path FOLDER_OF_MVTEC_AD"
-        method = results["run"]["options"]["method"]
         which = f"--arch {METHODS[method].arch}" if method == "padim" else f"--method {method}"
         lines.append(f"The real result: python main.py {which} {data}")
     return "\n".join(lines)

@@ -3,11 +3,11 @@
 从多高的得分起，一张图算有缺陷，或一张训练图像算不合群。
 
 The distance of a training image to its own Gaussian is bounded by (N − 1)/√N and says nothing about new images.
-Its distance to the Gaussians of all others does (`padim.model.PaDiM.leave_one_out`): where no labelled test set tells,
-a percentile of these scores is the threshold.
+Its distance to the Gaussians of all others, or of all other lots, does (`padim.model.PaDiM.leave_out`): where no
+labelled test set tells, a percentile of these scores is the threshold.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 
 from experiment.files.folder import Store
-from experiment.files.records import is_fitted_record
+from experiment.files.records import TEST_SET, is_fitted_record
 from system.errors import UserError
 from system.files import read_json
 
 PERCENTILE = 99.0
 BEST_F1 = "best F1 on the labelled test set"
-TEST_SET = ("image_threshold_raw", "threshold_raw", "score_min", "score_max")  # 测试集的数组里，阈值与颜色要的
 DEVIATIONS = 5  # 高出中位数这么多个稳健标准差的训练图像，算不合群
 _ROBUST = 1.4826  # 正态分布的标准差与中位数绝对偏差之比
 ROUNDING = 1e-4  # 相对；同一张图的得分因批大小、线程数、PyTorch 或 ONNX 而有的舍入差，至多如此
@@ -81,6 +80,38 @@ def stands_out_from(scores: list[float]) -> float | None:
     return median + DEVIATIONS * deviation if deviation > 0 else None
 
 
+def lots_that_stand_out(scores: Sequence[float], lots: Sequence[str]) -> dict[str, float]:
+    """The lots that do not seem to belong, those with the highest scores first, and their median scores.
+
+    Parameters
+    ----------
+    scores : sequence of float
+        The training pictures' left-out scores.
+    lots : sequence of str
+        Their lots.
+
+    Notes
+    -----
+    A lot does not where its median is above `stands_out_from` of the pictures of all other lots.
+    """
+    each, own = np.asarray(scores), np.asarray(lots)
+    found = {}
+    for lot in dict.fromkeys(lots):
+        median, limit = float(np.median(each[own == lot])), stands_out_from(each[own != lot].tolist())
+        if limit is not None and median > limit:
+            found[str(lot)] = median
+    return dict(sorted(found.items(), key=lambda one: -one[1]))
+
+
+def how_left_out(record: dict[str, Any]) -> str:
+    """``by folders, 12 groups``; empty where each training picture was left out alone."""
+    known = record.get("left_out")
+    if known is None or known["by"] == "one":
+        return ""
+    by = "folders" if known["by"] == "folder" else f"blocks of {known['by']}"
+    return f"by {by}, {known['groups']} groups"
+
+
 def find_thresholds(
     features: Path, record: dict[str, Any], given: float | None, percentile: float | None
 ) -> Thresholds:
@@ -89,9 +120,9 @@ def find_thresholds(
     Parameters
     ----------
     features : Path
-        The pickle, within the result folder that main.py wrote; or what was exported from it.
+        The pickle, or what was exported from it, for the message.
     record : dict
-        The JSON beside it; of an exported model its metadata, with ``test_set`` as of `read_test_set`.
+        The JSON beside it; of an exported model its metadata.
     given : float, optional
         The decision threshold that the user wants.
     percentile : float, optional
@@ -108,27 +139,30 @@ def find_thresholds(
     best F1 on the test set's image scores; else a percentile of the good images' scores. The pixel
     threshold is the one with the best F1 on the test set's pixels, else the decision threshold.
     """
-    known = record["test_set"] if "test_set" in record else read_test_set(features, record)
-    kind = "left-out training" if record["validation_scores"] is None else "validation"
-    good = record["leave_one_out_scores"] if record["validation_scores"] is None else record["validation_scores"]
+    known = record["test_set"] or dict.fromkeys((*TEST_SET, "origin"))
+    good, kind = record["validation_scores"], "validation scores"
+    if good is None:
+        good, how = record["left_out_scores"], how_left_out(record)
+        kind = f"training scores, left out {how}" if how else "left-out training scores"
     if percentile is not None and good is None:
         raise UserError(
             f"{str(features)!r} has no left-out scores for --percentile: main.py makes them where there is no labelled "
-            "test set, and with --leave_one_out; run it so, or give --threshold instead"
+            "test set, and with --leave_out; run it so, or give --threshold instead"
         )
     best, pixel, low, high = (known[key] for key in TEST_SET)
+    decision: float | None
     if given is not None:
         decision, origin = given, "given"
     elif percentile is None and best is not None:
-        decision, origin = best, BEST_F1
+        decision, origin = best, known["origin"] or BEST_F1
     elif good is not None:
         percentile = PERCENTILE if percentile is None else percentile
         decision = float(np.percentile(good, percentile))
-        origin = f"{percentile:g}th percentile of {len(good)} {kind} scores"
+        origin = f"{percentile:g}th percentile of {len(good)} {kind}"
     else:
         decision, origin = None, "none: give --threshold"
-    test_range = None if low is None or high is None else (low, high)
     pixel = decision if pixel is None else pixel
+    test_range = None if low is None or high is None else (low, high)
     return Thresholds(decision, pixel, origin, test_range, len(record["dimensions"]), good)
 
 
@@ -143,20 +177,18 @@ def class_thresholds(store: Store, name: str, arrays: Mapping[str, Any]) -> Thre
         The small arrays of its test set; empty where it has none.
     """
     record = read_json(store.fitted(name).with_suffix(".json"))
-    if not is_fitted_record(record):  # 没有存特征，或不是 PaDiM
-        record = {"leave_one_out_scores": None, "validation_scores": None, "dimensions": [0]}
-    return find_thresholds(store.fitted(name), record | {"test_set": _test_set(arrays)}, None, None)
+    return thresholds_of(store.fitted(name), record if is_fitted_record(record) else None, arrays)
 
 
-def _test_set(arrays: Mapping[str, Any]) -> dict[str, float | None]:
-    return {key: None if arrays.get(key) is None else float(arrays[key]) for key in TEST_SET}
+def thresholds_of(features: Path, record: dict[str, Any] | None, arrays: Mapping[str, Any]) -> Thresholds:
+    """As `class_thresholds`, from the content of the JSON beside the pickle; None where no features are stored."""
+    known = record or {"left_out_scores": None, "validation_scores": None, "dimensions": [0]}
+    return find_thresholds(features, known | {"test_set": test_set(arrays)}, None, None)
 
 
-def read_test_set(features: Path, record: dict[str, Any]) -> dict[str, float | None]:
-    """What the result folder knows of the class's test set: `TEST_SET`, None where it knows nothing.
-
-    Parameters are those of `find_thresholds`; where the pickle lies elsewhere, nothing is known.
-    """
-    features = features.absolute()  # 在其文件夹之内给出文件名也行
-    store, name = Store(features.parent.parent, record["arch"]), features.stem.removeprefix("train_")
-    return _test_set((store.read_arrays(name) if store.fitted(name) == features else None) or {})
+def test_set(arrays: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the JSON beside a pickle keeps of a class's test set, from its arrays; None where they are none."""
+    if not arrays:
+        return None
+    known = {key: None if arrays.get(key) is None else float(arrays[key]) for key in TEST_SET}
+    return known | {"origin": None if known["image_threshold_raw"] is None else BEST_F1}

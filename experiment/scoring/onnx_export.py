@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from datasets.preprocessing import MEAN, STD
-from experiment.report.threshold import Thresholds, read_test_set
+from experiment.report.threshold import Thresholds
 from experiment.scoring.onnx_model import INPUT, OUTPUTS
 from padim.export import Deployed
 from padim.model import PaDiM
@@ -42,7 +42,6 @@ def metadata(features: Path, record: dict[str, Any], thresholds: Thresholds, hal
         "threshold": thresholds.decision,
         "pixel_threshold": thresholds.pixel,
         "threshold_origin": thresholds.origin,
-        "test_set": read_test_set(features, record),
         "half": half,
     }
 

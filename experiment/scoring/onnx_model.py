@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiment.files.records import NUMBER, is_fitted_record, matches
-from experiment.report.threshold import TEST_SET
 from system.errors import UserError
 from system.resources import cores
 
@@ -23,7 +22,6 @@ EXPORTED = {
     "threshold": (NUMBER, None),
     "pixel_threshold": (NUMBER, None),
     "threshold_origin": str,
-    "test_set": dict.fromkeys(TEST_SET, (NUMBER, None)),
     "half": bool,
 }
 

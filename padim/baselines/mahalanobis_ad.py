@@ -17,10 +17,11 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
-from padim.backbone import Backbone, load_network
+from padim.backbone import Backbone
 from padim.batches import Batch, images_of
 from padim.extraction import BLOCK
 from padim.pretrained import Bytes, Gather, ImageScores, Pretrained, alone
+from padim.weights import load_network
 from system.errors import UserError
 
 # 末一级的块数：其最后一块的输入也是一层。B0 的末一级只有一块，没有这一层

@@ -16,6 +16,7 @@ function remark(list, lines) {
 /** One figure of a row in print. */
 function printed(column, value) {
   if (column.startsWith("n_")) return String(value);
+  if (column.endsWith("_interval")) return value.map((end) => end.toFixed(4)).join("–");
   if (column === "seconds") return value.toFixed(1);
   if (column.startsWith("published")) return value.toFixed(3);
   if (!column.startsWith("difference")) return value.toFixed(4);
@@ -61,7 +62,7 @@ function sorted(rows) {
   const { column, descending } = sorting;
   if (column === null) return rows;
   const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b, undefined, { numeric: true }) : a - b);
-  const value = (row) => (column === "class" ? row.name : (row.figures[column] ?? null));
+  const value = (row) => (column === "class" ? row.name : ([row.figures[column]].flat()[0] ?? null)); // 区间按下端排
   return [...rows].sort((one, other) => {
     const [a, b] = [value(one), value(other)];
     if (a === null || b === null) return (a === null) - (b === null); // 没有的总在最后

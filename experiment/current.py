@@ -1,0 +1,36 @@
+"""The class that a run is at work on: what is known of it, and its files that are not in place yet.
+
+运行中手头的一类：已知的事，与尚未换上的文件。
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiment.report.results import Stopwatch
+from system.files import Staged
+
+
+@dataclass(frozen=True)
+class Current:
+    """The class at work.
+
+    Attributes
+    ----------
+    name : str
+    data : dict
+        From `DataFolder.record`, ``n_train`` and the class's ``remarks``.
+    watch : Stopwatch
+    waited : float
+        Seconds of communication before the class.
+    scores : dict
+        Of good pictures, for the JSON beside the pickle.
+    staged : Staged
+        What gets its name when all of the class is there.
+    """
+
+    name: str
+    data: dict[str, Any]
+    watch: Stopwatch
+    waited: float
+    scores: dict[str, Any] = field(default_factory=dict)
+    staged: Staged = field(default_factory=Staged)
