@@ -3,6 +3,7 @@
 没有标注的图片：来自文件与文件夹。
 """
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,13 +62,20 @@ def find_pictures(inputs: list[Path], figures: Path | None = None) -> list[Pictu
         else:
             raise UserError(f"no picture or folder {str(place)!r}; give what is there")
         for file, name in files:
-            first = figure = name if name.suffix == ".png" else name.with_name(f"{name.name}.png")
+            stem = name.stem if name.suffix == ".png" else name.name
+            first = figure = _figure(name, stem)
             while figure in taken:  # 不同文件夹里的同名图片
                 taken[first] += 1
-                figure = first.with_stem(f"{first.stem}_{taken[first]}")
+                figure = _figure(name, stem, f"_{taken[first]}")
             taken[figure] = 1
             found.append(Picture(file, figure))
     return found
+
+
+def _figure(name: Path, stem: str, end: str = "") -> Path:
+    while len(os.fsencode(f"{stem}{end}.png")) > 255:  # 文件名本身合法，加上后缀就太长
+        stem = stem[:-1]
+    return name.with_name(f"{stem}{end}.png")
 
 
 class NewPictures:

@@ -6,10 +6,12 @@
 import _root  # noqa: F401, I001
 
 import argparse
+import multiprocessing
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from experiment.files.gaussians import check_covariances, map_fitted
 from experiment.files.records import is_fitted_record
 from experiment.files.folder import Store
 from experiment.methods import METHODS, place, split_key
+from experiment.report.results import half_replaced
 from experiment.report.style import arch_label, class_order
 from experiment.report.threshold import class_thresholds
 from system.command import Parser
@@ -27,9 +30,8 @@ from system.files import read_json
 
 # 缺了什么的方法，与说这件事的话
 WITHOUT_MAPS = {name: "scores whole pictures and has no anomaly maps" for name, m in METHODS.items() if not m.has_maps}
-WITHOUT_GAUSSIANS = {
-    name: "stores neither Gaussians nor left-out scores" for name, m in METHODS.items() if not m.has_gaussians
-}
+NEITHER = "stores neither Gaussians nor left-out scores"
+WITHOUT_GAUSSIANS = {name: NEITHER for name, method in METHODS.items() if not method.has_gaussians}
 EVERY: Mapping[str, str] = {}
 
 
@@ -227,6 +229,8 @@ def _open(root: Path, arch: str, training: bool, unscored: bool) -> Results:
     if content is None:
         raise UserError(f"{str(store.results)!r} was deleted meanwhile; see --result")
     results = Results(store, content, training, unscored)
+    for words in half_replaced(content, store):
+        note(words)
     rows = content["classes"].values()
     if rows and not any(row["n_test"] for row in rows) and not (training or unscored):
         raise UserError(
@@ -237,6 +241,13 @@ def _open(root: Path, arch: str, training: bool, unscored: bool) -> Results:
         missing, command = ("left-out scores", results.storing) if training else ("scored class yet", results.command)
         raise UserError(f"{str(store.results)!r} has no {missing}; make some with: {command}")
     return results
+
+
+@cache
+def note(words: str) -> None:
+    """Say something once, on standard error; of several processes the first does."""
+    if multiprocessing.parent_process() is None:
+        print(f"note: {words}", file=sys.stderr, flush=True)
 
 
 def chosen_classes(args: argparse.Namespace, *models: Results) -> list[str]:

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure
 from tqdm import tqdm
 
@@ -145,10 +146,16 @@ def canvas_for(height: int, width: int) -> LocalizationCanvas:
     return LocalizationCanvas(height, width)
 
 
-def save_picture(figure: np.ndarray, path: Path) -> None:
-    """Write a localization figure (H, W, 3) uint8 as a PNG; what can be drawn again need not be on the disk at once."""
+def save_picture(figure: np.ndarray, path: Path, software: str | None = None) -> None:
+    """Write a localization figure (H, W, 3) uint8 as a PNG, which may say what drew it.
+
+    What can be drawn again need not be on the disk at once.
+    """
+    said = PngInfo()
+    if software:
+        said.add_text("Software", software)
     with replacing(path, sync=False) as temporary:
-        Image.fromarray(figure).save(temporary, format="png", compress_level=2)
+        Image.fromarray(figure).save(temporary, format="png", compress_level=2, pnginfo=said)
 
 
 def chosen_figures(count: int, wanted: str | int) -> list[int]:
@@ -210,14 +217,14 @@ class Drawer:
 
 @contextmanager
 def drawn_below(
-    folder: Path, size: tuple[int, int], thresholds: Thresholds
+    folder: Path, size: tuple[int, int], thresholds: Thresholds, software: str
 ) -> Iterator[Callable[[list[tuple[Path, np.ndarray, np.ndarray]]], object]]:
     """A function that draws a block of (name, picture (H, W, 3) uint8, raw map (H, W)) below ``folder``."""
     canvas, pixel = canvas_for(*size), thresholds.scaled_pixel
 
     def one(job: tuple[Path, np.ndarray, np.ndarray]) -> None:
         name, picture, raw = job
-        save_picture(canvas.draw(picture, None, thresholds.scaled(raw), pixel), folder / name)
+        save_picture(canvas.draw(picture, None, thresholds.scaled(raw), pixel), folder / name, software)
 
     # 画布只画一次，此后只是数组运算与压缩：线程就够
     with ThreadPoolExecutor(cores()) as pool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from experiment.files.records import is_predictions
 from experiment.report.threshold import Thresholds
@@ -24,6 +25,9 @@ from system.lock import lock
 
 if TYPE_CHECKING:
     from experiment.scoring.regions import Region  # 连带 skimage：只有 --json 才等它
+
+
+SOFTWARE = "predict.py of PaDiM"  # 写在图里：再来一次时，凭它认出自己从前的图
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class _Lines:
 
 @contextmanager
 def answers(out: Path | None, as_json: bool) -> Iterator[Callable[[list[Answer]], None]]:
-    """A function that writes some answers, and hands them on.
+    """A function that writes some answers, and hands them on; the first ones take away what an earlier run has written.
 
     Parameters
     ----------
@@ -125,14 +129,23 @@ def answers(out: Path | None, as_json: bool) -> Iterator[Callable[[list[Answer]]
         JSON lines; without a folder in place of the rows.
     """
     with ExitStack() as stack:
-        rows = stack.enter_context(_Lines(out and out / "predictions.csv")) if out or not as_json else None
-        lines = stack.enter_context(_Lines(out and out / "predictions.jsonl")) if as_json else None
-        if out and not as_json:
-            (out / "predictions.jsonl").unlink(missing_ok=True)  # 是从前的图片的
-        if rows:
-            csv.writer(rows, lineterminator="\n").writerow(("file", "score", "decision", "p_value"))
+        rows = lines = None
+
+        def begin() -> None:
+            nonlocal rows, lines
+            if out:
+                drop_earlier(out)
+            rows = stack.enter_context(_Lines(out and out / "predictions.csv")) if out or not as_json else None
+            lines = stack.enter_context(_Lines(out and out / "predictions.jsonl")) if as_json else None
+            if rows:
+                csv.writer(rows, lineterminator="\n").writerow(("file", "score", "decision", "p_value"))
+
+        if not out:
+            begin()
 
         def write(block: list[Answer]) -> None:
+            if rows is None and lines is None:  # 有了第一批回答，从前的才不算数
+                begin()
             if rows:
                 csv.writer(rows, lineterminator="\n").writerows(answer.row() for answer in block)
                 rows.flush()
@@ -141,6 +154,24 @@ def answers(out: Path | None, as_json: bool) -> Iterator[Callable[[list[Answer]]
                 lines.flush()
 
         yield write
+
+
+def drop_earlier(out: Path) -> None:
+    """Delete what an earlier run left in ``--out``: its record, its lines of JSON, and the figures that it drew."""
+    predictions_of(out).unlink(missing_ok=True)
+    (out / "predictions.jsonl").unlink(missing_ok=True)
+    for place, _, names in os.walk(out / "pictures", topdown=False):
+        for path in (Path(place) / name for name in names):
+            if path.suffix == ".png" and _drawn_by(path) == SOFTWARE:  # 那里的别的图片，不是我们的
+                path.unlink()
+        with suppress(OSError):  # 不空的留着
+            Path(place).rmdir()
+
+
+def _drawn_by(path: Path) -> str | None:
+    with suppress(Exception), Image.open(path, formats=["PNG"]) as image:  # 坏的、别人的
+        return image.info.get("Software")
+    return None
 
 
 @contextmanager

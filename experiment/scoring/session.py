@@ -23,7 +23,7 @@ from datasets.preprocessing import Preprocessing
 from datasets.read_ahead import read_ahead
 from experiment.options import decoding_threads
 from experiment.report.threshold import find_thresholds
-from experiment.scoring.answers import Answer, alone_in, answers, predictions_of, write_predictions
+from experiment.scoring.answers import SOFTWARE, Answer, alone_in, answers, write_predictions
 from system.errors import UserError
 from system.files import check_writable
 
@@ -101,13 +101,12 @@ class Scoring:
         with ExitStack() as stack:
             if args.out:
                 stack.enter_context(alone_in(args.out))
-                predictions_of(args.out).unlink(missing_ok=True)  # 是从前的图片的
             self._write = stack.enter_context(answers(args.out, args.json))
             self._draw = None
             if args.figures == "all":
                 from experiment.report.figures import drawn_below  # 连带 matplotlib：不画图就不等它
 
-                self._draw = stack.enter_context(drawn_below(args.out / "pictures", size, self._thresholds))
+                self._draw = stack.enter_context(drawn_below(args.out / "pictures", size, self._thresholds, SOFTWARE))
             self._stack = stack.pop_all()
         return self
 
@@ -147,11 +146,10 @@ class Scoring:
             "no decision without a threshold" if counts[""] else f"{counts['defect']} defect, {counts['good']} good"
         )
         tell(f"{len(self._taken)} pictures scored: {decided}" if self._taken else "no picture could be scored")
-        if out:
+        if out and self._taken:
             tell(f"wrote predictions: {out / 'predictions.csv'}")
             if self.args.json:
                 tell(f"wrote predictions with regions: {out / 'predictions.jsonl'}")
-        if out and self._taken:
             if self._draw:
                 tell(f"wrote localization figures: {out / 'pictures'}")
             tell(f"to look at them: python plot/results_page.py --result {shlex.quote(str(out))}")
