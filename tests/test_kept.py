@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
-from plotting import run as plot
+from plotting import script
 
 import main
 import predict
@@ -27,6 +27,10 @@ TINY = ["--arch", "resnet18", "--weights", "random", "--rd", "10", "--resize", "
 
 def run(data, out, *options) -> int:
     return main.main([*TINY, "--data_path", str(data), "--save_path", str(out), *map(str, options)])
+
+
+def plot(name, *options) -> int:
+    return script(name).main([str(option) for option in options])
 
 
 def error(capsys) -> str:
