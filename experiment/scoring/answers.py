@@ -133,12 +133,14 @@ def answers(out: Path | None, as_json: bool) -> Iterator[Callable[[list[Answer]]
 
         def begin() -> None:
             nonlocal rows, lines
-            if out:
-                drop_earlier(out)
+            if out:  # the record of all vouches for the rows: it goes first, and comes last
+                predictions_of(out).unlink(missing_ok=True)
             rows = stack.enter_context(_Lines(out and out / "predictions.csv")) if out or not as_json else None
             lines = stack.enter_context(_Lines(out and out / "predictions.jsonl")) if as_json else None
             if rows:
                 csv.writer(rows, lineterminator="\n").writerow(("file", "score", "decision", "p_value"))
+            if out:
+                drop_earlier(out, not as_json)
 
         if not out:
             begin()
@@ -156,10 +158,10 @@ def answers(out: Path | None, as_json: bool) -> Iterator[Callable[[list[Answer]]
         yield write
 
 
-def drop_earlier(out: Path) -> None:
-    """Delete what an earlier run left in ``--out``: its record, its lines of JSON, and the figures that it drew."""
-    predictions_of(out).unlink(missing_ok=True)
-    (out / "predictions.jsonl").unlink(missing_ok=True)
+def drop_earlier(out: Path, lines: bool) -> None:
+    """Delete what an earlier run left in ``--out``: its ``lines`` of JSON, and the figures that it drew."""
+    if lines:
+        (out / "predictions.jsonl").unlink(missing_ok=True)
     for place, _, names in os.walk(out / "pictures", topdown=False):
         for path in (Path(place) / name for name in names):
             if path.suffix == ".png" and _drawn_by(path) == SOFTWARE:  # 那里的别的图片，不是我们的
