@@ -23,13 +23,15 @@ _STRIDE = 32  # 网络的步长：边长取它的整数倍
 class CheckedClass(NamedTuple):
     """What is known of a class beforehand: numbers of pictures, and height and width as prepared.
 
-    ``longest`` is the height and width of the most elongated picture as it is, ``remarks`` are lines for the user.
+    ``longest`` is the height and width of the most elongated picture as it is, ``cut_off`` the least and the largest
+    share of a training picture that the crop cuts off, ``remarks`` are lines for the user.
     """
 
     n_train: int
     n_test: int
     size: tuple[int, int]
     longest: tuple[int, int]
+    cut_off: tuple[float, float]
     remarks: list[str]
 
 
@@ -84,7 +86,8 @@ def check_class(
         *_depth(files, headers, preprocessing.bits),
         *train.unread([*files, *chain.from_iterable(masks)]),
     ]
-    return CheckedClass(len(train), len(test), first, longest, remarks)
+    lost = [preprocessing.cut_off(header.size) for header in headers[: len(train)]]
+    return CheckedClass(len(train), len(test), first, longest, (min(lost), max(lost)), remarks)
 
 
 def elongation(size: tuple[int, int]) -> float:

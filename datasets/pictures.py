@@ -3,7 +3,6 @@
 没有标注的图片：来自文件与文件夹。
 """
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,8 @@ from datasets.images import DataError, read_image
 from datasets.preprocessing import Preprocessing, words
 from datasets.walk import walk
 from system.errors import UserError
+
+_LONGEST = 200  # 字节；文件名至多 255，还要加序号、.png 与临时的扩展名
 
 
 class Picture(NamedTuple):
@@ -56,26 +57,33 @@ def find_pictures(inputs: list[Path], figures: Path | None = None) -> list[Pictu
             files = [(file, place.resolve().name / file.relative_to(place)) for file in below]
             if not files:
                 but = f" but in {str(figures)!r}, where figures go" if figures and figures.is_dir() else ""
-                raise UserError(f"no picture in {str(place)!r}{but}; PNG, JPEG, BMP and TIFF count")
+                raise UserError(f"no picture in {str(place)!r}{but}; PNG, JPEG, WebP, BMP, TIFF and the like count")
         elif place.exists():
             files = [(place, Path(place.name))]
         else:
             raise UserError(f"no picture or folder {str(place)!r}; give what is there")
         for file, name in files:
-            stem = name.stem if name.suffix == ".png" else name.name
-            first = figure = _figure(name, stem)
+            first = figure = _figure_of(name)
             while figure in taken:  # 不同文件夹里的同名图片
                 taken[first] += 1
-                figure = _figure(name, stem, f"_{taken[first]}")
+                figure = first.with_stem(f"{first.stem}_{taken[first]}")
             taken[figure] = 1
             found.append(Picture(file, figure))
     return found
 
 
-def _figure(name: Path, stem: str, end: str = "") -> Path:
-    while len(os.fsencode(f"{stem}{end}.png")) > 255:  # 文件名本身合法，加上后缀就太长
-        stem = stem[:-1]
-    return name.with_name(f"{stem}{end}.png")
+def _figure_of(name: Path) -> Path:
+    """A picture's name as that of a PNG; one that would be too long for a file's, with what is added to it, is cut."""
+    own = name.stem if name.suffix == ".png" else name.name
+    while len(own.encode("utf-8", "surrogateescape")) > _LONGEST:
+        own = own[:-1]
+    return name.with_name(f"{own}.png")
+
+
+def find_others(inputs: list[Path], out: Path | None = None) -> list[Path]:
+    """The files in and below the folders named that are no pictures, but for those in ``out``."""
+    own = [out.resolve()] if out else []
+    return [file for place in inputs if place.is_dir() for file in walk(place, own).others]
 
 
 class NewPictures:

@@ -104,7 +104,7 @@ class Evaluator:
                 remark(name, words)
             thresholds = thresholds_of(store.fitted(name), record, arrays)
             row |= {"image_threshold": thresholds.decision, "threshold_origin": thresholds.origin}
-            row |= apart | known | {"remarks": [*known.get("remarks", []), *row["remarks"]]}
+            row |= apart | known | {"remarks": [*known["remarks"], *row["remarks"]]}
             if record is not None:
                 write_json(store.fitted(name).with_suffix(".json"), record | {"test_set": test_set(arrays)}, staged)
             is_new = self._results.record(name, row | {"seconds": watch.seconds | {"total": watch.total}}, staged)

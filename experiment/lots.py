@@ -91,8 +91,8 @@ def grouped(names: Sequence[str], folder: str, by: str | int) -> Lots:
     names : sequence of str
         POSIX paths below the class folder, in order.
     folder : str
-        The folder of normal training pictures below it: its folders of the first level are the groups, and pictures
-        that lie in it directly are one more.
+        That of normal training pictures there: its folders of the first level are the groups, and pictures that lie in
+        it directly are one more.
     by : str or int
         As `Lots.by`.
     """
@@ -102,9 +102,10 @@ def grouped(names: Sequence[str], folder: str, by: str | int) -> Lots:
         parts = [range(start, min(start + by, len(names))) for start in range(0, len(names), by)]
         return Lots(by, [f"{names[part[0]]} to {names[part[-1]]}" for part in parts], parts)
     folders: dict[str, list[int]] = {}
+    depth = folder.count("/") + 1  # 只看层数：各级的大小写可与 folder 不同
     for i, name in enumerate(names):
-        first, inside, _ = name.removeprefix(f"{folder}/").partition("/")
-        folders.setdefault(f"{folder}/{first}" if inside else folder, []).append(i)
+        *above, _ = name.split("/")
+        folders.setdefault("/".join(above[: depth + 1]), []).append(i)
     return Lots(by, list(folders), list(folders.values()))
 
 
@@ -129,8 +130,8 @@ def choose(asked: str | int | None, name: str, names: Sequence[str], folder: str
     if asked == "one":
         return alone, ""
     lots = grouped(names, folder, asked or "folder")
-    if asked is None and list(lots.names) == [folder]:
-        return alone, ""
+    if asked is None and not any(name.count("/") > folder.count("/") for name in lots.names):
+        return alone, ""  # 没有文件夹
     largest = max(range(len(lots.names)), key=lambda i: len(lots.members[i]))
     if len(lots.names) == 1:
         problem = f"all {len(names)} training pictures are one group"

@@ -123,11 +123,10 @@ class Run:
         train, test = self._data.train_and_test(name)
         with watch.stage("fingerprint"):
             data = self._ranks.agree(lambda: self._data.record(name))
-        known = {"n_train": len(train), "remarks": [*self._checked[name].remarks]}
-        self._class = Current(name, known | data, watch, waited)
+        data |= {"n_train": len(train), "remarks": [*self._checked[name].remarks]}
+        self._class = Current(name, data, watch, waited)
+        self.remark(*(self._data.repeated(name) if self.leads else ()))
         self._staged.append(self._class.staged)
-        if self.leads and (words := self._data.repeated(name)):
-            self.remark(words)
         return train, test
 
     def stage(self, name: str) -> AbstractContextManager[None]:
@@ -153,13 +152,13 @@ class Run:
             if not self.args.no_features:
                 # 那里若有别的拟合的 pickle，--no_features 不许与它并存
                 check_room(path, self.model.state_bytes, another if path.exists() else f"{another}, or --no_features")
-            check_room(
-                self._store.root, self.model.scratch_bytes(now.data["n_train"]) * self._ranks.local_size, another
-            )
+            scratch = self.model.scratch_bytes(now.data["n_train"]) * self._ranks.local_size
+            check_room(self._store.root, scratch, another)
         return False
 
     def _made_from(self) -> dict[str, Any]:
-        return {"preprocessing": self._preprocessing.record(), "training_files": self._class.data["training_files"]}
+        made = {"preprocessing": self._preprocessing.record(), "cut_off": self._checked[self._class.name].cut_off}
+        return made | {"training_files": self._class.data["training_files"]}
 
     def batches(self, dataset: FolderDataset, split: str, share: Share | None = None) -> Images:
         """This process's part of the pictures; ``split`` says in the progress bar what they are for."""
@@ -188,7 +187,7 @@ class Run:
         if lots and self._ranks.agree(lambda: self._saving is None and has_left_out(store, name, asked)):
             return None
         if remark:
-            self.remark(remark, sys.stdout)
+            self.remark(remark, file=sys.stdout)
         return lots.share(self._ranks.rank, self._ranks.size) if lots else None
 
     @contextmanager
@@ -203,8 +202,7 @@ class Run:
             if share:
                 unusual = as_arrays(found.unusual, pictures.names(), share.lots)
                 self._store.write_left_out(now.name, unusual, now.staged)
-                for line in remarks(share.lots, found.scores, found.alone, pictures.names()):
-                    self.remark(line, sys.stdout)
+                self.remark(*remarks(share.lots, found.scores, found.alone, pictures.names()), file=sys.stdout)
 
     @contextmanager
     def score_files(self, test: FolderDataset) -> Iterator[ScoreFiles]:
@@ -241,13 +239,13 @@ class Run:
             return
         defaults = {name: option.default for name, option in options().items()}
         run = {"seconds": round(time.perf_counter() - self._start, 1), "peak_memory_bytes": peak}
-        run["evaluation_wait_seconds"] = round(self._evaluator.waited, 3)
-        self._results.complete(vars(self.args), defaults, **run)
+        waited = round(self._evaluator.waited, 3)
+        self._results.complete(vars(self.args), defaults, evaluation_wait_seconds=waited, **run)
         print(report.ending(self._results.content, self._store, self.args.weights == "random"))
 
-    def remark(self, words: str, file: TextIO | None = None) -> None:
+    def remark(self, *lines: str, file: TextIO | None = None) -> None:
         """Tell what a user should know of the class at work, and keep that in its row."""
-        if self.leads:
+        for words in lines if self.leads else ():
             report.remark(self._class.name, words, file)
             self._class.data["remarks"].append(words)
 

@@ -10,7 +10,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from experiment.files.folder import Store
-from experiment.files.provenance import DataFolder, check_same_data, may_stay
+from experiment.files.provenance import DataFolder, check_same_data, gone, may_stay
 from experiment.files.records import LEVELS
 from system.errors import UserError
 from system.files import write_json
@@ -64,6 +64,13 @@ class Studies:
         made_with, made_of = stored["configuration"], stored["data"]
 
         def check() -> None:
+            for name in gone(made_of, data, chosen):
+                stale = _studies_of(name, stored["studies"])
+                _drop(name, stored["studies"], stale)
+                print(
+                    f"{name} is no longer in {str(data.root)!r}; its figures are taken out of {str(store.ablation)!r}"
+                )
+                del made_of[name]
             check_same_data(made_of, data, chosen, store.ablation)
 
         if not may_stay(store.ablation, made_with, configuration, check, replace):
@@ -85,7 +92,13 @@ class Studies:
         self._store.check_there()
         studies, before = self.content["studies"], self.content["data"].get(name)
         if before and not self._data.is_unchanged(name, before):
-            self._drop(name, [study for study in _studies_of(name, studies) if study not in figures])
+            stale = [study for study in _studies_of(name, studies) if study not in figures]
+            _drop(name, studies, stale)
+            if stale:
+                print(
+                    f"{name}: its pictures have changed, and its old figures in the studies of {', '.join(stale)} are "
+                    f"dropped; compute them again with --study {' '.join(stale)}"
+                )
         self.content["data"][name] = self._data.record(name)
         for study, rows in self._wanted.items():
             others = studies[study]["classes"] if study in studies else {}
@@ -93,20 +106,15 @@ class Studies:
         self.content["command"] = shlex.join(["python", *sys.argv])
         write_json(self._store.ablation, self.content | {"versions": self._versions})
 
-    def _drop(self, name: str, stale: list[str]) -> None:
-        """Take a class out of studies, and say so."""
-        studies = self.content["studies"]
-        for study in stale:
-            del studies[study]["classes"][name]
-            if studies[study]["classes"]:
-                studies[study] = summarise(studies[study])
-            else:
-                del studies[study]
-        if stale:
-            print(
-                f"{name}: its pictures have changed, and its old figures in the studies of {', '.join(stale)} are "
-                f"dropped; compute them again with --study {' '.join(stale)}"
-            )
+
+def _drop(name: str, studies: dict[str, Any], stale: list[str]) -> None:
+    """Take a class out of studies."""
+    for study in stale:
+        del studies[study]["classes"][name]
+        if studies[study]["classes"]:
+            studies[study] = summarise(studies[study])
+        else:
+            del studies[study]
 
 
 def summarise(study: dict[str, Any]) -> dict[str, Any]:

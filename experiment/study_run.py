@@ -133,7 +133,7 @@ class StudyRun:
             for study, rows in self._studies.items()
         }
         self._file.take(self._name, figures)
-        if words := self._data.repeated(self._name):
+        for words in self._data.repeated(self._name):
             remark(self._name, words)
 
     def report(self) -> None:

@@ -327,3 +327,97 @@ def predict_again(data: Path, finished: Path, folder: Path, runs: int, seed: int
         else:
             tally.faults[kind] += 1
             assert status == STATUS[kind] and "Traceback" not in errors, (status, errors)
+            if kind != signal.SIGKILL:
+                tally.seconds.append(seconds)
+        rows = found["rows"]
+        is_new = rows == after["rows"][: len(rows)] and found["figures"] <= after["figures"] | before["figures"]
+        tally.files_lost += not (found == before or (is_new and found["record"] in (None, after["record"])))
+        tally.files_checked += len(found["figures"]) + 1
+        shutil.rmtree(out)
+
+
+def _is_complete(out: Path) -> bool:
+    results = Store(out, ARCH).read_results()
+    return results is not None and results["complete"]
+
+
+def _lives(group: int) -> bool:
+    """Whether a process of the group is running; those that have ended and wait for init do not count."""
+    listed = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    return any(int(line.split()[0]) == group and "Z" not in line for line in listed.splitlines())
+
+
+def compare(data: Path, out: Path, wanted: dict[str, Any], tally: Tally) -> None:
+    """Let a run go to its end, if none has, and hold it against an undisturbed one."""
+    if not _is_complete(out):
+        run = finish(data, out)
+        assert run.returncode == 0, run.stderr
+        tally.leftovers += sum(path.name.endswith(".tmp") or path.name.startswith(".lock") for path in out.rglob("*"))
+    tally.compared += 1
+    tally.different += outcome(out) != wanted
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An undisturbed run: what it comes to, and the seconds before and after it says "checking"."""
+
+    wanted: dict[str, Any]
+    starting: float
+    working: float
+
+
+def undisturbed(data: Path, out: Path, *options: str) -> Reference:
+    """Run once, undisturbed, and time it."""
+    start, errors = time.perf_counter(), ""
+    with subprocess.Popen(
+        command(data, out, *options), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        encoding="utf-8",
+    ) as process:  # fmt: skip
+        while "checking" not in errors and (character := process.stderr.read(1)):
+            errors += character
+        starting = time.perf_counter() - start
+        errors += process.stderr.read()
+        working = time.perf_counter() - start - starting
+    assert process.returncode == 0, errors
+    return Reference(outcome(out), starting, working)
+
+
+def faults(data: Path, folder: Path, runs: int, seed: int, reference: Reference, tally: Tally, chain: int = 5) -> None:
+    """End ``runs`` runs before they are done, at most ``chain`` in a folder before one is let to its end."""
+    rng, wanted, folders = random.Random(seed), sum(tally.faults.values()) + runs, 0
+    while (missing := wanted - sum(tally.faults.values())) > 0:
+        out, folders = folder / f"out{folders}", folders + 1
+        for _ in range(min(chain, missing)):
+            moment = -rng.uniform(0.4, 1) if rng.random() < 0.2 else rng.uniform(0, 0.6)
+            disturb(data, out, rng.choice(list(STATUS)), moment, reference, tally)
+            if _is_complete(out):  # 信号来得太晚：这一次不算
+                break
+        compare(data, out, reference.wanted, tally)
+
+
+def main() -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=15)
+    parser.add_argument("--seed", type=int, nargs="+", default=[1], help="as many runs for each of several")
+    parser.add_argument("--again", action="store_true", help="on a finished result: so many runs of each kind")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data, tally = write_data(Path(folder) / "data"), Tally()
+        reference = undisturbed(data, Path(folder) / "undisturbed")
+        for seed in args.seed:
+            for kind, options in AGAIN.items() if args.again else ():
+                own = Path(folder) / str(seed) / kind
+                finished = Finished.of(data, Path(folder) / "undisturbed", options, own / "after")
+                again(finished, own, args.runs, seed, tally)
+            if args.again:
+                own = Path(folder) / str(seed) / "predictions"
+                predict_again(data, Path(folder) / "undisturbed", own, args.runs, seed, tally)
+                continue
+            faults(data, Path(folder) / str(seed), args.runs, seed, reference, tally)
+        print(tally.table())
+    return int(bool(tally.files_lost or tally.different or tally.leftovers))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -70,10 +70,15 @@ def test_what_thresholds_are_worth(tmp_path, capsys):
 def test_thresholds_are_measured_on_both_splits(tmp_path, capsys):
     elpv(tmp_path / "data")
     options = ["--arch", "resnet18", "--weights", "random", "--rd", "5", "--resize", "40x36", "--crop", "0"]
+    options += ["--leave_out", "2"]
     assert thresholds.main(["--work", str(tmp_path), "--data_path", str(tmp_path / "data"), *options]) == 0
-    rows = [line.split("|")[1:4] for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [[cell.strip() for cell in row] for row in rows] == [
-        [split, name, "4"] for split in ("elpv", "elpv_lots") for name in ("elpv_mono", "elpv_poly")
+    rows = [line.split("|")[1:5] for line in capsys.readouterr().out.splitlines()[2:]]
+    ways = ("one by one", "by blocks of 2, 2 groups")
+    assert [tuple(cell.strip() for cell in row) for row in rows] == [
+        (split, name, how, "4")
+        for split in ("elpv", "elpv_lots")
+        for name in ("elpv_mono", "elpv_poly")
+        for how in ways
     ]
 
 

@@ -32,6 +32,12 @@ def test_folders_of_the_first_level_and_what_lies_beside_them():
     assert lots.of_pictures() == [GOOD, *[f"{GOOD}/a"] * 2, *[f"{GOOD}/b"] * 2, GOOD]
 
 
+def test_other_data_sets_have_theirs_elsewhere():
+    names = ["Train/Good/rgb/a.png", "Train/Good/rgb/x/b.png", "Train/Good/rgb/x/c.png"]
+    assert grouped(names, "train/good/rgb", "folder").names == ["Train/Good/rgb", "Train/Good/rgb/x"]
+    assert grouped(["train/1.png", "train/2.png"], "train", "folder").names == ["train"]
+
+
 def test_consecutive_pictures_and_the_rest():
     lots = grouped(NAMES, GOOD, 4)
     assert [*map(list, lots.members)] == [[0, 1, 2, 3], [4, 5]]

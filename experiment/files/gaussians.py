@@ -270,8 +270,8 @@ def _setting(record: dict[str, Any], key: str) -> Any:
 
 
 def _describe(key: str, value: Any, other: Any) -> str:
-    if isinstance(value, dict) and isinstance(other, dict):  # 只说不同的几项；aligned 不写在记录里
-        value, other = ({"protocol": "aligned"} | each for each in (value, other))
+    if isinstance(value, dict) and isinstance(other, dict):  # 只说不同的几项；默认的不写在记录里
+        value, other = ({"protocol": "aligned", "bits": "all"} | each for each in (value, other))
         return f"{key} {', '.join(f'{k} {v}' for k, v in value.items() if k in other and v != other[k])}"
     if key == "layers":
         return f"layers {', '.join(value)}"

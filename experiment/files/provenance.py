@@ -66,13 +66,13 @@ class DataFolder:
             self._repeated[name] = [file.relative_to(train.folder).as_posix() for file in again]
         return self._contents[name]
 
-    def repeated(self, name: str) -> str | None:
-        """A line about test and validation pictures whose content a training picture has, too; None without any."""
+    def repeated(self, name: str) -> list[str]:
+        """A line about test and validation pictures whose content a training picture has, too, where there are any."""
         self.contents(name)
         if not (again := self._repeated[name]):
-            return None
+            return []
         which = "test pictures are also training pictures, which they make look better than new ones"
-        return f"{len(again)} {which}, such as {again[0]!r}: take them out of one of the two"
+        return [f"{len(again)} {which}, such as {again[0]!r}: take them out of one of the two"]
 
     def record(self, name: str) -> dict[str, Any]:
         """What is stored with a class's results."""

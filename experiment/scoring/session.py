@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from datasets.pictures import NewPictures, find_pictures
+from datasets.pictures import NewPictures, find_others, find_pictures
 from datasets.preprocessing import Preprocessing
 from datasets.read_ahead import read_ahead
+from experiment.files.records import NUMBER, matches
 from experiment.options import decoding_threads
 from experiment.report.threshold import find_thresholds
 from experiment.scoring.answers import SOFTWARE, Answer, alone_in, answers, write_predictions
@@ -30,6 +31,9 @@ from system.files import check_writable
 if TYPE_CHECKING:
     from experiment.scoring.onnx_model import Exported
     from experiment.scoring.torch_model import Stored
+
+
+_SAME_SHARE = 0.02  # 被裁掉的份额相差不到这么多，算相同
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Scoring:
         # 下标、原图的宽高、供作图的图片（不画则为 None），按序，等各自的异常图
         self._waiting: deque[tuple[int, tuple[int, int], np.ndarray | None]] = deque()
         self._reading = 0.0  # 这一块里读图所用的秒数
+        self._cut_off: set[float] = set()  # 各图被裁掉的份额
         self._taken: list[dict[str, Any]] = []
 
     def __enter__(self) -> "Scoring":
@@ -97,6 +102,8 @@ class Scoring:
             check_writable(args.out)
         self._model.load(args.weights, args.batch_size, len(self._found))
         tell(f"{self._model.name}: threshold {_number(self._thresholds.decision)} ({self._thresholds.origin})")
+        if others := find_others(args.pictures, args.out):
+            tell(f"{len(others)} files, such as {str(others[0])!r}, are not read: convert pictures among them to PNG")
         self._pictures = NewPictures([picture.file for picture in self._found], self._preprocessing, size)
         with ExitStack() as stack:
             if args.out:
@@ -146,6 +153,7 @@ class Scoring:
             "no decision without a threshold" if counts[""] else f"{counts['defect']} defect, {counts['good']} good"
         )
         tell(f"{len(self._taken)} pictures scored: {decided}" if self._taken else "no picture could be scored")
+        self._compare_crops()
         if out and self._taken:
             tell(f"wrote predictions: {out / 'predictions.csv'}")
             if self.args.json:
@@ -153,6 +161,18 @@ class Scoring:
             if self._draw:
                 tell(f"wrote localization figures: {out / 'pictures'}")
             tell(f"to look at them: python plot/results_page.py --result {shlex.quote(str(out))}")
+
+    def _compare_crops(self) -> None:
+        """Tell where the crop cuts off another share of new pictures than of the training pictures."""
+        trained: Any = self._model.record.get("cut_off")
+        if not (matches(trained, [NUMBER]) and len(trained) == 2 and self._cut_off):
+            return
+        least, most = min(self._cut_off), max(self._cut_off)
+        if least < trained[0] - _SAME_SHARE or most > trained[1] + _SAME_SHARE:
+            tell(
+                f"the crop cuts off {_share(least, most)} % of these pictures' area, and {_share(*trained)} % of the "
+                "training pictures': they show another part; give pictures of the same shape, or fit with --crop 0"
+            )
 
     def _answer(self, one: Scored) -> Answer:
         found, thresholds = self._found[one.index], self._thresholds
@@ -171,6 +191,7 @@ class Scoring:
         for items in self._readable():
             for picture, index, _, size in items:
                 self._waiting.append((int(index), tuple(size.tolist()), picture if self._draw else None))
+                self._cut_off.add(self._preprocessing.cut_off(tuple(size.tolist())))
             batch = np.stack([picture for picture, *_ in items])  # (B, H, W, 3)
             self._reading += perf_counter() - start
             yield batch
@@ -221,6 +242,12 @@ def opened(path: Path, device: str) -> "Exported | Stored":
 def tell(message: str) -> None:
     """Say something that is no result: on standard error."""
     print(message, file=sys.stderr, flush=True)
+
+
+def _share(least: float, most: float) -> str:
+    """Shares as percent, one or two of them."""
+    low, high = f"{100 * least:.0f}", f"{100 * most:.0f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _number(value: float | None) -> str:
