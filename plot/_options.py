@@ -6,8 +6,11 @@
 import _root  # noqa: F401, I001
 
 import argparse
+import multiprocessing
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -107,3 +110,10 @@ def report(paths: Iterable[Path]) -> None:
     """Tell what was written."""
     for path in paths:
         print(f"wrote {path}", flush=True)
+
+
+@cache
+def note(words: str) -> None:
+    """Say something once, on standard error; of several processes the first does."""
+    if multiprocessing.parent_process() is None:
+        print(f"note: {words}", file=sys.stderr, flush=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from experiment.files.records import is_predictions
+from experiment.files.signed import is_signed
 from experiment.report.threshold import Thresholds
 from system.errors import UserError
 from system.files import read_json, without_leftovers, write_json
@@ -26,8 +26,7 @@ from system.lock import lock
 if TYPE_CHECKING:
     from experiment.scoring.regions import Region  # 连带 skimage：只有 --json 才等它
 
-
-SOFTWARE = "predict.py of PaDiM"  # 写在图里：再来一次时，凭它认出自己从前的图
+BELOW = {"pictures": "figures", "maps": "maps", "masks": "masks"}  # --out 之下的文件夹，其中放什么
 
 
 @dataclass(frozen=True)
@@ -159,28 +158,23 @@ def answers(out: Path | None, as_json: bool) -> Iterator[Callable[[list[Answer]]
 
 
 def drop_earlier(out: Path, lines: bool) -> None:
-    """Delete what an earlier run left in ``--out``: its ``lines`` of JSON, and the figures that it drew."""
+    """Delete what an earlier run left in ``--out``: its ``lines`` of JSON, and its figures, maps and masks."""
     if lines:
         (out / "predictions.jsonl").unlink(missing_ok=True)
-    for place, _, names in os.walk(out / "pictures", topdown=False):
+    for place, _, names in (found for folder in BELOW for found in os.walk(out / folder, topdown=False)):
         for path in (Path(place) / name for name in names):
-            if path.suffix == ".png" and _drawn_by(path) == SOFTWARE:  # 那里的别的图片，不是我们的
+            if is_signed(path):  # 那里别的图片，不是我们的
                 path.unlink()
         with suppress(OSError):  # 不空的留着
             Path(place).rmdir()
 
 
-def _drawn_by(path: Path) -> str | None:
-    with suppress(Exception), Image.open(path, formats=["PNG"]) as image:  # 坏的、别人的
-        return image.info.get("Software")
-    return None
-
-
 @contextmanager
 def alone_in(out: Path) -> Iterator[None]:
-    """Be the only one that writes to ``out``; what killed predictions left below ``pictures`` is deleted."""
+    """Be the only one that writes to ``out``; what killed predictions left there is deleted."""
     with lock(out / ".lock_predict", "give another --out"):
-        places = [(out, "predictions."), *((Path(place), "") for place, _, _ in os.walk(out / "pictures"))]
+        below = (Path(place) for folder in BELOW for place, _, _ in os.walk(out / folder))
+        places = [(out, "predictions."), *((place, "") for place in below)]
         with without_leftovers(places):
             yield
 
