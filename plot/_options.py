@@ -10,7 +10,6 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -112,8 +111,12 @@ def report(paths: Iterable[Path]) -> None:
         print(f"wrote {path}", flush=True)
 
 
-@cache
-def note(words: str) -> None:
-    """Say something once, on standard error; of several processes the first does."""
+_said: set[str] = set()
+
+
+def note(lines: Iterable[str]) -> None:
+    """Say each line once, on standard error; of several processes the first does."""
     if multiprocessing.parent_process() is None:
-        print(f"note: {words}", file=sys.stderr, flush=True)
+        for line in {*lines} - _said:
+            print(f"note: {line}", file=sys.stderr, flush=True)
+            _said.add(line)

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from _options import note
-
 from experiment.files.gaussians import check_covariances, map_fitted
 from experiment.files.records import is_fitted_record
 from experiment.files.folder import Store
@@ -239,8 +238,7 @@ def _open(root: Path, arch: str, training: bool, unscored: bool) -> Results:
     if content is None:
         raise UserError(f"{str(store.results)!r} was deleted meanwhile; see --result")
     results = Results(store, content, training, unscored)
-    for words in half_replaced(content, store):
-        note(words)
+    note(half_replaced(content, store))
     rows = content["classes"].values()
     if rows and not any(row["n_test"] for row in rows) and not (training or unscored):
         raise UserError(
