@@ -34,7 +34,7 @@ TEST_SET = NO_LABELS | {"image_threshold_raw": 15.5, "threshold_raw": 12.25}
         (TEST_SET, RECORD, None, None, (15.5, 12.25, "best F1 on the labelled test set", 2, 40)),
         (TEST_SET, RECORD, 30.0, None, (30, 12.25, "given", 2, 40)),
         (TEST_SET, RECORD, None, 50.0, (12, 12.25, "50th percentile of 5 left-out training scores", 2, 40)),
-        (NO_LABELS, RECORD, None, 100.0, (20, 20, "100th percentile of 5 left-out training scores", 0, 40)),
+        (NO_LABELS, RECORD, None, 100.0, (20, 20, "100th percentile of 5 left-out training scores", 2, 40)),
         (None, RECORD, None, None, (19.72, 19.72, "99th percentile of 5 left-out training scores", 0, 39.44)),
         (
             None,
