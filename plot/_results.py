@@ -234,8 +234,7 @@ def _make(root: Path, key: str = "wide_resnet50_2") -> str:
 
 def _open(root: Path, arch: str, training: bool, unscored: bool) -> Results:
     store = Store(root, arch)
-    content = store.read_results()
-    if content is None:
+    if (content := store.read_results()) is None:
         raise UserError(f"{str(store.results)!r} was deleted meanwhile; see --result")
     results = Results(store, content, training, unscored)
     note(half_replaced(content, store))
