@@ -6,6 +6,8 @@
 import _root  # noqa: F401, I001
 
 import argparse
+import multiprocessing
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -107,3 +109,14 @@ def report(paths: Iterable[Path]) -> None:
     """Tell what was written."""
     for path in paths:
         print(f"wrote {path}", flush=True)
+
+
+_said: set[str] = set()
+
+
+def note(lines: Iterable[str]) -> None:
+    """Say each line once, on standard error; of several processes the first does."""
+    if multiprocessing.parent_process() is None:
+        for line in {*lines} - _said:
+            print(f"note: {line}", file=sys.stderr, flush=True)
+            _said.add(line)

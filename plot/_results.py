@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from _options import note
 from experiment.files.gaussians import check_covariances, map_fitted
 from experiment.files.records import is_fitted_record
 from experiment.files.folder import Store
 from experiment.methods import METHODS, place, split_key
 from experiment.options import SCALES
 from experiment.report.colours import Colours, colours_of, scale_of
+from experiment.report.results import half_replaced
 from experiment.report.style import arch_label, class_order
 from experiment.report.threshold import class_thresholds
 from system.command import Parser
@@ -29,9 +31,8 @@ from system.files import read_json
 
 # 缺了什么的方法，与说这件事的话
 WITHOUT_MAPS = {name: "scores whole pictures and has no anomaly maps" for name, m in METHODS.items() if not m.has_maps}
-WITHOUT_GAUSSIANS = {
-    name: "stores neither Gaussians nor left-out scores" for name, m in METHODS.items() if not m.has_gaussians
-}
+NEITHER = "stores neither Gaussians nor left-out scores"
+WITHOUT_GAUSSIANS = {name: NEITHER for name, method in METHODS.items() if not method.has_gaussians}
 EVERY: Mapping[str, str] = {}
 
 
@@ -233,10 +234,10 @@ def _make(root: Path, key: str = "wide_resnet50_2") -> str:
 
 def _open(root: Path, arch: str, training: bool, unscored: bool) -> Results:
     store = Store(root, arch)
-    content = store.read_results()
-    if content is None:
+    if (content := store.read_results()) is None:
         raise UserError(f"{str(store.results)!r} was deleted meanwhile; see --result")
     results = Results(store, content, training, unscored)
+    note(half_replaced(content, store))
     rows = content["classes"].values()
     if rows and not any(row["n_test"] for row in rows) and not (training or unscored):
         raise UserError(

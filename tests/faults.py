@@ -38,6 +38,7 @@ from experiment.files.folder import Store
 from experiment.files.gaussians import read_fitted
 from experiment.files.records import read_fitted_record
 from experiment.report.threshold import find_thresholds
+from experiment.scoring.answers import read_predictions
 from system.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -287,6 +288,54 @@ def again(finished: Finished, folder: Path, runs: int, seed: int, tally: Tally) 
         shutil.rmtree(out)
 
 
+def prediction(model: Path, pictures: Path, out: Path) -> list[str]:
+    """predict.py into a folder, a picture at a time."""
+    fixed = ["--model", str(model), "--out", str(out), "--batch_size", "1", "--num_workers", "1"]
+    return [sys.executable, str(ROOT / "predict.py"), *fixed, *[str(pictures)] * 30]
+
+
+def predicted(out: Path) -> dict[str, Any]:
+    """Rows, the record of all but for its date, and the figures of a prediction."""
+    record = read_predictions(out)
+    return {
+        "rows": (out / "predictions.csv").read_text(encoding="utf-8").splitlines(keepends=True),
+        "record": None if record is None else {k: v for k, v in record.items() if k != "date"},
+        "figures": {p.relative_to(out).as_posix() for p in (out / "pictures").rglob("*.png")},
+    }
+
+
+def predict_again(data: Path, finished: Path, folder: Path, runs: int, seed: int, tally: Tally) -> None:
+    """Predict into a folder where another prediction is, and end it: ``runs`` times."""
+    rng, model = random.Random(seed), Store(finished, ARCH).fitted("linen")
+    outs = [folder / "before", folder / "after"]
+    for out, pictures in zip(outs, ("test", "train"), strict=True):
+        start = time.perf_counter()
+        run = subprocess.run(
+            prediction(model, data / "linen" / pictures, out), env=environment(), capture_output=True, text=True
+        )
+        whole = time.perf_counter() - start
+        assert run.returncode == 0, run.stderr
+    before, after = map(predicted, outs)
+    for number in range(runs):
+        out, kind = shutil.copytree(outs[0], folder / f"out{number}"), rng.choice(list(STATUS))
+        words = prediction(model, data / "linen" / "train", out)
+        moment = Reference({}, whole, 0)  # 从启动算起
+        status, errors, seconds = ended(words, kind, -rng.uniform(0.3, 1), moment)
+        found = predicted(out)
+        if found == after:
+            tally.too_late += 1
+        else:
+            tally.faults[kind] += 1
+            assert status == STATUS[kind] and "Traceback" not in errors, (status, errors)
+            if kind != signal.SIGKILL:
+                tally.seconds.append(seconds)
+        rows = found["rows"]
+        is_new = rows == after["rows"][: len(rows)] and found["figures"] <= after["figures"] | before["figures"]
+        tally.files_lost += not (found == before or (is_new and found["record"] in (None, after["record"])))
+        tally.files_checked += len(found["figures"]) + 1
+        shutil.rmtree(out)
+
+
 def _is_complete(out: Path) -> bool:
     results = Store(out, ARCH).read_results()
     return results is not None and results["complete"]
@@ -362,6 +411,8 @@ def main() -> int:
                 finished = Finished.of(data, Path(folder) / "undisturbed", options, own / "after")
                 again(finished, own, args.runs, seed, tally)
             if args.again:
+                own = Path(folder) / str(seed) / "predictions"
+                predict_again(data, Path(folder) / "undisturbed", own, args.runs, seed, tally)
                 continue
             faults(data, Path(folder) / str(seed), args.runs, seed, reference, tally)
         print(tally.table())

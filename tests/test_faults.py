@@ -76,6 +76,14 @@ def test_what_was_finished_stays_until_its_replacement_is_there(data, reference,
     assert tally.files_lost == tally.different == tally.leftovers == 0
 
 
+@pytest.mark.parametrize("runs", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_prediction_over_an_earlier_one(data, reference, tmp_path, runs):
+    tally = faults.Tally()
+    faults.predict_again(data, reference[1], tmp_path, runs, seed=runs, tally=tally)
+    print(tally.table())
+    assert tally.files_lost == 0
+
+
 @pytest.fixture
 def disk(tmp_path):
     """A file system of 9 MB."""

@@ -126,6 +126,77 @@ def test_two_at_a_time_and_a_killed_one(model, data, tmp_path, capsys):
     assert len((out / "predictions.csv").read_text(encoding="utf-8").splitlines()) == 7
 
 
+def written(out) -> dict:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+
+def test_of_an_earlier_run_only_what_is_its_own_stays(model, data, tmp_path):
+    """Its figures, its lines and its record go with the first answer; a picture that is nobody's stays."""
+    out = tmp_path / "out"
+    assert run(model, data / "test", "--out", out, "--json") == 0
+    shutil.copy(data / "train/good/000.png", out / "pictures/mine.png")
+    before = written(out)
+    assert run(model, data / "test/good/000.png", "--out", out) == 0
+    names = ["pictures/000.png", "pictures/mine.png", "predictions.csv", "predictions.json"]
+    assert sorted(written(out)) == names and len(before) == 10
+    assert run(model, data / "test/good/000.png", "--out", out, "--figures", "none") == 0
+    assert sorted(written(out)) == names[1:]
+
+
+def test_nothing_changes_before_the_first_answer(model, data, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert run(model, data / "test", "--out", out, "--json") == 0
+    before = written(out)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert run(model, tmp_path / "broken.png", "--out", out) == 2 and written(out) == before
+    from experiment.scoring.session import Scoring
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Scoring, "take", interrupted)
+    assert run(model, data / "test", "--out", out) == 130 and written(out) == before
+
+
+def test_rows_grow_in_place_and_survive_a_kill(model, data, tmp_path):
+    """A finished prediction, another one over it that is killed: complete rows of the new one, no record of the old."""
+    out = tmp_path / "out"
+    assert run(model, data / "test", "--out", out) == 0
+    words = command(model, *[data / "train"] * 60, "--out", out, "--batch_size", 2)
+    second = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        while "train" not in (out / "predictions.csv").read_text(encoding="utf-8"):
+            assert second.poll() is None
+            time.sleep(0.01)
+    finally:
+        second.kill()
+        second.wait()
+    head, *lines = (out / "predictions.csv").read_text(encoding="utf-8").splitlines()
+    assert head == "file,score,decision,p_value" and lines
+    assert all(re.fullmatch(r".*/train/good/00\d\.png,[\d.]+,(good|defect),.*", line) for line in lines)
+    assert not (out / "predictions.json").exists() and not (out / "pictures/test").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="lengths in bytes are POSIX's")
+def test_every_legal_file_name(model, data, tmp_path, capsys):
+    """The longest that a file system takes, in Chinese, twice, and with an end that the figure's name must replace."""
+    for place, name in (
+        ("a", "图" * 83 + ".png"),
+        ("b", "图" * 83 + ".png"),
+        ("a", "图" * 83 + ".jpg"),
+        ("a", "x" * 251 + ".png"),
+    ):
+        (tmp_path / "in" / place).mkdir(parents=True, exist_ok=True)
+        shutil.copy(data / "test/good/000.png", tmp_path / "in" / place / name)
+    files = sorted((tmp_path / "in").rglob("*.*"))
+    assert max(len(os.fsencode(file.name)) for file in files) == 255
+    assert run(model, *files, "--out", tmp_path / "out") == 0, capsys.readouterr().err
+    record = json.loads((tmp_path / "out/predictions.json").read_text(encoding="utf-8"))
+    figures = [picture["figure"] for picture in record["pictures"]]
+    assert len(set(figures)) == 4 and all((tmp_path / "out" / figure).is_file() for figure in figures)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")  # noqa: PTH110
 def test_a_full_disk(model, data, tmp_path, capsys):
     out = tmp_path / "out"

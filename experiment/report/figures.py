@@ -19,12 +19,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure
 from tqdm import tqdm
 
 from experiment.files.folder import Store
 from experiment.files.records import LEVELS
+from experiment.files.signed import save_signed
 from experiment.report import style
 from experiment.report.colours import Bar, Colours
 from system.files import replacing
@@ -147,9 +147,8 @@ def canvas_for(height: int, width: int, bar: Bar) -> LocalizationCanvas:
 
 
 def save_picture(figure: np.ndarray, path: Path) -> None:
-    """Write a localization figure (H, W, 3) uint8 as a PNG; what can be drawn again need not be on the disk at once."""
-    with replacing(path, sync=False) as temporary:
-        Image.fromarray(figure).save(temporary, format="png", compress_level=2)
+    """Write a localization figure (H, W, 3) uint8 as a PNG."""
+    save_signed(figure, path, compress_level=2)
 
 
 def chosen_figures(count: int, wanted: str | int) -> list[int]:

@@ -180,6 +180,23 @@ class ResultsFile:
         self._store.write_results(self.content, staged)
 
 
+def half_replaced(results: dict[str, Any], store: Store) -> list[str]:
+    """What an interrupted run has left in between, in words, for whoever reads the results."""
+    run, found = results["run"], []
+    if earlier := run.get("earlier"):
+        found.append(
+            f"{str(store.results)!r}: {', '.join(earlier)} as made before a --refit that was interrupted, with another "
+            f"configuration or other data than the other classes; go on with: {run['command']}"
+        )
+    missing = [name for name, row in results["classes"].items() if row["n_test"] and not store.arrays(name).exists()]
+    if missing:
+        found.append(
+            f"{str(store.results)!r}: the arrays of {', '.join(missing)} are not there, as when a run is killed that "
+            f"replaces them; make them again with: {run['command']}"
+        )
+    return found
+
+
 def remark(name: str, words: str, file: TextIO | None = None) -> None:
     """Tell, by default on standard error, what a user should know of a class; its row keeps it under ``remarks``."""
     tqdm.write(f"{name}: {words}", file=file or sys.stderr)  # 在进度条之上

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiment.files.records import is_predictions
+from experiment.files.signed import is_signed
 from experiment.report.threshold import Thresholds
 from system.errors import UserError
 from system.files import read_json, without_leftovers, write_json
@@ -117,7 +118,7 @@ class _Lines:
 
 @contextmanager
 def answers(out: Path | None, as_json: bool) -> Iterator[Callable[[list[Answer]], None]]:
-    """A function that writes some answers, and hands them on.
+    """A function that writes some answers, and hands them on; the first ones take away what an earlier run has written.
 
     Parameters
     ----------
@@ -127,14 +128,25 @@ def answers(out: Path | None, as_json: bool) -> Iterator[Callable[[list[Answer]]
         JSON lines; without a folder in place of the rows.
     """
     with ExitStack() as stack:
-        rows = stack.enter_context(_Lines(out and out / "predictions.csv")) if out or not as_json else None
-        lines = stack.enter_context(_Lines(out and out / "predictions.jsonl")) if as_json else None
-        if out and not as_json:
-            (out / "predictions.jsonl").unlink(missing_ok=True)  # 是从前的图片的
-        if rows:
-            csv.writer(rows, lineterminator="\n").writerow(("file", "score", "decision", "p_value"))
+        rows = lines = None
+
+        def begin() -> None:
+            nonlocal rows, lines
+            if out:  # the record of all vouches for the rows: it goes first, and comes last
+                predictions_of(out).unlink(missing_ok=True)
+            rows = stack.enter_context(_Lines(out and out / "predictions.csv")) if out or not as_json else None
+            lines = stack.enter_context(_Lines(out and out / "predictions.jsonl")) if as_json else None
+            if rows:
+                csv.writer(rows, lineterminator="\n").writerow(("file", "score", "decision", "p_value"))
+            if out:
+                drop_earlier(out, not as_json)
+
+        if not out:
+            begin()
 
         def write(block: list[Answer]) -> None:
+            if rows is None and lines is None:  # 有了第一批回答，从前的才不算数
+                begin()
             if rows:
                 csv.writer(rows, lineterminator="\n").writerows(answer.row() for answer in block)
                 rows.flush()
@@ -143,6 +155,18 @@ def answers(out: Path | None, as_json: bool) -> Iterator[Callable[[list[Answer]]
                 lines.flush()
 
         yield write
+
+
+def drop_earlier(out: Path, lines: bool) -> None:
+    """Delete what an earlier run left in ``--out``: its ``lines`` of JSON, and its figures, maps and masks."""
+    if lines:
+        (out / "predictions.jsonl").unlink(missing_ok=True)
+    for place, _, names in (found for folder in BELOW for found in os.walk(out / folder, topdown=False)):
+        for path in (Path(place) / name for name in names):
+            if is_signed(path):  # 那里别的图片，不是我们的
+                path.unlink()
+        with suppress(OSError):  # 不空的留着
+            Path(place).rmdir()
 
 
 @contextmanager

@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from datasets.preprocessing import Preprocessing
+from experiment.files.signed import save_signed
 from experiment.report.colours import Colours
-from system.files import replacing
 from system.resources import cores
 
 
@@ -79,14 +78,9 @@ def maps_below(
 
     def one(job: tuple[Path, np.ndarray, tuple[int, int]]) -> None:
         name, raw, size = job
-        _save(full_size(raw, preprocessing, size), (out / "maps" / name).with_suffix(".tif"))
+        save_signed(full_size(raw, preprocessing, size), (out / "maps" / name).with_suffix(".tif"))
         if (mask := colours.mask(raw)) is not None:
-            _save(full_mask(mask, preprocessing, size), out / "masks" / name)
+            save_signed(full_mask(mask, preprocessing, size), out / "masks" / name)
 
     with ThreadPoolExecutor(cores()) as pool:
         yield lambda block: list(pool.map(one, block))
-
-
-def _save(values: np.ndarray, path: Path) -> None:
-    with replacing(path, sync=False) as temporary:
-        Image.fromarray(values).save(temporary, format={".tif": "tiff", ".png": "png"}[path.suffix])

@@ -25,7 +25,7 @@ from experiment.files.records import NUMBER, matches
 from experiment.options import decoding_threads
 from experiment.report.colours import colours_of
 from experiment.report.threshold import find_thresholds
-from experiment.scoring.answers import BELOW, Answer, alone_in, answers, predictions_of, write_predictions
+from experiment.scoring.answers import BELOW, Answer, alone_in, answers, write_predictions
 from experiment.scoring.maps import maps_below
 from system.errors import UserError
 from system.files import check_writable
@@ -112,7 +112,6 @@ class Scoring:
         with ExitStack() as stack:
             if args.out:
                 stack.enter_context(alone_in(args.out))
-                predictions_of(args.out).unlink(missing_ok=True)  # 是从前的图片的
             self._write = stack.enter_context(answers(args.out, args.json))
             self._draw = None
             if args.figures == "all":
@@ -165,11 +164,10 @@ class Scoring:
         )
         tell(f"{len(self._taken)} pictures scored: {decided}" if self._taken else "no picture could be scored")
         self._compare_crops()
-        if out:
+        if out and self._taken:
             tell(f"wrote predictions: {out / 'predictions.csv'}")
             if self.args.json:
                 tell(f"wrote predictions with regions: {out / 'predictions.jsonl'}")
-        if out and self._taken:
             if self._draw:
                 tell(f"wrote localization figures: {out / 'pictures'}")
             if self._keep:
