@@ -17,6 +17,7 @@ from selenium.webdriver.support.ui import Select
 from synthetic import FIFTEEN, write_results
 
 from experiment.files.folder import Store
+from experiment.report.colours import colours_of
 from experiment.report.figures import Drawer
 from experiment.report.published import Reference, verdict
 from experiment.report.threshold import ROUNDING, Thresholds
@@ -26,6 +27,7 @@ page = script("results_page")
 
 # Windows 不许文件名里有的，那里便不试
 ODD = "螺 丝 &'" if sys.platform == "win32" else "螺 丝 <script>alert(1)<script> \"&'"
+COLOURS = colours_of(Thresholds(10.0, 10.0, "", (5.0, 15.0)), "class")
 HOSTILE = "</script><script>alert(2)</script><img src=x onerror=alert(3)>"
 OUTCOMES = ("found", "missed", "alarm", "passed")
 NETWORKS = ["PaDiM · ResNet18", "PaDiM · WideResNet50", "MahalanobisAD · EfficientNet-B4"]
@@ -44,8 +46,8 @@ def folder(tmp_path_factory) -> Path:
     Store(root, other).arrays("tile").unlink()  # 没有测试图片的一类
     store, drawer = Store(root, "resnet18"), Drawer()
     arrays = store.read_arrays(ODD)
-    drawer.draw(store, ODD, range(12), arrays).finish()
-    drawer.draw(store, "grid", [0, 5], store.read_arrays("grid")).finish()
+    drawer.draw(store, ODD, range(12), arrays, COLOURS).finish()
+    drawer.draw(store, "grid", [0, 5], store.read_arrays("grid"), COLOURS).finish()
     drawer.stop()
     files = [f"test/{f.split('/')[1]}/图 {i} {HOSTILE}.png" for i, f in enumerate(arrays["files"].tolist())]
     store.write_arrays(ODD, arrays | {"files": np.array(files)})
@@ -484,7 +486,7 @@ def test_names_that_are_no_text(seen, tmp_path):
     name = os.fsdecode(b"caf\xe9")
     write_results(tmp_path, "resnet18", (name,))
     store, drawer = Store(tmp_path, "resnet18"), Drawer()
-    drawer.draw(store, name, [3], store.read_arrays(name)).finish()
+    drawer.draw(store, name, [3], store.read_arrays(name), COLOURS).finish()
     drawer.stop()
     assert page.main(["--result", str(tmp_path)]) == 0
     seen.show(tmp_path)
