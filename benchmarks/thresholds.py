@@ -25,7 +25,7 @@ from system import command
 from system.errors import UserError
 
 RUNS = {  # 结果文件夹，与 main.py 的选项
-    "elpv": ["--dataset", "elpv", "--leave_out", "one"],
+    "elpv": ["--dataset", "elpv", "--leave_out", "60"],
     "elpv_lots": ["--dataset", "elpv_lots", "--leave_out", "60"],
 }
 PERCENTILES = (90, 95, 99)

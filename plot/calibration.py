@@ -31,6 +31,7 @@ from system.errors import UserError
 COLUMNS, WIDE = 5, 3  # 一行至多几格；至多几类时格子画得大
 TICKS, FEW_TICKS = (0.01, 0.05, 0.1, 0.25, 0.5, 1), (0.01, 0.05, 0.25, 1)
 BAND = 0.95
+KEYS = 3  # 图例一行几项
 BAND_COLOUR = "0.86"
 
 Curve = tuple[np.ndarray, np.ndarray, int, int]  # 应有的比例，实际的比例，n，m
@@ -100,10 +101,11 @@ def show(axes: Axes, name: str, shown: dict[str, Curve], looks: dict[str, style.
 def figure(found: dict[str, dict[str, Curve]], say: Say) -> Figure:
     """A panel a class, a line a result; all share the axes."""
     names = style.class_order(name for each in found.values() for name in each)
-    columns = min(COLUMNS, len(names)) if len(names) > WIDE else max(2, len(names))
+    columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
     side = 2.4 if len(names) <= WIDE else style.DOUBLE / COLUMNS
-    drawing = Figure((side * columns, 0.4 + (0.98 * side + 0.2) * rows), layout="constrained")
+    head = 0.25 + 0.2 * -(-(len(found) + 1) // KEYS)  # 英寸：图例的各行
+    drawing = Figure((side * columns, head + (0.98 * side + 0.2) * rows), layout="constrained")
     panels = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes in panels.flat[len(names) :]:
         axes.remove()  # 末行空着的格子
@@ -122,7 +124,9 @@ def figure(found: dict[str, dict[str, Curve]], say: Say) -> Figure:
         for label, look in looks.items()
     ]
     chance = say(f"what chance explains ({BAND:.0%})", f"偶然所能解释的（{BAND:.0%}）")
-    drawing.legend(handles=[*keys, Patch(color=BAND_COLOUR, label=chance)], loc="outside upper center", ncols=3)
+    drawing.legend(
+        handles=[*keys, Patch(color=BAND_COLOUR, label=chance)], loc="outside upper center", ncols=KEYS, columnspacing=1
+    )
     return drawing
 
 
