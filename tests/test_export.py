@@ -259,6 +259,41 @@ def test_the_example_as_printed(which, request, tmp_path, capsys):
         assert [line.rsplit(" ", 2) for line in done.stdout.splitlines()] == [[*each[:2], ""] for each in said]
 
 
+@pytest.mark.parametrize("bits", [None, 12])
+def test_the_example_on_turned_and_deep_pictures(data, tmp_path, capsys, bits):
+    """EXIF's rotation and --bits: as predict.py; what it does not read is refused, not read another way."""
+    new, exif = tmp_path / "new", Image.Exif()
+    exif[0x0112] = 6
+    shutil.copytree(data / "flange/train/good", tmp_path / "part/train/good")
+    new.mkdir()
+    for file in sorted((tmp_path / "part/train/good").iterdir()):
+        deep = np.asarray(Image.open(file).convert("L")).astype(np.uint16) << ((bits or 16) - 8)
+        Image.fromarray(deep).save(file)
+        Image.fromarray(deep[:, : file.stat().st_size % 20 + 40]).save(new / f"deep_{file.name}", exif=exif)
+        Image.fromarray((deep[:50] >> ((bits or 16) - 8)).astype(np.uint8)).save(new / f"{file.stem}.jpg", exif=exif)
+    options = [*RESNET, *(["--bits", str(bits)] if bits else [])]
+    command = [*FAST, *options, "--data_path", str(tmp_path / "part"), "--save_path", str(tmp_path / "out")]
+    assert main.main(command) == 0
+    model = tmp_path / "out/temp_resnet18/train_part.pkl"
+    assert run_export(model, tmp_path / "bottle.onnx") == 0
+    code = section("In fifteen lines").split("```python\n")[1].split("```")[0]
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
+    capsys.readouterr()
+    assert run_predict(model, new) == 0
+    found = rows(capsys.readouterr().out)
+    command = [sys.executable, "example.py", *(row["file"] for row in found)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    scores = [float(line.rsplit(" ", 2)[1]) for line in done.stdout.splitlines()]
+    np.testing.assert_allclose(scores, [float(row["score"]) for row in found], rtol=1e-4)
+    Image.new("RGBA", (60, 60)).save(tmp_path / "clear.png")
+    Image.new("RGB", (60, 60)).save(tmp_path / "colour.png")
+    Image.fromarray(np.full((60, 60), 65535, np.uint16)).save(tmp_path / "beyond.png")
+    for name in ("clear.png", *(("colour.png", "beyond.png") if bits else ())):
+        done = subprocess.run([sys.executable, "example.py", name], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 1 and done.stderr.startswith(f"{name}: leave pictures of this kind")
+
+
 def lanczos(x: float) -> float:
     return float(np.sinc(x) * np.sinc(x / 3))
 

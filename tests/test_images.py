@@ -1,8 +1,12 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from datasets.images import DataError, is_picture, read_header, read_image
+from datasets.images import DataError, highest_value, is_picture, read_header, read_image
 from datasets.masks import read_mask
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -148,3 +152,57 @@ def test_a_jpeg_with_two_pictures_is_rotated_too(tmp_path):
 def test_which_files_count(tmp_path):
     assert is_picture(tmp_path / "a.JPeG")
     assert not any(is_picture(tmp_path / n) for n in ("a.txt", "a", "._a.png", "Thumbs.db", "a.png.part"))
+
+
+def deep_png(path, values):
+    """A PNG of 16 bits a channel: Pillow writes such colours in no way."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(struct.pack(">I", len(c)) + k + c + struct.pack(">I", zlib.crc32(k + c)) for k, c in chunks)
+    )
+    return path
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 16])
+@pytest.mark.parametrize("kind", ["grey.png", "grey.tif", "colour.png", "alpha.png", "colour.tif", "colour_be.tif"])
+def test_bits(tmp_path, kind, bits):
+    """0 to 2^bits − 1 is black to white, of deep grey and deep colours; what has more bits is an error."""
+    rng = np.random.default_rng(bits)
+    values = rng.integers(0, 1 << bits, (20, 30, 3), np.uint16, endpoint=False)
+    values[0, 0] = (1 << bits) - 1
+    path = tmp_path / kind
+    if "grey" in kind:
+        save(values[..., 0], path)
+        wanted = np.repeat(values[..., :1] >> (bits - 8), 3, 2)
+    else:
+        wanted = values >> (bits - 8)
+        if kind.endswith("png"):
+            opaque = np.full((20, 30, 1), 65535, np.uint16)
+            deep_png(path, np.dstack([values, opaque]) if "alpha" in kind else values)
+        else:
+            tifffile.imwrite(path, values, photometric="rgb", byteorder=">" if "be" in kind else "<")
+    np.testing.assert_array_equal(read_image(path, bits), wanted)
+    assert highest_value(path) == (1 << bits) - 1 and read_header(path).bits == 16
+    if bits > 8:
+        with pytest.raises(DataError, match=rf"{path.name}.*to {(1 << bits) - 1}, not 0 to {(1 << (bits - 1)) - 1}"):
+            read_image(path, bits - 1)
+    np.testing.assert_array_equal(
+        read_image(path), np.broadcast_to(wanted if bits == 16 else read_image(path, 16), wanted.shape)
+    )
+
+
+def test_bits_of_shallow_pictures_mean_nothing(tmp_path):
+    for name in ("x.png", "x.jpg", "x.tif"):
+        path = save(RGB, tmp_path / name)
+        np.testing.assert_array_equal(read_image(path, 12), read_image(path))
+        assert read_header(path).bits == 8
+
+
+def test_deep_colours_are_turned_as_a_whole(tmp_path):
+    values = np.random.default_rng(0).integers(0, 4096, (6, 9, 3), np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", values, photometric="rgb", extratags=[(274, "H", 1, 6, True)])
+    np.testing.assert_array_equal(read_image(tmp_path / "x.tif", 12), np.rot90(values >> 4, 3))
