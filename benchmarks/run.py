@@ -2,7 +2,7 @@
 
 main.py 的速度与内存，与教科书实现在同一次运行中对照。
 
-python benchmarks/run.py                    both architectures, a class of 209 + 83 pictures of 900×900
+python benchmarks/run.py                    resnet18 and wide_resnet50_2, a class of 209 + 83 pictures of 900×900
 python benchmarks/run.py --latency          one image at a time, also as exported
 python benchmarks/run.py --half             what export.py --half does to size, maps and ROC AUC
 python benchmarks/run.py --precision        what tf32 and bf16 do to speed, maps and ROC AUC

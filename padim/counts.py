@@ -135,10 +135,13 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
     for part in _parts(len(maps), chunk):
         pictures, truth = np.asarray(maps[part]), np.asarray(masks[part])
         for i, (picture, mask) in enumerate(zip(pictures, truth, strict=True), part.start):
-            normal = np.sort(picture[mask == 0])  # 有序的，查起来快
+            # 大多低于所有的缺陷得分，不必查；其余的排了序，查起来快
+            normal = np.sort(picture[(mask == 0) & (picture >= scores[0])])
             lower = np.searchsorted(scores, normal)  # 比它低的缺陷得分有几个
             upper = lower + (scores[np.minimum(lower, len(scores) - 1)] == normal)  # 不比它高的
             least, most = (np.bincount(each, minlength=len(under)) for each in (lower, upper))
+            for each in (least, most):
+                each[0] += picture.size - sizes[i] - len(normal)
             within += least
             under += most
             twice = np.cumsum(least + most)  # (K + 1,)，高于它的两倍，加相等的：之下的数两次，相等的数一次
