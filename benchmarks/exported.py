@@ -43,7 +43,7 @@ CPU = torch.device("cpu")
 def exported(model: PaDiM, folder: Path, half: bool = False) -> tuple[Exported, int]:
     """A fitted model, which gives its Gaussians up, as predict.py opens it, and the bytes of its files."""
     record = describe(model) | {"preprocessing": Preprocessing().record(), "training_files": "0", "pickle_bytes": 0}
-    nothing = Thresholds(None, None, "none", 0, 1)
+    nothing = Thresholds(None, None, "none")
     described = metadata(folder / "train_x.pkl", record, nothing, half)
     files = write_exported(folder / f"{model.arch}{'_half' * half}.onnx", model, described)
     return Exported(files[0], "cpu"), sum(path.stat().st_size for path in files)

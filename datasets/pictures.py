@@ -3,6 +3,7 @@
 没有标注的图片：来自文件与文件夹。
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,17 +25,17 @@ class Picture(NamedTuple):
     figure: Path
 
 
-def find_pictures(inputs: list[Path], figures: Path | None = None) -> list[Picture]:
+def find_pictures(inputs: list[Path], own: Mapping[Path, str] | None = None) -> list[Picture]:
     """The pictures named, and those in and below the folders named, sorted within each.
 
-    Links are followed; hidden files and folders are left out, and the folder ``figures``, where figures are
-    to go.
+    Links are followed; hidden files and folders are left out.
 
     Parameters
     ----------
     inputs : list of Path
         Files and folders.
-    figures : Path, optional
+    own : mapping, optional
+        Folders that are left out, too, and what is to go there: ``{Path("scored/pictures"): "figures"}``.
 
     Returns
     -------
@@ -43,21 +44,24 @@ def find_pictures(inputs: list[Path], figures: Path | None = None) -> list[Pictu
     Raises
     ------
     UserError
-        If an input is not there or is where figures go, a folder holds no picture or cannot be read, or a
+        If an input is not there or is one of ``own``, a folder holds no picture or cannot be read, or a
         link in it leads nowhere.
     """
     found: list[Picture] = []
     taken: dict[Path, int] = {}  # 图名 → 同名的下一张的编号
-    own = figures.resolve() if figures else None
+    own = own or {}
     for place in inputs:
-        if own and place.exists() and own in (place.resolve(), *place.resolve().parents):
-            raise UserError(f"{str(place)!r} is where figures go ({str(figures)!r}); give another --out")
+        for folder, what in own.items() if place.exists() else ():
+            if place.resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"{str(place)!r} is where {what} go ({str(folder)!r}); give another --out")
         if place.is_dir():
-            below = walk(place, [own] if own else []).pictures
+            below = walk(place, [folder.resolve() for folder in own]).pictures
             files = [(file, place.resolve().name / file.relative_to(place)) for file in below]
             if not files:
-                but = f" but in {str(figures)!r}, where figures go" if figures and figures.is_dir() else ""
-                raise UserError(f"no picture in {str(place)!r}{but}; PNG, JPEG, WebP, BMP, TIFF and the like count")
+                there = [f" but in {str(folder)!r}, where {what} go" for folder, what in own.items() if folder.is_dir()]
+                raise UserError(
+                    f"no picture in {str(place)!r}{','.join(there)}; PNG, JPEG, WebP, BMP, TIFF and the like count"
+                )
         elif place.exists():
             files = [(place, Path(place.name))]
         else:

@@ -3,6 +3,7 @@
 一类打完分之后的事，在一个线程里：评估、存小数组、记一行结果、画定位图；下一类的计算不等它。
 """
 
+import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from datasets.folder import FolderDataset
 from experiment.files.folder import Store
+from experiment.report.colours import OF_CLASS, are_faint, colours_of, scale_of
 from experiment.report.figures import Drawer, Drawings, chosen_figures
 from experiment.report.results import UNSCORED, ResultsFile, Stopwatch, remark
 from experiment.report.threshold import test_set, thresholds_of
@@ -20,6 +22,11 @@ from padim.metrics import evaluate_maps
 from system.command import wait_for
 from system.errors import UserError
 from system.files import close, write_json
+
+FAINT = (
+    "nine of ten defective pictures stay below a third of the heat maps' scale, the least to the largest score of the "
+    "class; --colours threshold shows them, without scoring again: plot/localization.py --colours threshold"
+)
 
 
 class Evaluator:
@@ -111,7 +118,12 @@ class Evaluator:
             kept = [] if is_new else [store.picture(name, i) for i in chosen]  # 得分没变：旧图一张张换
             staged.remove(*(path for path in store.pictures(name) if path not in kept))
         self._results.say(name)
-        return self._drawer.draw(store, name, chosen, arrays)
+        colours = colours_of(thresholds, scale_of(self._results.content, name))
+        if chosen and colours.bar == OF_CLASS:
+            maps = np.load(store.maps(name), mmap_mode="r")
+            if are_faint(colours, [float(np.max(maps[i])) for i in np.flatnonzero(test.labels)]):
+                remark(name, FAINT, sys.stdout)
+        return self._drawer.draw(store, name, chosen, arrays, colours)
 
     def finish_row(self) -> None:
         """Wait for the row of the class that was taken last."""

@@ -75,7 +75,7 @@ METHODS = {
         published=("wide_resnet50_2",), tolerance=0.01,  # 公开脚本漏掉图库末尾不足一百的向量，这里没有
     ),
     "mahalanobis_ad": Method(
-        "MahalanobisAD", "efficientnet_b4", "efficientnet_b4", (*_OF_PADIM, "top_k", "figures"),
+        "MahalanobisAD", "efficientnet_b4", "efficientnet_b4", (*_OF_PADIM, "top_k", "figures", "colours"),
         has_maps=False, has_gaussians=False,
         published=("efficientnet_b4",), has_published_weights=False,  # 发表值出自另一个包的权重
     ),

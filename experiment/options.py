@@ -6,14 +6,14 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets.catalogue import DATASETS
 from datasets.folder import FolderDataset
-from datasets.preprocessing import BITS
+from datasets.preprocessing import BITS, PROTOCOLS
 from experiment.methods import METHODS, NETWORKS
 from padim import PRECISIONS
 from system.command import Parser
@@ -21,12 +21,10 @@ from system.files import expanded
 from system.resources import cores
 
 STUDIES = ("layers", "dimensions", "seeds", "covariance")
+SCALES = ("class", "threshold")  # experiment.report.colours
 THREADS = {"cpu": 8, "cuda": 16}  # 解码线程至多这么多：网络在 CPU 上算时，核要分着用
 
-DEMO = {
-    "data_path": Path("data/sample"),
-    "save_path": Path("mvtec_result/demo"),
-}  # 给了 --demo 时的默认值
+DEMO = {"data_path": Path("data/sample"), "save_path": Path("mvtec_result/demo")}  # 给了 --demo 时的默认值
 
 
 def at_least(low: int) -> Callable[[str], int]:
@@ -124,6 +122,10 @@ def _flag(words: str) -> Option:
     return Option(False, words, None, (("action", "store_true"),))
 
 
+def _choice(default: str | None, words: str, choices: Iterable[str], **extra: str) -> Option:
+    return Option(default, words, None, (("choices", list(choices)), *extra.items()))
+
+
 def options() -> dict[str, Option]:
     """All options of main.py, in the order of its help; the other commands take some of them."""
     methods = "padim (default), or one of its predecessors: spade, mahalanobis_ad"
@@ -131,16 +133,16 @@ def options() -> dict[str, Option]:
         "backbone: wide_resnet50_2, resnet18, efficientnet_lite0, efficientnet_b5, or another of torchvision's "
         "(default %(default)s)"
     )
+    heat = (
+        "of heat maps: class, the class's least to largest score; threshold, 0 to twice the threshold (default: class "
+        "where the run is the published one, else threshold)"
+    )
+    data_sets = f"{', '.join(DATASETS)} (default %(default)s: MVTec AD, or any folder in its layout)"
     return {
-        "method": Option("padim", methods, None, (("choices", list(METHODS)),)),
+        "method": _choice("padim", methods, METHODS),
         "arch": Option("wide_resnet50_2", networks),
         "layers": Option(None, "the layers that are read (default: the backbone's own)", _names, _ABC),
-        "dataset": Option(
-            "mvtec",
-            f"{', '.join(DATASETS)} (default %(default)s: MVTec AD, or any folder in its layout)",
-            None,
-            (("choices", list(DATASETS)), ("metavar", "NAME")),
-        ),
+        "dataset": _choice("mvtec", data_sets, DATASETS, metavar="NAME"),
         "data_path": Option(
             FolderDataset.default_root(),
             "one folder a class, or one class (default $MVTEC_PATH, else %(default)s; elpv: the installed package's)",
@@ -152,15 +154,8 @@ def options() -> dict[str, Option]:
         "seed": Option(1024, "of the random choice of channels (default %(default)s)", int),
         "resize": Option(256, "shorter side in pixels, or HEIGHTxWIDTH exactly (default %(default)s)", extent(1), _N),
         "crop": Option(224, "side, or HEIGHTxWIDTH; 0 for none (default %(default)s)", extent(0), _N),
-        "protocol": Option(
-            "aligned",
-            "aligned (default), or rd: random rotation and crop of all pictures, from --seed (Rd-MVTec AD)",
-            None,
-            (("choices", ["aligned", "rd"]),),
-        ),
-        "bits": Option(
-            None, "of 16-bit pictures, how many are used: 8 to 16 (default: all)", _bits, (("metavar", "N"),)
-        ),
+        "protocol": _choice(PROTOCOLS[0], "aligned (default), or rd: random rotation and crop, from --seed", PROTOCOLS),
+        "bits": Option(None, "of 16-bit pictures, how many are used: 8 to 16 (default: all)", _bits, _N),
         "batch_size": Option(
             32,
             "images decoded together; on a GPU or with an exported model also those of a pass (default %(default)s)",
@@ -172,18 +167,14 @@ def options() -> dict[str, Option]:
             at_least(0),
         ),
         "device": Option("auto", "auto (default: CUDA if there is one), cpu, cuda or cuda:N"),
-        "precision": Option("float32", "float32 (default), tf32 (GPU), bf16", None, (("choices", list(PRECISIONS)),)),
+        "precision": _choice("float32", "float32 (default), tf32 (GPU), bf16", PRECISIONS),
         "rd": Option(
-            None, "channels kept (default: the backbone's own, 550 for wide_resnet50_2, 100 for resnet18)", at_least(1)
+            None, "channels kept (default: the backbone's own; wide_resnet50_2 550, resnet18 100)", at_least(1)
         ),
         "top_k": Option(5, "nearest training images of spade (default %(default)s)", at_least(1)),
-        "reduction": Option(
-            "random",
-            "how fewer channels come about: random (default), or pca, the principal components",
-            None,
-            (("choices", ["random", "pca"]),),
-        ),
+        "reduction": _choice("random", "to fewer channels: random (default), or pca", ("random", "pca")),
         "figures": Option("all", "a class: all (default), none, a number", _figures, _N),
+        "colours": _choice(None, heat, SCALES),
         "leave_out": Option(
             None,
             "training pictures are scored as if left out, for a threshold without labels: one by one, by folders "
@@ -244,7 +235,7 @@ def study(argv: Sequence[str] | None) -> argparse.Namespace:
     description = "Studies from one pass of the backbone: layers, dimensions, the spread over seeds, the covariance."
     parser = Parser(prog="ablation.py", description=description)
     left_out = {"rd", "reduction", "figures", "no_features", "leave_out", "refit", "demo", "method", "top_k"}
-    _add(parser, *(name for name in options() if name not in left_out), arch="resnet18")
+    _add(parser, *(name for name in options() if name not in {*left_out, "colours"}), arch="resnet18")
     add = parser.add_argument
     add("--study", nargs="+", choices=STUDIES, default=list(STUDIES), help="default: all four")
     add("--rd", type=at_least(1), help="channels kept by the random choices (default 100; wide_resnet50_2 550)")
@@ -269,11 +260,19 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
     percentile = between(0, 100, "percentile (0 to 100)")
     add("--percentile", type=percentile, help="of the left-out (or validation) scores, as threshold (default 99)")
     add("--figures", choices=["all", "none"], help="localization figures (default all with --out, else none)")
+    add(
+        "--colours",
+        choices=SCALES,
+        default="threshold",
+        help="of heat maps: threshold (default), or class, as main.py's",
+    )
+    add("--maps", action="store_true", help="with --out: raw maps (maps/*.tif) and masks (masks/*.png), at full size")
     add("--weights", help="as given to main.py (default: as recorded)")
     _add(parser, "batch_size", "num_workers", "device")
     args = parser.parse_args(argv)
-    if args.figures == "all" and args.out is None:
-        parser.error("--figures all needs a folder for them; give --out")
+    for option, is_wanted in (("figures all", args.figures == "all"), ("maps", args.maps)):
+        if is_wanted and args.out is None:
+            parser.error(f"--{option} needs a folder for them; give --out")
     if args.threshold is not None and args.percentile is not None:
         parser.error("--threshold and --percentile exclude each other; leave out one of them")
     args.figures = args.figures or ("all" if args.out else "none")

@@ -19,6 +19,8 @@ from experiment.files.gaussians import check_covariances, map_fitted
 from experiment.files.records import is_fitted_record
 from experiment.files.folder import Store
 from experiment.methods import METHODS, place, split_key
+from experiment.options import SCALES
+from experiment.report.colours import Colours, colours_of, scale_of
 from experiment.report.style import arch_label, class_order
 from experiment.report.threshold import class_thresholds
 from system.command import Parser
@@ -121,6 +123,14 @@ class Results:
 
     def _scores_of_good(self, name: str, key: str) -> list[float] | None:
         return self.provenance(name)[key] if self.store.fitted(name).with_suffix(".json").exists() else None
+
+    def scale(self, name: str) -> str:
+        """The scale of a class's heat maps where ``--colours`` is not given."""
+        return scale_of(self.content, name)
+
+    def colours(self, name: str, arrays: Mapping[str, Any], wanted: str | None) -> Colours:
+        """The colours and the mask of a class's raw maps, given its small arrays and ``--colours``."""
+        return colours_of(class_thresholds(self.store, name, arrays), wanted or self.scale(name))
 
     def pixels(self, name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Raw maps (N, H, W) and pictures (N, H, W, 3), mapped; N must be ``count``."""
@@ -270,17 +280,17 @@ def class_options(made: Parser) -> Parser:
     return made
 
 
+def colour_option(made: Parser) -> Parser:
+    """Add ``--colours``."""
+    which = "of heat maps, as main.py has it: class or threshold (default: as the run has drawn)"
+    made.add_argument("--colours", choices=SCALES, help=which)
+    return made
+
+
 def score_range(arrays: dict[str, Any]) -> tuple[float, float]:
     """What a class's ``image_scores`` were normalised by: the raw maps' range, unless a method scores images itself."""
     low, high = (arrays.get(f"image_{key}", arrays[key]) for key in ("score_min", "score_max"))
     return low, high
-
-
-def normalised_threshold(results: Results, name: str, arrays: dict[str, Any]) -> float | None:
-    """The image threshold on the scale of ``image_scores``, which is the class's min–max."""
-    raw, (low, high) = class_thresholds(results.store, name, arrays).decision, score_range(arrays)
-    # 得分全都相同时无从归一化，也就没有阈值
-    return None if raw is None or not high > low else float((raw - low) / (high - low))
 
 
 def raw_scores(arrays: dict[str, Any]) -> np.ndarray:

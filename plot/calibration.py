@@ -101,7 +101,7 @@ def show(axes: Axes, name: str, shown: dict[str, Curve], looks: dict[str, style.
 def figure(found: dict[str, dict[str, Curve]], say: Say) -> Figure:
     """A panel a class, a line a result; all share the axes."""
     names = style.class_order(name for each in found.values() for name in each)
-    columns = min(COLUMNS, len(names)) if len(names) > WIDE else max(2, len(names))
+    columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
     side = 2.4 if len(names) <= WIDE else style.DOUBLE / COLUMNS
     head = 0.25 + 0.2 * -(-(len(found) + 1) // KEYS)  # 英寸：图例的各行

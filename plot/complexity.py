@@ -169,7 +169,9 @@ def figure(groups: list[tuple[str, list[Bar]]], say: Say) -> Figure:
     # 所有柱里都微不足道的阶段不列入图例
     everything = [bar.stages for _, bars in groups for bar in bars]
     visible = [s for s in colours if any(stages.get(s, 0) > SLIGHT * sum(stages.values()) for stages in everything)]
-    keys = [Patch(color=colours[s], label=say(s, {**STAGES, OTHER: "其余"}.get(s, s))) for s in visible]
+    keys = [
+        Patch(color=colours[s], label=say(s.replace("_", " "), {**STAGES, OTHER: "其余"}.get(s, s))) for s in visible
+    ]
     if any(bar.floor is not None for _, bars in groups for bar in bars):
         floor = say("forward passes and decoding alone", "仅前向计算与解码")
         keys.append(times.plot([], [], color="black", lw=1.2, ls=(0, (2, 1)), label=floor)[0])

@@ -13,27 +13,34 @@ from typing import Any
 
 import numpy as np
 from _options import Parser, parser, run, save
-from _results import WITHOUT_MAPS, Results, check_same_pictures, chosen_classes, class_options, open_results
+from _results import (
+    WITHOUT_MAPS,
+    Results,
+    check_same_pictures,
+    chosen_classes,
+    class_options,
+    colour_option,
+    open_results,
+)
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 from experiment.methods import split_key
 from experiment.report import style
-from experiment.report.figures import PANELS, panel_images
-from experiment.report.threshold import class_thresholds
+from experiment.report.colours import Bar, Colours
+from experiment.report.figures import PANELS, colour_bar, panel_images
 from system.errors import UserError
 from experiment.report.style import Say
 
 TITLES_ZH = ("图像", "真值", "预测热图", "预测掩码", "分割结果")
-LEFT, TITLE, BOTTOM, GAP, BAR, RIGHT = 0.2, 0.13, 0.06, 0.05, 0.09, 0.5  # 英寸；TITLE：一行列名
+LEFT, TITLE, BOTTOM, GAP, BAR, RIGHT = 0.2, 0.13, 0.06, 0.05, 0.09, 0.64  # 英寸；TITLE：一行列名
 PAGE = 9.2  # 英寸：一页放得下的高度
 Rows = list[list[np.ndarray | None]]
 
 
 def options() -> Parser:
     """The command line."""
-    made = class_options(parser(__doc__))
+    made = colour_option(class_options(parser(__doc__)))
     made.add_argument("--index", type=int, nargs="+", metavar="I", help="test images to show, counted from 0")
     made.add_argument("--compare", action="store_true", help="the heat maps of all models (--arch) beside one another")
     return made
@@ -82,18 +89,17 @@ def chosen_images(arrays: dict[str, Any], name: str, wanted: list[int] | None) -
     return indices
 
 
-def panels(results: Results, name: str, arrays: dict[str, Any], indices: list[int]) -> Rows:
+def panels(results: Results, name: str, arrays: dict[str, Any], indices: list[int], colours: Colours) -> Rows:
     """The five panels of each of these test images."""
     maps, images = results.pixels(name, len(arrays["files"]))
-    rows, thresholds = [], class_thresholds(results.store, name, arrays)
+    rows = []
     for i in indices:
-        scores = thresholds.scaled(np.asarray(maps[i]))  # 全类同一尺度
         truth = None if arrays["masks"] is None else arrays["masks"][i]
-        rows.append(panel_images(images[i], truth, scores, thresholds.scaled_pixel))
+        rows.append(panel_images(images[i], truth, np.asarray(maps[i]), colours))
     return rows
 
 
-def sheet(titles: list[str], labels: list[str], rows: Rows, bar_label: str, say: Say) -> Figure:
+def sheet(titles: list[str], labels: list[str], rows: Rows, whose: str, bar: Bar, say: Say) -> Figure:
     """Rows of panels under their titles, with their labels before and one colour bar behind them."""
     # 双栏宽；行数多时缩小，使整图不超出一页
     columns, top = len(titles), 0.1 + TITLE * max(title.count("\n") + 1 for title in titles)
@@ -120,20 +126,20 @@ def sheet(titles: list[str], labels: list[str], rows: Rows, bar_label: str, say:
             show(axes, panel, say)
             if row == 0:
                 axes.set_title(titles[column], pad=3, size=style.SMALL_SIZE, linespacing=1.3)
-    bar = place(LEFT + columns * (width + GAP), top, BAR, total[1] - top - BOTTOM)  # 全图共用的色条
-    drawing.colorbar(ScalarMappable(cmap=style.HEAT), cax=bar).set_label(bar_label)
-    bar.grid(False)
+    axes = place(LEFT + columns * (width + GAP), top, BAR, total[1] - top - BOTTOM)  # 全图共用的色条
+    colour_bar(axes, bar, f"{whose}\n{say(bar.english, bar.chinese)}", style.TEXT_SIZE)
     return drawing
 
 
-def figure(results: Results, name: str, wanted: list[int] | None, say: Say) -> Figure:
+def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> Figure:
     """Rows of five panels for one class."""
-    arrays = results.arrays(name)
+    arrays, wanted = results.arrays(name), args.index
+    colours = results.colours(name, arrays, args.colours)
     indices = chosen_images(arrays, name, wanted)
     titles = [say(english, chinese) for english, chinese in zip(PANELS, TITLES_ZH, strict=True)]
-    bar_label = f"{say('Anomaly score, ', '异常得分，')}{style.arch_label(results.store.key)}"
+    whose = f"{say('Anomaly score, ', '异常得分，')}{style.arch_label(results.store.key)}"
     labels = [str(arrays["kinds"][i]) for i in indices]
-    return sheet(titles, labels, panels(results, name, arrays, indices), bar_label, say)
+    return sheet(titles, labels, panels(results, name, arrays, indices, colours), whose, colours.bar, say)
 
 
 def scored_by_several(found: list[Results], args: argparse.Namespace) -> dict[str, list[Results]]:
@@ -149,18 +155,23 @@ def scored_by_several(found: list[Results], args: argparse.Namespace) -> dict[st
     return {name: several[name] for name in chosen}
 
 
-def comparison(models: list[Results], name: str, wanted: list[int] | None, say: Say) -> Figure:
+def comparison(models: list[Results], name: str, args: argparse.Namespace, say: Say) -> Figure:
     """Rows of image, ground truth and every model's heat map for one class."""
     check_same_pictures(name, models)
     arrays = [each.arrays(name) for each in models]
-    indices = chosen_images(arrays[0], name, wanted)
-    found = [panels(each, name, its, indices) for each, its in zip(models, arrays, strict=True)]
+    indices = chosen_images(arrays[0], name, args.index)
+    # 并排的图，颜色说的是同一件事：有一个默认按阈值，就都按阈值
+    scale = args.colours or ("threshold" if any(each.scale(name) == "threshold" for each in models) else "class")
+    colours = [each.colours(name, its, scale) for each, its in zip(models, arrays, strict=True)]
+    found = [panels(each, name, its, indices, own) for each, its, own in zip(models, arrays, colours, strict=True)]
     # 图像与真值取自第一个模型，其后是各模型的热图
     rows = [[*rows[0][:2], *(row[2] for row in rows)] for rows in zip(*found, strict=True)]
     titles = [say(PANELS[k], TITLES_ZH[k]) for k in range(2)]
     titles += [label.replace(" (", "\n(") for label in style.arch_labels(each.store.key for each in models).values()]
-    words = say("Anomaly score, each on its own scale", "异常得分，各取自己的尺度")
-    return sheet(titles, [str(arrays[0]["kinds"][i]) for i in indices], rows, words, say)
+    bars = {each.bar for each in colours}
+    bar = bars.pop() if len(bars) == 1 else Bar("each on its own scale", "各取自己的尺度", 0, 1)
+    labels = [str(arrays[0]["kinds"][i]) for i in indices]
+    return sheet(titles, labels, rows, say("Anomaly score", "异常得分"), bar, say)
 
 
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
@@ -168,10 +179,10 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     found = open_results(args.result, args.arch, WITHOUT_MAPS)
     if args.compare:
         for name, models in scored_by_several(found, args).items():
-            yield from save(comparison(models, name, args.index, say), args, f"comparison_{name}")
+            yield from save(comparison(models, name, args, say), args, f"comparison_{name}")
         return
     for name in chosen_classes(args, *found):
-        yield from save(figure(best(found, name), name, args.index, say), args, name)
+        yield from save(figure(best(found, name), name, args, say), args, name)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,19 +13,25 @@ from typing import Any
 
 import numpy as np
 from _options import Parser, parser, run, save
-from _results import WITHOUT_GAUSSIANS, Results, chosen_classes, class_options, open_results, raw_scores
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from _results import (
+    WITHOUT_GAUSSIANS,
+    Results,
+    chosen_classes,
+    class_options,
+    colour_option,
+    open_results,
+    raw_scores,
+)
 from matplotlib.figure import Figure, SubFigure
 
 from experiment.report import style
-from experiment.report.figures import heat_over
+from experiment.report.colours import Colours
+from experiment.report.figures import colour_bar, heat_over
 from experiment.report.threshold import PERCENTILE, lots_that_stand_out, stands_out_from
-from padim.metrics import normalise
 from experiment.report.style import Line, Say
 
 COLUMNS = 3  # 每格左右两幅：图像，叠加了异常图的图像
-LEFT, HEAD, CAPTION, GAP, BAR, RIGHT = 0.05, 0.42, 0.19, 0.1, 0.09, 0.5  # 英寸；CAPTION：每格上方的得分与文件名
+LEFT, HEAD, CAPTION, GAP, BAR, RIGHT = 0.05, 0.42, 0.19, 0.1, 0.09, 0.64  # 英寸；CAPTION：每格上方的得分与文件名
 LEGEND, STRIP, NAMES, AXIS, MARGIN = 0.45, 0.6, 1.35, 0.42, 0.1  # 英寸：图例，一行分布的高与行名的宽，横轴，右边
 PITCH = (style.DOUBLE - LEFT - BAR - RIGHT) / COLUMNS
 PAGE = 9.2  # 英寸：一页放得下的高度
@@ -36,7 +42,7 @@ LEFT_OUT_COLOUR, ALONE_COLOUR, PERCENTILE_COLOUR = "0.45", "0.7", style.PALETTE[
 
 def options() -> Parser:
     """The command line."""
-    return class_options(parser(__doc__))
+    return colour_option(class_options(parser(__doc__)))
 
 
 def title(results: Results, name: str, left_out: list[float], count: int, by_lots: bool, say: Say) -> str:
@@ -70,17 +76,18 @@ def side_by_side(picture: np.ndarray, overlay: np.ndarray) -> np.ndarray:
     return np.hstack([picture, seam, overlay])
 
 
-def show_pictures(part: SubFigure, unusual: dict[str, Any], limit: float | None, size: float, say: Say) -> None:
+def show_pictures(
+    part: SubFigure, unusual: dict[str, Any], limit: float | None, size: float, colours: Colours, say: Say
+) -> None:
     """Every picture beside its map, ``size`` inches high, framed where it stands out; one colour scale."""
     maps, rows = unusual["maps"], -(-len(unusual["maps"]) // COLUMNS)
-    low, high = float(maps.min()), max(float(maps.max()), limit or 0)  # 没有不合群的，就没有最深的红
     total = HEAD + rows * (CAPTION + size)
 
     def place(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
         return x / style.DOUBLE, 1 - (y + height) / total, width / style.DOUBLE, height / total  # 从左上角量起
 
     for i, (file, score, picture) in enumerate(zip(*(unusual[k] for k in ("files", "scores", "images")), strict=True)):
-        panel = side_by_side(picture, heat_over(picture, normalise(maps[i], low, high)))
+        panel = side_by_side(picture, heat_over(picture, maps[i], colours))
         x, y = LEFT + i % COLUMNS * PITCH, HEAD + CAPTION + i // COLUMNS * (CAPTION + size)
         axes = part.add_axes(place(x, y, size * panel.shape[1] / len(panel), size), xticks=[], yticks=[])
         axes.imshow(panel, interpolation="antialiased", aspect="auto")
@@ -89,11 +96,8 @@ def show_pictures(part: SubFigure, unusual: dict[str, Any], limit: float | None,
         axes.spines[:].set(visible=stands_out, color=colour, linewidth=1.8)
         axes.set_title(caption(str(file), score), loc="left", pad=3, size=style.SMALL_SIZE, color=colour)
     bar = part.add_axes(place(style.DOUBLE - RIGHT - BAR, HEAD + CAPTION, BAR, total - HEAD - CAPTION))
-    part.colorbar(ScalarMappable(Normalize(low, high), style.HEAT), cax=bar)
-    bar.set_ylabel(say("Left-out anomaly score", "留一异常得分"))
-    bar.grid(False)
-    if limit is not None:
-        bar.axhline(limit, color="black", lw=1.5)
+    words = say("Left-out anomaly score", "留一异常得分"), say(colours.bar.english, colours.bar.chinese)
+    colour_bar(bar, colours.bar, "\n".join(words), style.TEXT_SIZE)
 
 
 def distributions(
@@ -195,10 +199,11 @@ def show_lots(part: SubFigure, left_out: list[float], lots: np.ndarray, say: Say
     axes.set_title(say(f"Lots ({some}): {which}", f"批次（{some}）：{which}"), loc="left", size=style.TEXT_SIZE)
 
 
-def figure(results: Results, name: str, say: Say) -> Figure:
+def figure(results: Results, name: str, wanted: str | None, say: Say) -> Figure:
     """Above the pictures, the most unusual first; below the distributions with the thresholds, then the lots."""
     left_out, alone, unusual = results.left_out(name)
     arrays = results.arrays(name) if results.store.arrays(name).exists() else None  # 没有测试图像的一类没有
+    colours = results.colours(name, arrays or {}, wanted)  # 与测试图像的热图同一尺度
     strips, count, lots = distributions(left_out, alone, arrays, say), len(unusual["files"]), unusual["lots"]
 
     # 双栏宽；图太高时缩小，使整图不超出一页
@@ -213,7 +218,7 @@ def figure(results: Results, name: str, say: Say) -> Figure:
 
     words = title(results, name, left_out, count, lots is not None, say)
     parts[0].text(LEFT / style.DOUBLE, 1 - 0.06 / above, words, va="top", linespacing=1.5, size=style.TEXT_SIZE)
-    show_pictures(parts[0], unusual, stands_out_from(left_out), size, say)
+    show_pictures(parts[0], unusual, stands_out_from(left_out), size, colours, say)
     show_scores(parts[1], strips, thresholds(left_out, alone, arrays, say), say)
     if lots is not None:
         show_lots(parts[2], left_out, lots, say)
@@ -225,7 +230,7 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS, training=True):
         for name in chosen_classes(args, results):
             stem = f"training_pictures_{name}_{style.arch_short(results.store.key)}"
-            yield from save(figure(results, name, say), args, stem)
+            yield from save(figure(results, name, args.colours, say), args, stem)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -216,13 +216,11 @@ def test_the_metadata_says_it_all(resnet, unlabelled):
             assert known["test_set"] == dict.fromkeys(known["test_set"])
             assert known["threshold"] == pytest.approx(np.percentile(record["left_out_scores"], 99))
             assert known["threshold_origin"] == "99th percentile of 6 left-out training scores"
-            assert known["colours"] == [0, 2 * known["threshold"]]
             continue
         with np.load(fitted.pickle.parent.parent / "scores_resnet18/photo.npz") as arrays:
             assert known["test_set"] == {key: float(arrays[key]) for key in known["test_set"]}
             assert known["threshold"] == arrays["image_threshold_raw"] and len(known["test_set"]) == 4
             assert known["pixel_threshold"] == arrays["threshold_raw"]
-            assert known["colours"] == [arrays["score_min"], arrays["score_max"]]
 
 
 def section(heading: str) -> str:
@@ -436,7 +434,7 @@ def becomes(key: str, value: str):
         *(without(key) for key in ("class", "threshold", "test_set", "preprocessing", "size", "dimensions")),
         *(becomes("threshold", value) for value in ('"5"', "NaN", "", "[" * 100_000)),
         becomes("size", "[64, 65]"),
-        becomes("colours", "5"),
+        becomes("pixel_threshold", '"5"'),
         becomes("test_set", "{}"),
         lambda model: setattr(model.graph.input[0], "name", "images"),
         lambda model: model.graph.output.pop(),

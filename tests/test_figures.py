@@ -10,7 +10,8 @@ from skimage.segmentation import find_boundaries
 
 from experiment.files.folder import Store
 from experiment.report import figures
-from experiment.report.figures import Drawer, LocalizationCanvas, boundary, chosen_figures, predicted_mask, roc_figure
+from experiment.report.colours import OF_CLASS, OF_THRESHOLD, Colours, predicted_mask
+from experiment.report.figures import Drawer, LocalizationCanvas, boundary, chosen_figures, roc_figure
 from padim.metrics import evaluate_maps, normalise
 from system.files import Staged
 
@@ -31,6 +32,10 @@ def scored(tmp_path):
     return store, arrays
 
 
+def colours(arrays: dict) -> Colours:
+    return Colours(arrays["score_min"], arrays["score_max"], arrays["threshold_raw"], OF_CLASS)
+
+
 @pytest.fixture
 def drawer():
     drawer = Drawer()
@@ -44,16 +49,16 @@ def panels(figure: np.ndarray, canvas: LocalizationCanvas) -> list[np.ndarray]:
 
 def test_the_five_panels(scored, drawer):
     store, arrays = scored
-    drawer.draw(store, "x", [1], arrays).finish()
+    drawer.draw(store, "x", [1], arrays, colours(arrays)).finish()
     figure = np.asarray(Image.open(store.picture("x", 1)))
-    canvas = LocalizationCanvas(H, W)
+    canvas = LocalizationCanvas(H, W, OF_CLASS)
     image, truth, heat, mask, segmentation = panels(figure, canvas)
     stored = np.load(store.images("x"))[1]
     scores = normalise(np.load(store.maps("x"))[1], arrays["score_min"], arrays["score_max"])
     np.testing.assert_array_equal(image, stored)
     np.testing.assert_array_equal(truth[..., 0] > 0, arrays["masks"][1] > 0)
-    colours = matplotlib.colormaps["jet"](scores)[..., :3] * 255
-    assert np.abs(heat - (stored / 2 + colours / 2)).max() < 4
+    jet = matplotlib.colormaps["jet"](scores)[..., :3] * 255
+    assert np.abs(heat - (stored / 2 + jet / 2)).max() < 4
     wanted = opening(scores > arrays["threshold"], disk(4))
     np.testing.assert_array_equal(mask[..., 0] > 0, wanted)
     assert wanted.any()
@@ -62,18 +67,34 @@ def test_the_five_panels(scored, drawer):
     assert not red[:10].any()
 
 
+def test_colours_by_the_threshold(scored, drawer):
+    """They run to twice the threshold, whatever the class holds; the mask is the same."""
+    store, arrays = scored
+    threshold = arrays["threshold_raw"]
+    for own in (colours(arrays), Colours(0, 2 * threshold, threshold, OF_THRESHOLD)):
+        drawer.draw(store, "x", [1], arrays, own).finish()
+        found = panels(np.asarray(Image.open(store.picture("x", 1))), LocalizationCanvas(H, W, own.bar))
+        if own.bar == OF_CLASS:
+            published = found
+    stored, raw = np.load(store.images("x"))[1], np.load(store.maps("x"))[1]
+    jet = matplotlib.colormaps["jet"](raw / (2 * threshold))[..., :3] * 255
+    assert np.abs(found[2] - (stored / 2 + jet / 2)).max() < 4
+    assert np.abs(found[2].astype(int) - published[2]).max() > 50
+    for k in (0, 1, 3, 4):
+        np.testing.assert_array_equal(found[k], published[k])
+
+
 def test_every_figure_is_there_once_drawing_is_finished(scored, drawer):
     store, arrays = scored
-    drawings = drawer.draw(store, "x", range(3), arrays)
+    drawings = drawer.draw(store, "x", range(3), arrays, colours(arrays))
     drawings.finish()
-    alone = LocalizationCanvas(H, W)
+    alone = LocalizationCanvas(H, W, OF_CLASS)
     maps, images = np.load(store.maps("x")), np.load(store.images("x"))
     for i in range(3):
-        scores = normalise(maps[i], arrays["score_min"], arrays["score_max"])
-        wanted = alone.draw(images[i], arrays["masks"][i], scores, arrays["threshold"])
+        wanted = alone.draw(images[i], arrays["masks"][i], maps[i], colours(arrays))
         np.testing.assert_array_equal(np.asarray(Image.open(store.picture("x", i))), wanted)
     assert drawings.name == "x" and len(list(store.root.rglob("*.png"))) == 3
-    drawer.draw(store, "x", [], arrays).finish()
+    drawer.draw(store, "x", [], arrays, colours(arrays)).finish()
 
 
 def test_a_figure_that_cannot_be_written_is_an_error(scored, drawer, monkeypatch):
@@ -84,7 +105,7 @@ def test_a_figure_that_cannot_be_written_is_an_error(scored, drawer, monkeypatch
 
     monkeypatch.setattr(figures, "save_picture", full)
     with pytest.raises(OSError, match="No space left"):
-        drawer.draw(store, "x", [0, 1, 2], arrays).finish()
+        drawer.draw(store, "x", [0, 1, 2], arrays, colours(arrays)).finish()
 
 
 def test_nothing_more_is_drawn_once_it_is_stopped(scored, monkeypatch):
@@ -99,7 +120,7 @@ def test_nothing_more_is_drawn_once_it_is_stopped(scored, monkeypatch):
     monkeypatch.setattr(figures, "save_picture", slow)
     monkeypatch.setattr(figures, "cores", lambda: 2)  # 一个绘图线程
     drawer = Drawer()
-    drawer.draw(store, "x", [0, 1, 2], arrays)
+    drawer.draw(store, "x", [0, 1, 2], arrays, colours(arrays))
     assert started.wait(20)
     stopping = Thread(target=drawer.stop)
     stopping.start()
@@ -109,8 +130,8 @@ def test_nothing_more_is_drawn_once_it_is_stopped(scored, monkeypatch):
 
 
 def test_what_is_not_available_says_so():
-    canvas = LocalizationCanvas(H, W)
-    figure = canvas.draw(np.zeros((H, W, 3), np.uint8), None, np.zeros((H, W)), None)
+    canvas = LocalizationCanvas(H, W, OF_CLASS)
+    figure = canvas.draw(np.zeros((H, W, 3), np.uint8), None, np.zeros((H, W)), Colours(0, 1, None, OF_CLASS))
     _, truth, _, mask, segmentation = panels(figure, canvas)
     for panel in (truth, mask, segmentation):
         np.testing.assert_array_equal(panel, canvas.missing)
@@ -136,9 +157,13 @@ def test_chosen_figures(wanted, indices):
 def test_roc_figure_with_missing_levels(tmp_path):
     curve = np.array([[0, 0], [0.1, 0.8], [1, 1]]), 0.85
     path = tmp_path / "roc.png"
-    roc_figure({"a": {"image": curve, "pixel": None}, "b": {"image": None, "pixel": None}}, path)
+    roc_figure({"a": {"image": curve, "pixel": None}, "b": {"image": None, "pixel": curve}}, path)
     image = np.asarray(Image.open(path).convert("RGB"))
     assert image.shape[1] > 1500 and (image < 100).any()
+    for only in (curve, None):  # 哪一类都没有的一级，不留空格子
+        roc_figure({"a": {"image": only, "pixel": None}, "b": {"image": None, "pixel": None}}, path)
+        image = np.asarray(Image.open(path).convert("RGB"))
+        assert 900 < image.shape[1] < 1200 and (image < 100).any()
 
 
 def test_masks_and_their_boundaries_are_skimages():

@@ -20,7 +20,7 @@ from plotting import script
 
 import main
 from datasets.sample import MARK, write_sample
-from experiment.report.figures import predicted_mask
+from experiment.report.colours import predicted_mask
 from padim.metrics import normalise
 
 FAST = ["--arch", "resnet18", "--weights", "random"]

@@ -17,6 +17,10 @@ from datasets.preprocessing import Preprocessing
 from system.errors import UserError
 
 
+def own(out):
+    return {out / "pictures": "figures", out / "masks": "masks"}
+
+
 def picture(path, size=(8, 6)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, "red").save(path)
@@ -26,18 +30,20 @@ def picture(path, size=(8, 6)):
 def test_pictures_in_the_folder_where_results_go(tmp_path):
     """All but the figures that are written there."""
     out = tmp_path / "in"
-    for name in ("a.png", "b/c.png", "b/pictures/d.png", "pictures/b/figure.png"):
+    for name in ("a.png", "b/c.png", "b/pictures/d.png", "pictures/b/figure.png", "masks/b/c.png"):
         picture(out / name)
-    found = [p.file.relative_to(out).as_posix() for p in find_pictures([out], out / "pictures")]
+    found = [p.file.relative_to(out).as_posix() for p in find_pictures([out], own(out))]
     assert found == ["a.png", "b/c.png", "b/pictures/d.png"]
-    assert len(find_pictures([out])) == 4
-    for place in (out / "pictures", out / "pictures/b", out / "pictures/b/figure.png"):
-        with pytest.raises(UserError, match=r"is where figures go \(.*pictures'\); give another --out"):
-            find_pictures([place], out / "pictures")
+    assert len(find_pictures([out])) == 5
+    for place in (out / "pictures", out / "pictures/b", out / "pictures/b/figure.png", out / "masks/b"):
+        with pytest.raises(UserError, match=r"is where (figures|masks) go \(.*(pictures|masks)'\); give another --out"):
+            find_pictures([place], own(out))
     shutil.rmtree(out / "b")
     (out / "a.png").unlink()
-    with pytest.raises(UserError, match=r"no picture in '.*in' but in '.*pictures', where figures go"):
-        find_pictures([out], out / "pictures")
+    with pytest.raises(
+        UserError, match=r"no picture in '.*in' but in '.*pictures', where figures go, but in '.*masks', where masks go"
+    ):
+        find_pictures([out], own(out))
 
 
 def test_every_figure_has_a_name_of_its_own(tmp_path):
@@ -63,7 +69,7 @@ def test_a_link_to_a_folder_that_leads_nowhere(tmp_path, target):
     with pytest.raises(UserError, match=r"a/lost' is a symbolic link that is circular or leads nowhere"):
         find_pictures([tmp_path])
     with pytest.raises(UserError, match=r"no picture or folder '.*lost'"):
-        find_pictures([tmp_path / "a/lost"], tmp_path / "pictures")
+        find_pictures([tmp_path / "a/lost"], own(tmp_path))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="longer paths than POSIX's")

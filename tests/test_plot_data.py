@@ -17,9 +17,9 @@ from synthetic import DIMENSIONS, GRID, SIDE, write_results
 from experiment.files.folder import Store
 from experiment.files.gaussians import read_fitted
 from experiment.report import style
+from experiment.report.colours import OF_CLASS, OF_THRESHOLD, Colours
 from experiment.report.figures import heat_over, panel_images
 from experiment.report.threshold import Thresholds, stands_out_from
-from padim.metrics import normalise
 from system.files import read_json, write_json
 
 CLASSES = ("bottle", "tile")
@@ -113,7 +113,7 @@ def test_calibration(root, store, figures, tmp_path):
         left_out = read_json(store.fitted(name).with_suffix(".json"))["left_out_scores"]
         good = np.load(store.maps(name)).max(axis=(1, 2))[store.read_arrays(name)["labels"] == 0].astype(float)
         assert counts == f"{len(left_out)} scores, {len(good)} pictures"
-        thresholds = Thresholds(None, None, "", 0, 1, left_out)
+        thresholds = Thresholds(None, None, "", good=left_out)
         p_values = np.array([thresholds.p_value(score) for score in good])
         diagonal, line = axes.lines
         assert (diagonal.get_xydata() == [[0, 0], [1, 1]]).all()
@@ -165,12 +165,10 @@ def test_score_distribution(root, store, figures, tmp_path):
         arrays = store.read_arrays(axes.get_title())
         (threshold,) = (line.get_xdata()[0] for line in axes.lines)
         raw = np.load(store.maps(axes.get_title())).max(axis=(1, 2))
-        assert threshold == pytest.approx(
-            normalise(arrays["image_threshold_raw"], arrays["score_min"], arrays["score_max"])
-        )
-        assert ((raw >= arrays["image_threshold_raw"]) == (arrays["image_scores"] >= threshold - 1e-6)).all()
+        assert threshold == arrays["image_threshold_raw"] and axes.get_xscale() == "linear"
         tops = [patch.get_xy()[:, 1].max() for patch in axes.patches]
-        counts = [np.histogram(arrays["image_scores"][arrays["labels"] == k], 20, (0, 1))[0].max() for k in (0, 1)]
+        ends = float(raw.min()), float(raw.max())
+        counts = [np.histogram(raw[arrays["labels"] == k], 20, ends)[0].max() for k in (0, 1)]
         assert tops == [counts[0], counts[0], counts[1], counts[1]]
 
 
@@ -183,7 +181,24 @@ def test_score_distribution_of_a_method_with_image_scores_of_its_own(methods, fi
             ends = arrays["image_score_min"], arrays["image_score_max"]
             assert (raw.min(), raw.max()) == pytest.approx(ends) and ends[0] > 30
             (threshold,) = (line.get_xdata()[0] for line in axes.lines)
-            assert threshold == pytest.approx(normalise(arrays["image_threshold_raw"], *ends))
+            assert threshold == arrays["image_threshold_raw"]
+
+
+def test_score_distribution_where_one_score_is_ten_times_the_others(tmp_path, figures):
+    """The others do not share a bin: the axis is logarithmic, and says so."""
+    write_results(tmp_path, "resnet18", ("bottle", "tile"))
+    store = Store(tmp_path, "resnet18")
+    arrays = store.read_arrays("tile")
+    raw = np.geomspace(2, 8, len(arrays["labels"]))
+    raw[-1] = 80
+    arrays |= {"image_score_min": 2.0, "image_score_max": 80.0, "image_threshold_raw": raw[3]}
+    store.write_arrays("tile", arrays | {"image_scores": ((raw - 2) / 78).astype(np.float32)})
+    run("score_distribution", "--result", tmp_path, "--out", tmp_path)
+    tile, bottle = figures[0].axes
+    assert (tile.get_title(), tile.get_xscale(), bottle.get_xscale()) == ("tile", "log", "linear")
+    assert tile.get_xlabel() == "logarithmic" and bottle.get_xlabel() == ""
+    steps = {x for patch in tile.patches for (x, y) in patch.get_xy() if y > 0}
+    assert len([x for x in steps if x < 8.1]) > 10
 
 
 def test_localization_shows_the_median_of_every_kind(root, store, figures, tmp_path):
@@ -196,8 +211,7 @@ def test_localization_shows_the_median_of_every_kind(root, store, figures, tmp_p
     for row, kind in enumerate(labels):
         members = np.flatnonzero(kinds == kind)
         i = members[np.argsort(arrays["image_scores"][members])[(len(members) - 1) // 2]]
-        scores = normalise(maps[i], arrays["score_min"], arrays["score_max"])
-        wanted = panel_images(images[i], arrays["masks"][i], scores, arrays["threshold"])
+        wanted = panel_images(images[i], arrays["masks"][i], maps[i], of_class(arrays))
         for axes, panel in zip(figure.axes[5 * row : 5 * row + 5], wanted, strict=True):
             np.testing.assert_array_equal(axes.images[0].get_array(), panel)
 
@@ -216,8 +230,8 @@ def test_localization_is_padims_unless_a_model_is_named(methods, figures, tmp_pa
         run("localization", "--result", methods, "--out", tmp_path, "--class", "tile", "--index", 3, *options)
         store = Store(methods, key)
         arrays, maps, images = store.read_arrays("tile"), np.load(store.maps("tile")), np.load(store.images("tile"))
-        scores = normalise(maps[3], arrays["score_min"], arrays["score_max"])
-        np.testing.assert_array_equal(figures[-1].axes[2].images[0].get_array(), heat_over(images[3], scores))
+        heat = heat_over(images[3], maps[3], of_class(arrays))
+        np.testing.assert_array_equal(figures[-1].axes[2].images[0].get_array(), heat)
 
 
 def test_each_class_is_shown_from_the_model_that_is_best_at_it(tmp_path, figures):
@@ -232,7 +246,7 @@ def test_each_class_is_shown_from_the_model_that_is_best_at_it(tmp_path, figures
     options = ["--result", tmp_path / "result", "--out", tmp_path, "--index", 1]
     run("localization", *options, "--all")
     run("localization", *options, "--class", "tile")
-    shown = [figure.axes[-1].get_ylabel().removeprefix("Anomaly score, ") for figure in figures]
+    shown = [figure.axes[-1].get_ylabel().splitlines()[0].removeprefix("Anomaly score, ") for figure in figures]
     assert shown == ["ResNet18", "WideResNet50", "SPADE (WideResNet50)", "ResNet18"]  # tile、bottle、zipper；tile
 
 
@@ -246,12 +260,50 @@ def test_comparison(methods, figures, tmp_path):
         for heat, key in zip(heats, METHODS[:3], strict=True):
             store = Store(methods, key)
             arrays, picture = store.read_arrays("tile"), np.load(store.images("tile"))[i]
-            scores = normalise(np.load(store.maps("tile"))[i], arrays["score_min"], arrays["score_max"])
-            np.testing.assert_array_equal(heat, heat_over(picture, scores))
+            raw = np.load(store.maps("tile"))[i]
+            np.testing.assert_array_equal(heat, heat_over(picture, raw, of_class(arrays)))
             np.testing.assert_array_equal(image, picture)
             np.testing.assert_array_equal(truth[..., 0] > 0, arrays["masks"][i] > 0)
     titles = [axes.get_title() for axes in figures[0].axes[2:5]]
     assert titles == ["PaDiM\n(ResNet18)", "PaDiM\n(WideResNet50)", "SPADE\n(WideResNet50)"]
+
+
+def of_class(arrays: dict) -> Colours:
+    return Colours(arrays["score_min"], arrays["score_max"], arrays["threshold_raw"], OF_CLASS)
+
+
+def test_colours(methods, figures, tmp_path):
+    """By the option; without one as the run has drawn: as published, as it was told, else by the threshold."""
+    root = shutil.copytree(methods, tmp_path / "copy")
+    options = ["--result", root, "--out", tmp_path, "--class", "tile", "--index", 5]
+    store = Store(root, METHODS[0])
+    content, arrays = store.read_results(), store.read_arrays("tile")
+    raw, picture, threshold = (
+        np.load(store.maps("tile"))[5], np.load(store.images("tile"))[5], arrays["threshold_raw"],
+    )  # fmt: skip
+    by_threshold = Colours(0, 2 * threshold, threshold, OF_THRESHOLD)
+
+    def drawn(*more):
+        run("localization", *options, *more)
+        image = figures[-1].axes[2].images[0].get_array()
+        words = figures[-1].axes[-1].get_ylabel().splitlines()[-1]
+        return next(c for c in (of_class(arrays), by_threshold) if (heat_over(picture, raw, c) == image).all()), words
+
+    one = ["--arch", METHODS[0]]
+    published = of_class(arrays), "share of the class's range"
+    by_factor = by_threshold, "times the threshold"
+    assert drawn(*one) == published and drawn(*one, "--colours", "threshold") == by_factor
+    assert figures[-1].axes[-1].get_ylim() == (0, 2) and figures[-1].axes[-1].lines[-1].get_ydata()[0] == 1
+    assert drawn("--compare", "--arch", *METHODS[:2]) == published
+    content["classes"]["tile"]["published"] = None
+    store.write_results(content)
+    assert drawn(*one) == by_factor and drawn(*one, "--colours", "class") == published
+    assert drawn("--compare", "--arch", *METHODS[:2]) == by_factor  # 颜色在各模型那里说的是同一件事
+    content["run"]["options"]["colours"] = "class"
+    store.write_results(content)
+    assert drawn(*one) == published
+    run("localization", *options, *one, "--lang", "zh")
+    assert figures[-1].axes[-1].get_ylabel() == "异常得分，ResNet18\n占本类得分范围的比例"
 
 
 def test_comparison_of_what_two_models_have_scored(methods, figures, tmp_path):
@@ -321,17 +373,17 @@ def test_training_pictures(root, store, figures, tmp_path):
     run("training_pictures", "--result", root, "--out", tmp_path, "--class", "tile")
     unusual, arrays = store.read_left_out("tile"), store.read_arrays("tile")
     scores = read_json(store.fitted("tile").with_suffix(".json"))["left_out_scores"]
-    limit, (low, high) = stands_out_from(scores), (unusual["maps"].min(), unusual["maps"].max())
+    limit, colours = stands_out_from(scores), of_class(arrays)
     pictures, (bar, *strips) = figures[0].axes[:12], figures[0].axes[12:]
     for i, axes in enumerate(pictures):
-        wanted = unusual["images"][i], heat_over(unusual["images"][i], normalise(unusual["maps"][i], low, high))
+        wanted = unusual["images"][i], heat_over(unusual["images"][i], unusual["maps"][i], colours)
         shown = axes.images[0].get_array()
         for panel, part in zip(wanted, (shown[:, :SIDE], shown[:, -SIDE:]), strict=True):
             np.testing.assert_array_equal(part, panel)
         score, file = axes.get_title(loc="left").split()
         assert score == f"{unusual['scores'][i]:.1f}" and f"train/good/{file}" == unusual["files"][i]
         assert axes.spines["left"].get_visible() == (unusual["scores"][i] > limit) == (i == 0)
-    assert bar.get_ylim() == pytest.approx((low, high)) and bar.lines[-1].get_ydata()[0] == limit
+    assert bar.get_ylim() == (0, 1) and bar.get_ylabel() == "Left-out anomaly score\nshare of the class's range"
     raw = np.load(store.maps("tile")).max(axis=(1, 2))
     good = arrays["labels"] == 0
     for axes, values in zip(strips, (scores, raw[good], raw[~good]), strict=True):

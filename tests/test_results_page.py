@@ -396,7 +396,7 @@ def answered(file: str, score: float, decision: str, p_value: float | None, figu
 def predicted(tmp_path_factory) -> Path:
     """What predict.py --out leaves of 40 pictures, half of them with figures, among odd ones; no model is needed."""
     root = tmp_path_factory.mktemp("predicted") / "out"
-    thresholds = Thresholds(12.0, 9.0, "99th percentile of 31 left-out training scores", 0, 24)
+    thresholds = Thresholds(12.0, 9.0, "99th percentile of 31 left-out training scores")
     rows = []
     for i, score in enumerate(np.random.default_rng(0).normal(11, 2, 40).round(4).tolist()):
         figure = f"pictures/新 图/{i} '%20' #?.png" if i % 2 else None
@@ -434,7 +434,7 @@ def test_predictions(seen, predicted):
 
 def test_without_a_threshold_nothing_is_decided(seen, tmp_path):
     rows = [answered(f"{i}.png", float(i), "", None, None) for i in range(3)]
-    thresholds = Thresholds(None, None, "none: give --threshold", 0, 24)
+    thresholds = Thresholds(None, None, "none: give --threshold")
     write_predictions(tmp_path, Path("train_x.pkl"), "x", {"arch": "resnet18", "weights": "random"}, thresholds, rows)
     assert page.main(["--result", str(tmp_path)]) == 0
     seen.show(tmp_path)
@@ -497,7 +497,7 @@ def test_names_that_are_no_text(seen, tmp_path):
 
 def test_results_and_predictions_in_one_folder(seen, tmp_path):
     write_results(tmp_path, "resnet18", ("bottle",))
-    thresholds = Thresholds(1.5, None, "given", 0, 3)
+    thresholds = Thresholds(1.5, None, "given")
     rows = [answered(f"{i}.png", float(i), thresholds.decide(i), None, "../x.png") for i in range(3)]
     write_predictions(
         tmp_path, Path("train_bottle.pkl"), "bottle", {"arch": "resnet18", "weights": "random"}, thresholds, rows
@@ -522,7 +522,7 @@ def test_mistakes(spoil, tmp_path, capsys):
     if spoil == "predictions":
         (tmp_path / "predictions.json").write_text('{"class": "x", "pictures": [1]}', encoding="utf-8")
     if spoil == "no pictures":
-        thresholds = Thresholds(1.5, None, "given", 0, 3)
+        thresholds = Thresholds(1.5, None, "given")
         write_predictions(tmp_path, Path("train_x.pkl"), "x", {"arch": "resnet18", "weights": "random"}, thresholds, [])
     (tmp_path / "index.html").write_text("before", encoding="utf-8")
     assert page.main(["--result", str(tmp_path)]) == 2

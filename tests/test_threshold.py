@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiment.report.colours import colours_of
 from experiment.report.threshold import Thresholds, find_thresholds
 from experiment.report.threshold import test_set as known_of
 from system.errors import UserError
@@ -33,7 +34,7 @@ TEST_SET = NO_LABELS | {"image_threshold_raw": 15.5, "threshold_raw": 12.25}
         (TEST_SET, RECORD, None, None, (15.5, 12.25, "best F1 on the labelled test set", 2, 40)),
         (TEST_SET, RECORD, 30.0, None, (30, 12.25, "given", 2, 40)),
         (TEST_SET, RECORD, None, 50.0, (12, 12.25, "50th percentile of 5 left-out training scores", 2, 40)),
-        (NO_LABELS, RECORD, None, 100.0, (20, 20, "100th percentile of 5 left-out training scores", 0, 40)),
+        (NO_LABELS, RECORD, None, 100.0, (20, 20, "100th percentile of 5 left-out training scores", 2, 40)),
         (None, RECORD, None, None, (19.72, 19.72, "99th percentile of 5 left-out training scores", 0, 39.44)),
         (
             None,
@@ -49,8 +50,9 @@ TEST_SET = NO_LABELS | {"image_threshold_raw": 15.5, "threshold_raw": 12.25}
 def test_which_threshold(arrays, record, given, percentile, wanted):
     record = record | {"test_set": known_of(arrays or {})}
     found = find_thresholds(Path("train_x.pkl"), record, given, percentile)
+    colours = colours_of(found, "class")
     for value, number in zip(
-        (found.decision, found.pixel, found.low, found.high), wanted[:2] + wanted[3:], strict=True
+        (found.decision, found.pixel, colours.low, colours.high), wanted[:2] + wanted[3:], strict=True
     ):
         assert value == (None if number is None else pytest.approx(number))
     assert found.origin == wanted[2]
@@ -63,13 +65,13 @@ def test_a_percentile_of_nothing():
 
 def test_the_threshold_itself_is_a_defect():
     """It is a test picture's score, the lowest that still counts, give or take the rounding."""
-    thresholds = Thresholds(2.0, None, "", 0, 1)
+    thresholds = Thresholds(2.0, None, "")
     scores = [1.999, np.nextafter(np.float32(2), np.float32(0)), 2.0, 2.1]
     assert [thresholds.decide(s) for s in scores] == ["good", "defect", "defect", "defect"]
-    assert Thresholds(None, None, "", 0, 1).decide(2.0) == ""
+    assert Thresholds(None, None, "").decide(2.0) == ""
 
 
 def test_how_rare_a_score_is():
-    thresholds = Thresholds(None, None, "", 0, 1, [1.0, 2.0, 2.0, 5.0])
+    thresholds = Thresholds(None, None, "", good=[1.0, 2.0, 2.0, 5.0])
     assert [thresholds.p_value(score) for score in (0, 1, 2, 3, 5, 6)] == [1, 1, 0.8, 0.4, 0.4, 0.2]
-    assert Thresholds(None, None, "", 0, 1).p_value(2.0) is None
+    assert Thresholds(None, None, "").p_value(2.0) is None

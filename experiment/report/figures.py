@@ -13,9 +13,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure
 from tqdm import tqdm
@@ -23,22 +26,13 @@ from tqdm import tqdm
 from experiment.files.folder import Store
 from experiment.files.records import LEVELS
 from experiment.report import style
-from experiment.report.threshold import Thresholds, class_thresholds
+from experiment.report.colours import Bar, Colours
 from system.files import replacing
 from system.resources import cores
 
 PANELS = ("Image", "GroundTruth", "Predicted heat map", "Predicted mask", "Segmentation result")
-OPENING_RADIUS = 4  # 像素
 HEAT_OPACITY = 0.5
 _NARROWEST, _LOWEST = 126, 120  # 像素：最长的标题、色条的标题所需
-
-
-def predicted_mask(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Scores above the threshold, opened with a disk of radius 4: (H, W) bool."""
-    # 与 skimage.morphology.opening 逐位相同；scipy 反正已装入，skimage 还要再等 0.4 秒
-    y, x = np.ogrid[-OPENING_RADIUS : OPENING_RADIUS + 1, -OPENING_RADIUS : OPENING_RADIUS + 1]
-    disk = x * x + y * y <= OPENING_RADIUS**2
-    return binary_dilation(binary_erosion(scores > threshold, disk, border_value=1), disk)
 
 
 def boundary(mask: np.ndarray) -> np.ndarray:
@@ -52,26 +46,37 @@ def _heat_colours() -> np.ndarray:
     return (matplotlib.colormaps[style.HEAT](np.arange(256))[:, :3] * 255).astype(np.float32)
 
 
-def heat_over(image: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """A picture (H, W, 3) uint8 with the colours of its scores (H, W), normalised to [0, 1], laid over it."""
-    heat = _heat_colours()[(np.clip(scores, 0, 1) * 255).astype(np.uint8)]
+def heat_over(image: np.ndarray, raw: np.ndarray, colours: Colours) -> np.ndarray:
+    """A picture (H, W, 3) uint8 with the colours of its raw map (H, W) laid over it."""
+    heat = _heat_colours()[(np.clip(colours.scaled(raw), 0, 1) * 255).astype(np.uint8)]
     return (image * (1 - HEAT_OPACITY) + heat * HEAT_OPACITY).astype(np.uint8)
 
 
+def colour_bar(axes: Axes, bar: Bar, words: str, size: float) -> None:
+    """Make these axes the colour bar of heat maps, called ``words`` in ``size`` points."""
+    scale = ScalarMappable(Normalize(bar.low, bar.high), style.HEAT)
+    made = axes.figure.colorbar(scale, cax=axes)
+    made.locator = MaxNLocator(5, steps=[1, 2, 5, 10])  # 0 到 2：逢 0.5 一格，阈值处有一格
+    made.ax.tick_params(labelsize=size - 1)
+    made.set_label(words, size=size, linespacing=1.3)
+    axes.grid(False)
+    if bar.mark is not None:
+        axes.axhline(bar.mark, color="black", lw=1.5)
+
+
 def panel_images(
-    image: np.ndarray, truth: np.ndarray | None, scores: np.ndarray, threshold: float | None
+    image: np.ndarray, truth: np.ndarray | None, raw: np.ndarray, colours: Colours
 ) -> list[np.ndarray | None]:
     """The pictures of the five `PANELS`, (H, W, 3) uint8 each; None is not available.
 
     Parameters are those of `LocalizationCanvas.draw`.
     """
     mask = segmentation = None
-    if threshold is not None:
-        defect = predicted_mask(scores, threshold)
+    if (defect := colours.mask(raw)) is not None:
         mask = _grey(defect)
         segmentation = image.copy()
         segmentation[boundary(defect)] = (255, 0, 0)
-    return [image, None if truth is None else _grey(truth), heat_over(image, scores), mask, segmentation]
+    return [image, None if truth is None else _grey(truth), heat_over(image, raw, colours), mask, segmentation]
 
 
 class LocalizationCanvas:
@@ -81,7 +86,7 @@ class LocalizationCanvas:
     is room for the titles and the colour bar.
     """
 
-    def __init__(self, height: int, width: int, dpi: int = 100):
+    def __init__(self, height: int, width: int, bar: Bar, dpi: int = 100):
         gap, left, top, bottom, right = 12, 12, 30, 12, 84
         pitch, bar_height = max(width, _NARROWEST), max(height, _LOWEST)
         self.columns = [left + i * (pitch + gap) + (pitch - width) // 2 for i in range(len(PANELS))]
@@ -92,10 +97,8 @@ class LocalizationCanvas:
         for x, title in zip(self.columns, PANELS, strict=True):
             centre = ((x + width / 2) / total[0], 1 - (top - 8) / total[1])
             figure.text(*centre, title, ha="center", va="bottom", size=style.LABEL_SIZE)
-        bar = (end + 16) / total[0], bottom / total[1], 14 / total[0], bar_height / total[1]
-        colour_bar = figure.colorbar(ScalarMappable(cmap=style.HEAT), cax=figure.add_axes(bar))
-        colour_bar.ax.tick_params(labelsize=style.LABEL_SIZE - 1)
-        colour_bar.set_label("Anomaly score", size=style.LABEL_SIZE)
+        place = (end + 16) / total[0], bottom / total[1], 14 / total[0], bar_height / total[1]
+        colour_bar(figure.add_axes(place), bar, bar.english.capitalize(), style.LABEL_SIZE)
         canvas.draw()
         self.background = np.asarray(canvas.buffer_rgba())[..., :3].copy()
         self.missing = self._missing_panel(height, width, dpi)
@@ -109,9 +112,7 @@ class LocalizationCanvas:
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
-    def draw(
-        self, image: np.ndarray, truth: np.ndarray | None, scores: np.ndarray, threshold: float | None
-    ) -> np.ndarray:
+    def draw(self, image: np.ndarray, truth: np.ndarray | None, raw: np.ndarray, colours: Colours) -> np.ndarray:
         """The figure of one picture.
 
         Parameters
@@ -119,16 +120,16 @@ class LocalizationCanvas:
         image : ndarray, (H, W, 3) uint8
         truth : ndarray (H, W), or None
             Non-zero is defect; None where the class has no masks.
-        scores : ndarray, (H, W) float
-            On the colour scale: 0 to 1.
-        threshold : float or None
-            None where the labels define none.
+        raw : ndarray, (H, W) float32
+            Its anomaly map.
+        colours : Colours
+            Such as have the canvas's colour bar.
 
         Returns
         -------
         ndarray, (height, width, 3) uint8
         """
-        panels = [self.missing if panel is None else panel for panel in panel_images(image, truth, scores, threshold)]
+        panels = [self.missing if panel is None else panel for panel in panel_images(image, truth, raw, colours)]
         figure = self.background.copy()
         for x, panel in zip(self.columns, panels, strict=True):
             figure[self.top : self.top + panel.shape[0], x : x + panel.shape[1]] = panel
@@ -140,9 +141,9 @@ def _grey(mask: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def canvas_for(height: int, width: int) -> LocalizationCanvas:
-    """The canvas for pictures of this size; the last one is kept."""
-    return LocalizationCanvas(height, width)
+def canvas_for(height: int, width: int, bar: Bar) -> LocalizationCanvas:
+    """The canvas for pictures of this size with this colour bar; the last one is kept."""
+    return LocalizationCanvas(height, width, bar)
 
 
 def save_picture(figure: np.ndarray, path: Path) -> None:
@@ -179,7 +180,9 @@ class Drawer:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max(1, cores() - 1), "draw")  # 给计算留一个核
 
-    def draw(self, store: Store, name: str, indices: Sequence[int], arrays: dict[str, Any]) -> Drawings:
+    def draw(
+        self, store: Store, name: str, indices: Sequence[int], arrays: dict[str, Any], colours: Colours
+    ) -> Drawings:
         """Hand in these test pictures of a class, from its stored maps and pictures.
 
         Parameters
@@ -189,17 +192,16 @@ class Drawer:
         indices : sequence of int
         arrays : dict
             From `padim.metrics.evaluate_maps`.
+        colours : Colours
         """
         if not indices:
             return Drawings(name, [])
         maps, images = (np.load(path, mmap_mode="r") for path in (store.maps(name), store.images(name)))
-        thresholds = class_thresholds(store, name, arrays)
-        masks, pixel, canvas = arrays["masks"], thresholds.scaled_pixel, canvas_for(*maps.shape[1:])
+        masks, canvas = arrays["masks"], canvas_for(*maps.shape[1:], colours.bar)
 
         def one(i: int) -> None:
-            scores = thresholds.scaled(np.asarray(maps[i]))
             truth = None if masks is None else masks[i]
-            save_picture(canvas.draw(images[i], truth, scores, pixel), store.picture(name, i))
+            save_picture(canvas.draw(images[i], truth, np.asarray(maps[i]), colours), store.picture(name, i))
 
         return Drawings(name, [(lambda i=i: one(i), self._pool.submit(one, i)) for i in indices])
 
@@ -210,14 +212,14 @@ class Drawer:
 
 @contextmanager
 def drawn_below(
-    folder: Path, size: tuple[int, int], thresholds: Thresholds
+    folder: Path, size: tuple[int, int], colours: Colours
 ) -> Iterator[Callable[[list[tuple[Path, np.ndarray, np.ndarray]]], object]]:
     """A function that draws a block of (name, picture (H, W, 3) uint8, raw map (H, W)) below ``folder``."""
-    canvas, pixel = canvas_for(*size), thresholds.scaled_pixel
+    canvas = canvas_for(*size, colours.bar)
 
     def one(job: tuple[Path, np.ndarray, np.ndarray]) -> None:
         name, picture, raw = job
-        save_picture(canvas.draw(picture, None, thresholds.scaled(raw), pixel), folder / name)
+        save_picture(canvas.draw(picture, None, raw, colours), folder / name)
 
     # 画布只画一次，此后只是数组运算与压缩：线程就够
     with ThreadPoolExecutor(cores()) as pool:
@@ -228,7 +230,7 @@ Curves = dict[str, dict[str, tuple[np.ndarray, float] | None]]
 
 
 def roc_drawing(curves: Curves, say: style.Say) -> Figure:
-    """The two-panel ROC figure, image level and pixel level, at print size.
+    """The two-panel ROC figure, image level and pixel level, at print size; a level that no class has has no panel.
 
     Parameters
     ----------
@@ -239,10 +241,12 @@ def roc_drawing(curves: Curves, say: style.Say) -> Figure:
     """
     lines, order = style.class_lines(curves), style.class_order(curves)
     rows = -(-len(order) // 2)  # 图例分两列，放在图下：曲线再多也不遮挡
-    figure = Figure((style.DOUBLE, 3.85 + 0.168 * rows), layout="constrained")
-    panels = figure.subplots(1, 2)
     titles = say("Image-level ROC", "图像级 ROC"), say("Pixel-level ROC", "像素级 ROC")
-    for level, title, axes in zip(LEVELS, titles, panels, strict=True):
+    drawn = [each for each in zip(LEVELS, titles, strict=True) if any(c[each[0]] is not None for c in curves.values())]
+    drawn = drawn or [(LEVELS[0], titles[0])]
+    figure = Figure((style.DOUBLE if len(drawn) > 1 else style.SINGLE, 3.85 + 0.168 * rows), layout="constrained")
+    panels = figure.subplots(1, len(drawn), squeeze=False)[0]
+    for (level, title), axes in zip(drawn, panels, strict=True):
         aucs = []
         for name in order:
             if (curve := curves[name][level]) is not None:

@@ -20,8 +20,8 @@ REPORTED = "transistor"
 
 # 不影响数字的选项，以及另有依据的：权重看内容，类别看结果里有哪些行
 NEUTRAL = frozenset({
-    "arch", "batch_size", "classes", "data_path", "demo", "device", "figures", "leave_out", "method", "no_features",
-    "num_workers", "refit", "save_path", "weights",
+    "arch", "batch_size", "classes", "colours", "data_path", "demo", "device", "figures", "leave_out", "method",
+    "no_features", "num_workers", "refit", "save_path", "weights",
 })  # fmt: skip
 
 

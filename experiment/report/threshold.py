@@ -9,7 +9,6 @@ labelled test set tells, a percentile of these scores is the threshold.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import numpy as np
 
 from experiment.files.folder import Store
 from experiment.files.records import TEST_SET, is_fitted_record
-from padim.metrics import normalise
 from system.errors import UserError
 from system.files import read_json
 
@@ -40,8 +38,10 @@ class Thresholds:
         Pixels above it are the predicted mask.
     origin : str
         Where ``decision`` is from, in words.
-    low, high : float
-        The ends of the colour scale.
+    test_range : (float, float), or None
+        The least and the largest pixel score of the class's test set, where it has one.
+    dimensions : int
+        d, of the embeddings.
     good : list of float or None
         Scores of good images: of validation images, or the training images' left-out ones.
     """
@@ -49,8 +49,8 @@ class Thresholds:
     decision: float | None
     pixel: float | None
     origin: str
-    low: float
-    high: float
+    test_range: tuple[float, float] | None = None
+    dimensions: int = 1
     good: list[float] | None = None
 
     def decide(self, score: float | np.floating) -> str:
@@ -59,15 +59,6 @@ class Thresholds:
             return ""
         # 阈值往往就是某张图自己的得分：再算一遍，不因舍入而改判
         return "defect" if score >= self.decision * (1 - ROUNDING) else "good"
-
-    def scaled(self, scores: np.ndarray) -> np.ndarray:
-        """Raw scores on the colour scale: 0 to 1."""
-        return normalise(scores, self.low, self.high)
-
-    @property
-    def scaled_pixel(self) -> float | None:
-        """The pixel threshold on the colour scale."""
-        return None if self.pixel is None else float(self.scaled(np.float64(self.pixel)))
 
     def p_value(self, score: float) -> float | None:
         """How rare such a score is among good pictures: (1 + scores ≥ it) / (n + 1); None without them."""
@@ -158,7 +149,7 @@ def find_thresholds(
             f"{str(features)!r} has no left-out scores for --percentile: main.py makes them where there is no labelled "
             "test set, and with --leave_out; run it so, or give --threshold instead"
         )
-    best, pixel = (known[key] for key in TEST_SET[:2])
+    best, pixel, low, high = (known[key] for key in TEST_SET)
     decision: float | None
     if given is not None:
         decision, origin = given, "given"
@@ -170,24 +161,9 @@ def find_thresholds(
         origin = f"{percentile:g}th percentile of {len(good)} {kind}"
     else:
         decision, origin = None, "none: give --threshold"
-    low, high = colour_range(known, decision, len(record["dimensions"]))
-    return Thresholds(decision, decision if pixel is None else pixel, origin, low, high, good)
-
-
-def colour_range(test_set: Mapping[str, Any], decision: float | None, dimensions: int) -> tuple[float, float]:
-    """The ends of the colour scale of all figures, of raw maps.
-
-    Where the test set's labels gave a threshold, the colours span its scores. Else they run from 0 to twice the
-    decision threshold; else they span the test set's scores, too; else from 0 to 2√d, since a normal patch's squared
-    distance is d on average.
-    """
-    best, pixel, low, high = (test_set[key] for key in TEST_SET)
-    twice = 2 * decision if decision is not None and decision > 0 else None
-    if twice is not None and best is None and pixel is None:  # 没有标签：正常图片自己的最高分不该是最深的红
-        return 0.0, twice
-    if low is not None and high is not None and high > low:
-        return low, high
-    return 0.0, twice or 2 * sqrt(dimensions)
+    pixel = decision if pixel is None else pixel
+    test_range = None if low is None or high is None else (low, high)
+    return Thresholds(decision, pixel, origin, test_range, len(record["dimensions"]), good)
 
 
 def class_thresholds(store: Store, name: str, arrays: Mapping[str, Any]) -> Thresholds:

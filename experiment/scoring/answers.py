@@ -25,6 +25,8 @@ from system.lock import lock
 if TYPE_CHECKING:
     from experiment.scoring.regions import Region  # 连带 skimage：只有 --json 才等它
 
+BELOW = {"pictures": "figures", "maps": "maps", "masks": "masks"}  # --out 之下的文件夹，其中放什么
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -145,9 +147,10 @@ def answers(out: Path | None, as_json: bool) -> Iterator[Callable[[list[Answer]]
 
 @contextmanager
 def alone_in(out: Path) -> Iterator[None]:
-    """Be the only one that writes to ``out``; what killed predictions left below ``pictures`` is deleted."""
+    """Be the only one that writes to ``out``; what killed predictions left there is deleted."""
     with lock(out / ".lock_predict", "give another --out"):
-        places = [(out, "predictions."), *((Path(place), "") for place, _, _ in os.walk(out / "pictures"))]
+        below = (Path(place) for folder in BELOW for place, _, _ in os.walk(out / folder))
+        places = [(out, "predictions."), *((place, "") for place in below)]
         with without_leftovers(places):
             yield
 

@@ -42,7 +42,6 @@ def metadata(features: Path, record: dict[str, Any], thresholds: Thresholds, hal
         "threshold": thresholds.decision,
         "pixel_threshold": thresholds.pixel,
         "threshold_origin": thresholds.origin,
-        "colours": [thresholds.low, thresholds.high],
         "half": half,
     }
 

@@ -22,7 +22,6 @@ EXPORTED = {
     "threshold": (NUMBER, None),
     "pixel_threshold": (NUMBER, None),
     "threshold_origin": str,
-    "colours": [NUMBER],
     "half": bool,
 }
 

@@ -10,8 +10,6 @@ from scipy.ndimage import binary_fill_holes, find_objects, label
 from skimage.measure import find_contours
 
 from datasets.preprocessing import Preprocessing
-from experiment.report.figures import predicted_mask
-from experiment.report.threshold import Thresholds
 
 
 @dataclass(frozen=True)
@@ -47,23 +45,21 @@ class Region:
 
 
 def find_regions(
-    raw: np.ndarray, thresholds: Thresholds, preprocessing: Preprocessing, size: tuple[int, int]
-) -> list[Region] | None:
-    """The regions of the predicted mask, those with the highest peaks first; None without a pixel threshold.
+    raw: np.ndarray, mask: np.ndarray, preprocessing: Preprocessing, size: tuple[int, int]
+) -> list[Region]:
+    """The regions of the predicted mask, those with the highest peaks first.
 
     Parameters
     ----------
     raw : ndarray, (H, W) float32
         The anomaly map.
-    thresholds : Thresholds
+    mask : ndarray, (H, W) bool
+        From `experiment.report.colours.Colours.mask`.
     preprocessing : Preprocessing
         What the picture went through.
     size : (int, int)
         Width and height of the picture.
     """
-    if thresholds.scaled_pixel is None:
-        return None
-    mask = predicted_mask(thresholds.scaled(raw), thresholds.scaled_pixel)  # 与图上所画的是同一个
     resized, cut = preprocessing.placement(size)
     numbered, _ = label(mask, np.ones((3, 3)))
     scale = np.divide(size, resized)  # 缩放后的一个像素合原图多少，横、纵

@@ -23,8 +23,10 @@ from datasets.preprocessing import Preprocessing
 from datasets.read_ahead import read_ahead
 from experiment.files.records import NUMBER, matches
 from experiment.options import decoding_threads
+from experiment.report.colours import colours_of
 from experiment.report.threshold import find_thresholds
-from experiment.scoring.answers import Answer, alone_in, answers, predictions_of, write_predictions
+from experiment.scoring.answers import BELOW, Answer, alone_in, answers, predictions_of, write_predictions
+from experiment.scoring.maps import maps_below
 from system.errors import UserError
 from system.files import check_writable
 
@@ -97,7 +99,9 @@ class Scoring:
         record, size = self._model.record, tuple(self._model.record["size"])
         self._preprocessing = Preprocessing.from_record(record["preprocessing"])
         self._thresholds = find_thresholds(args.model, record, args.threshold, args.percentile)
-        self._found = find_pictures(args.pictures, args.out / "pictures" if args.out else None)
+        self._colours = colours_of(self._thresholds, args.colours)
+        own = {args.out / folder: what for folder, what in BELOW.items()} if args.out else {}
+        self._found = find_pictures(args.pictures, own)
         if args.out:
             check_writable(args.out)
         self._model.load(args.weights, args.batch_size, len(self._found))
@@ -114,7 +118,11 @@ class Scoring:
             if args.figures == "all":
                 from experiment.report.figures import drawn_below  # 连带 matplotlib：不画图就不等它
 
-                self._draw = stack.enter_context(drawn_below(args.out / "pictures", size, self._thresholds))
+                self._draw = stack.enter_context(drawn_below(args.out / "pictures", size, self._colours))
+            self._keep = None
+            if args.maps:
+                kept = maps_below(args.out, self._preprocessing, self._colours)
+                self._keep = stack.enter_context(kept)
             self._stack = stack.pop_all()
         return self
 
@@ -137,12 +145,14 @@ class Scoring:
             start, self._reading = perf_counter(), 0.0
 
     def take(self, block: list[Scored]) -> None:
-        """Answer for a block of pictures: a row or a line each, and on request a figure."""
+        """Answer for a block of pictures: a row or a line each, and on request figures, maps and masks."""
         answered = [self._answer(one) for one in block]
         self._write(answered)
         if self._draw:
             drawn = ((self._found[one.index].figure, one.picture, one.raw) for one in block)
             self._draw([(name, picture, raw) for name, picture, raw in drawn if picture is not None])
+        if self._keep:
+            self._keep([(self._found[one.index].figure, one.raw, one.size) for one in block])
         self._taken += [answer.entry() for answer in answered]
 
     def report(self) -> None:
@@ -162,6 +172,10 @@ class Scoring:
         if out and self._taken:
             if self._draw:
                 tell(f"wrote localization figures: {out / 'pictures'}")
+            if self._keep:
+                tell(f"wrote raw maps: {out / 'maps'}")
+                masks = f"wrote masks: {out / 'masks'}"
+                tell("no masks without a threshold" if self._colours.threshold is None else masks)
             tell(f"to look at them: python plot/results_page.py --result {shlex.quote(str(out))}")
 
     def _compare_crops(self) -> None:
@@ -182,7 +196,8 @@ class Scoring:
         if self.args.json:
             from experiment.scoring.regions import find_regions  # 连带 skimage：只有 --json 才等它
 
-            regions = find_regions(one.raw, thresholds, self._preprocessing, one.size)
+            if (mask := self._colours.mask(one.raw)) is not None:
+                regions = find_regions(one.raw, mask, self._preprocessing, one.size)
         decision, rarity = thresholds.decide(one.score), thresholds.p_value(float(one.score))
         figure = (Path("pictures") / found.figure).as_posix() if self._draw else None
         return Answer(str(found.file), one.score, thresholds.decision, decision, rarity, one.seconds, regions, figure)

@@ -1,0 +1,92 @@
+"""Raw maps and masks as files, in pixels of the picture itself: resize and crop are undone.
+
+原始异常图与掩码，存成文件，以原图的像素计：缩放与裁剪已还原。
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datasets.preprocessing import Preprocessing
+from experiment.report.colours import Colours
+from system.files import replacing
+from system.resources import cores
+
+
+def full_size(raw: np.ndarray, preprocessing: Preprocessing, size: tuple[int, int]) -> np.ndarray:
+    """A raw map at the size of its picture, bilinear; NaN where the picture was cropped.
+
+    Parameters
+    ----------
+    raw : ndarray, (H, W) float32
+    preprocessing : Preprocessing
+        What the picture went through.
+    size : (int, int)
+        Width and height of the picture.
+
+    Returns
+    -------
+    ndarray, (height, width) float32
+    """
+    (columns, x), (rows, y) = (_places(*axis) for axis in _axes(raw, preprocessing, size))
+    full = np.full(size[::-1], np.nan, np.float32)
+    full[rows, columns] = _between(_between(raw, y).T, x).T  # 先行后列
+    return full
+
+
+def full_mask(mask: np.ndarray, preprocessing: Preprocessing, size: tuple[int, int]) -> np.ndarray:
+    """A predicted mask (H, W) bool at the size of its picture, as `full_size`: (height, width) uint8, 255 is defect."""
+    (columns, x), (rows, y) = (_places(*axis) for axis in _axes(mask, preprocessing, size))
+    full = np.zeros(size[::-1], np.uint8)
+    full[rows, columns] = 255 * mask[np.ix_(y.astype(int), x.astype(int))]  # 与图上、区域的是同一个：不再插值
+    return full
+
+
+def _axes(
+    values: np.ndarray, preprocessing: Preprocessing, size: tuple[int, int]
+) -> Iterator[tuple[int, int, int, int]]:
+    """Of x and y: pixels of the picture, of the resized one, how many of these are cut off first, and how many left."""
+    return zip(size, *preprocessing.placement(size), values.shape[::-1], strict=True)
+
+
+def _places(whole: int, resized: int, cut: int, left: int) -> tuple[slice, np.ndarray]:
+    """The picture's pixels within the crop, and where their centres lie on the map, whose pixel i is [i, i + 1)."""
+    at = (2 * np.arange(whole) + 1) * resized / (2 * whole) - cut
+    inside = slice(*np.searchsorted(at, (0, left)).tolist())
+    return inside, at[inside]
+
+
+def _between(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Rows (n, W) of values (H, W), linear between the centres of two of them; at the rim the rim's own."""
+    place = np.clip(at - 0.5, 0, len(values) - 1)
+    before = place.astype(int)
+    after, share = np.minimum(before + 1, len(values) - 1), (place - before).astype(np.float32)[:, None]
+    return values[before] * (1 - share) + values[after] * share
+
+
+@contextmanager
+def maps_below(
+    out: Path, preprocessing: Preprocessing, colours: Colours
+) -> Iterator[Callable[[list[tuple[Path, np.ndarray, tuple[int, int]]]], object]]:
+    """A function that writes a block of (name, raw map (H, W), the picture's width and height).
+
+    Files are called as the figures are: ``maps/NAME.tif``, float32, and ``masks/NAME.png``.
+    """
+
+    def one(job: tuple[Path, np.ndarray, tuple[int, int]]) -> None:
+        name, raw, size = job
+        _save(full_size(raw, preprocessing, size), (out / "maps" / name).with_suffix(".tif"))
+        if (mask := colours.mask(raw)) is not None:
+            _save(full_mask(mask, preprocessing, size), out / "masks" / name)
+
+    with ThreadPoolExecutor(cores()) as pool:
+        yield lambda block: list(pool.map(one, block))
+
+
+def _save(values: np.ndarray, path: Path) -> None:
+    with replacing(path, sync=False) as temporary:
+        Image.fromarray(values).save(temporary, format={".tif": "tiff", ".png": "png"}[path.suffix])
