@@ -1,13 +1,17 @@
 """Lots of training pictures: how they are grouped and shared, what is said of them, and runs that leave them out."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import main
 import predict
+from datasets.mvtec import MVTecDataset
+from datasets.preprocessing import Preprocessing
 from experiment import memory
 from experiment.files.folder import Store
 from experiment.lots import choose, grouped, remarks
@@ -178,6 +182,34 @@ def test_a_run_leaves_lots_out(sample, tmp_path, capsys):
         assert store.left_out("flange").stat().st_mtime_ns == made and record(out) == lots
     assert main.main([*command, "--leave_out", "4"]) == 0
     assert record(out)["left_out"] == {"by": 4, "groups": 2}
+
+
+def test_folders_are_left_out_without_being_asked_for(sample, tmp_path, capsys):
+    """Where nothing else gives a threshold; what lies beside the folders is one more group."""
+    own, out = shutil.copytree(sample / "flange", tmp_path / "data" / "flange"), tmp_path / "out"
+    shutil.rmtree(own / "test")
+    for path in sorted((own / GOOD).iterdir())[:6]:
+        (day := own / GOOD / f"2026-11-0{3 + int(path.stem) // 3}" / "left camera").mkdir(parents=True, exist_ok=True)
+        path.rename(day / path.name)
+    command = [*FAST, "--data_path", str(tmp_path / "data"), "--save_path", str(out)]
+    assert main.main(command) == 0
+    assert "; with 3 lots the threshold rests on little" in capsys.readouterr().out
+    known, kept = record(out), Store(out, "resnet18").read_left_out("flange")
+    assert known["left_out"] == {"by": "folder", "groups": 3}
+    days = {name: kept["lots"].tolist().count(name) for name in kept["lots"].tolist()}
+    assert days == {f"{GOOD}/2026-11-03": 3, f"{GOOD}/2026-11-04": 3, GOOD: 2}
+
+    # 与逐组重新拟合得到的得分相同
+    train = MVTecDataset(tmp_path / "data", "flange", "train", Preprocessing(64, 0))
+    images = torch.stack([torch.from_numpy(train[i][0]) for i in range(8)])
+    for lot in days:
+        own_lot = kept["lots"] == lot
+        model = PaDiM("resnet18", "random", 20, size=(64, 64)).fit([images[~own_lot]])
+        wanted = np.concatenate([block.image_scores for block in model.score([images[own_lot]])])
+        np.testing.assert_allclose(np.array(known["left_out_scores"])[own_lot], wanted, rtol=1e-3)
+
+    assert main.main([*command, "--leave_out", "one"]) == 0
+    np.testing.assert_allclose(record(out)["left_out_scores"], known["left_out_alone_scores"], rtol=1e-4)
 
 
 def test_new_pictures_are_judged_by_the_lots(sample, tmp_path, capsys):
