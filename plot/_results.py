@@ -237,7 +237,6 @@ def _open(root: Path, arch: str, training: bool, unscored: bool) -> Results:
     if (content := store.read_results()) is None:
         raise UserError(f"{str(store.results)!r} was deleted meanwhile; see --result")
     results = Results(store, content, training, unscored)
-    note(half_replaced(content, store))
     rows = content["classes"].values()
     if rows and not any(row["n_test"] for row in rows) and not (training or unscored):
         raise UserError(
@@ -247,6 +246,7 @@ def _open(root: Path, arch: str, training: bool, unscored: bool) -> Results:
     if not results.classes:
         missing, command = ("left-out scores", results.storing) if training else ("scored class yet", results.command)
         raise UserError(f"{str(store.results)!r} has no {missing}; make some with: {command}")
+    note(half_replaced(content, store))
     return results
 
 

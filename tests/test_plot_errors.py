@@ -259,17 +259,21 @@ def test_what_a_run_without_features_never_wrote(refused, root):
     shutil.rmtree(store.fitted("tile").parent)
     for name in ("gaussian_parameters", "patch_gaussian", "model_parameters"):
         assert refused(name, "--result", root).endswith(f"make it with: {made}\n")
-    for name in ("bottle", "tile"):
-        store.left_out(name).unlink()
+    store.left_out("bottle").unlink(missing_ok=True)  # they lay beside the features
     assert refused("training_pictures", "--result", root).endswith(f"make some with: {made} --leave_out one\n")
     store.maps("tile").unlink()
     assert refused("localization", "--result", root).endswith(f"make it with: {made} --no_features\n")
 
 
-def test_a_class_that_was_not_scored(refused, root):
+def test_a_class_that_was_not_scored(root, tmp_path, capsys):
+    """Said of the folder, and then of the class that was asked for."""
     Store(root, "resnet18").arrays("tile").unlink()
-    line = refused("localization", "--result", root, "--class", "tile")
-    assert "tile.npz' is not there" in line and "python main.py --arch resnet18 --seed 0" in line
+    words = ["--result", str(root), "--class", "tile", "--out", str(tmp_path / "out")]
+    assert script("localization").main(words) == 2
+    note, line = capsys.readouterr().err.splitlines()
+    assert note.startswith("note: ") and "the arrays of tile are not there" in note
+    assert line.startswith("error: ") and "tile.npz' is not there" in line
+    assert "python main.py --arch resnet18 --seed 0" in line
 
 
 def test_patches_of_other_features(refused, root):
