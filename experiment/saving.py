@@ -43,10 +43,10 @@ def save(model: PaDiM, path: Path, **more: Any) -> None:
     OSError
     """
     with Staged() as staged:
-        write_json(path.with_suffix(".json"), _stage(model, path, staged, Progress(), more), staged)
+        write_json(path.with_suffix(".json"), stage_model(model, path, staged, Progress(), more), staged)
 
 
-def _stage(model: PaDiM, path: Path, staged: Staged, progress: Progress, more: dict[str, Any]) -> dict[str, Any]:
+def stage_model(model: PaDiM, path: Path, staged: Staged, progress: Progress, more: dict[str, Any]) -> dict[str, Any]:
     """Write the pickle; returns the content of its JSON, which must be staged, too."""
     mean, covariance = (t.cpu().numpy() for t in model.state())
     components = None if model.components is None else model.components.cpu().numpy()
@@ -136,9 +136,9 @@ class Saving:
 
     def _write(self, model: PaDiM, path: Path, staged: Staged | None, more: dict[str, Any]) -> dict[str, Any]:
         if staged is not None:
-            return _stage(model, path, staged, self._progress, more)
+            return stage_model(model, path, staged, self._progress, more)
         with Staged() as own:
-            record = _stage(model, path, own, self._progress, more)
+            record = stage_model(model, path, own, self._progress, more)
             write_json(path.with_suffix(".json"), record, own)
         return record
 

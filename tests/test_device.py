@@ -10,11 +10,12 @@ from conftest import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiment.files.gaussians import AbortedError, Progress
-from experiment.saving import save
+from experiment.saving import stage_model
 from padim import device
 from padim.device import check_precision, describe_device, pick_device
 from padim.model import PaDiM
 from system.errors import UserError, explain, is_out_of_memory
+from system.files import Staged
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 NEW_SWITCHES = pytest.mark.skipif(
@@ -256,8 +257,8 @@ def test_scoring_waits_for_the_disk_only_where_the_models_own_memory_is_written(
     model = PaDiM("resnet18", "random", dimensions=5, device=name).fit([images(4)])
     progress = Progress()
     progress.stop.set()  # 一个字节也不写
-    with pytest.raises(AbortedError):
-        save(model, tmp_path / "train_x.pkl", progress)
+    with pytest.raises(AbortedError), Staged() as staged:
+        stage_model(model, tmp_path / "train_x.pkl", staged, progress, {})
     assert progress.dumped.is_set() == (name == "cuda")
 
 

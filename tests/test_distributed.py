@@ -135,7 +135,7 @@ def test_groups_are_left_out_by_one_process_each(data, alone, tmp_path):
         assert records[0]["left_out"] == records[1]["left_out"] == {"by": 4, "groups": 4}
         for key in ("left_out_scores", "left_out_alone_scores"):
             np.testing.assert_allclose(*(known[key] for known in records), rtol=1e-3)
-        arrays = [np.load(root / f"scores_resnet18/{name}_left_out.npz") for root in (out, wanted)]
+        arrays = [np.load(root / f"temp_resnet18/train_{name}_left_out.npz") for root in (out, wanted)]
         assert np.array_equal(*(kept["files"] for kept in arrays))
         assert np.array_equal(*(kept["lots"] for kept in arrays))
 

@@ -73,7 +73,9 @@ def test_a_reader_of_standard_output_that_has_gone(sample, tmp_path, both):
     os.close(writing)
     assert done.returncode == 2
     if not both:
-        (line,) = [line for line in done.stderr.replace("\r", "\n").splitlines() if "|" not in line and line.strip()]
+        lines = [line for line in done.stderr.replace("\r", "\n").splitlines() if "|" not in line and line.strip()]
+        *remarks, line = lines
+        assert all(each.startswith("linen: ") or each.startswith("flange: ") for each in remarks)
         assert line.startswith("error: nobody reads standard output")
     assert not list(tmp_path.rglob("*.tmp"))
 

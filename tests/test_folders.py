@@ -26,6 +26,7 @@ from datasets.pictures import find_others, find_pictures
 from datasets.preprocessing import Preprocessing
 from experiment.files.folder import Store
 from experiment.report import style
+from experiment.report.colours import OF_THRESHOLD, colours_of, scale_of
 from experiment.report.threshold import class_thresholds
 from system.errors import UserError
 
@@ -349,7 +350,8 @@ def test_one_threshold_everywhere(widget, tmp_path, capsys):
     assert each["threshold"] == pytest.approx(threshold) and each["origin"] == row(out)["threshold_origin"]
     store = Store(out, "resnet18")
     found = class_thresholds(store, "widget", store.read_arrays("widget"))
-    assert (found.low, found.high) == (0, pytest.approx(2 * threshold)) and found.scaled_pixel == pytest.approx(0.5)
+    colours = colours_of(found, scale_of(store.read_results(), "widget"))
+    assert (colours.low, colours.high) == (0, pytest.approx(2 * threshold)) and colours.bar == OF_THRESHOLD
 
 
 def test_a_long_name_has_a_row_and_a_figure(widget, tmp_path, capsys):
