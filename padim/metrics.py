@@ -129,7 +129,7 @@ def evaluate_maps(
         What the result folder keeps; None is not available.
     row : dict
         `FIGURES`; ``threshold`` (of normalised pixel scores); `INTERVALS`, each [low, high] or None; and ``remarks``,
-        a list of str: why an interval is None where its ROC AUC is known, and where AUPIMO means little.
+        a list of str: why figures of merit, or an interval, are None, and where AUPIMO means little.
 
     Raises
     ------
@@ -159,6 +159,11 @@ def evaluate_maps(
     overlap = None if counts is None else region_overlap(counts)  # 积到 0.3
     strict = None if counts is None else region_overlap(counts, STRICT_LIMIT)  # 积到 0.05
     intervals, remarks = _intervals(image_scores, labels, image, counts)
+    if image is None:
+        remarks.append(f"no image figures of merit: all test pictures are {'defective' if labels.any() else 'good'}")
+    if maps is not None and counts is None:
+        why = "there are no masks" if masks is None else "all pixels of the masks are alike"
+        remarks.append(f"no pixel figures of merit: {why}")
     if counts and areas is not None and (few := int(np.count_nonzero(labels == 0)) * counts.size) < ENOUGH:
         remarks.append(
             f"AUPIMO starts at a false-positive rate of 1e-5, which is under ten of the {few} pixels of the good test "

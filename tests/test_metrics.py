@@ -100,9 +100,13 @@ def test_evaluate_maps_without_masks_or_with_one_label():
     maps = np.random.default_rng(0).random((4, 8, 8)).astype(np.float32)
     arrays, row = evaluate_maps(maps, np.array([0, 0, 1, 1]), None)
     assert row["pixel_rocauc"] is row["threshold"] is arrays["pixel_roc"] is None
-    assert row["image_rocauc"] is not None
+    assert row["image_rocauc"] is not None and "no pixel figures of merit: there are no masks" in row["remarks"]
     _, row = evaluate_maps(maps, np.zeros(4), np.zeros((4, 8, 8)))
-    assert row.pop("remarks") == [] and len(row) == 12 and set(row.values()) == {None}
+    assert row.pop("remarks") == [
+        "no image figures of merit: all test pictures are good",
+        "no pixel figures of merit: all pixels of the masks are alike",
+    ]
+    assert len(row) == 12 and set(row.values()) == {None}
 
 
 def test_constant_and_infinite_maps():
