@@ -112,6 +112,7 @@ def test_the_images_of_a_class_are_divided(data, alone, tmp_path, ranks):
     assert said.count("wrote results:") == 1 and said.count("flange: image ROC AUC") == 1
 
 
+@pytest.mark.slow
 def test_a_trained_network_on_two_ranks(data, tmp_path):
     trained = ["--arch", "efficientnet_lite0", "--weights", "imagenet", "--classes", "flange"]
     trained += ["--resize", "75x110", "--crop", "0", "--figures", "none"]

@@ -37,6 +37,7 @@ print("alive")
 """
 
 
+@pytest.mark.slow
 def test_a_profile_is_written(sample, tmp_path):
     words = ["--data_path", str(sample), "--save_path", str(tmp_path / "out"), "--classes", "linen"]
     command = [sys.executable, "-m", "cProfile", "-o", str(tmp_path / "profile"), str(ROOT / "main.py"), *TINY, *words]

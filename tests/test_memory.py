@@ -130,6 +130,7 @@ def test_a_batch_is_no_larger_than_the_data_set(model, needed):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read as on Linux")
+@pytest.mark.slow
 def test_the_estimate_is_what_a_fit_takes():
     code = (
         "import torch; from padim.model import PaDiM; from system.resources import peak_memory\n"
