@@ -40,8 +40,8 @@ from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
 from experiment.files.records import LEVELS
 from experiment.options import decoding_threads
+from padim import BLOCK
 from padim.device import describe_device, pick_device, tf32
-from padim.extraction import BLOCK
 from padim.gaussian import GaussianStream
 from padim.mahalanobis import Gaussians
 from padim.metrics import evaluate_maps

@@ -20,7 +20,7 @@ from PIL import Image
 
 from datasets.images import is_folder, read_image
 from datasets.masks import read_mask_of
-from datasets.preprocessing import Preprocessing
+from datasets.preprocessing import Preprocessing, to_images
 from datasets.walk import spelled, visible
 from system.files import expanded
 
@@ -144,17 +144,25 @@ class FolderDataset(ABC):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.int64, np.ndarray]:
-        # 数据集内的路径，含类别名：同一张图在哪台机器上都有同样的随机旋转与裁剪
-        key = f"{self.name}/{self.files[index].relative_to(self.folder).as_posix()}"
-        picture = read_image(self.files[index], self.preprocessing.bits)
-        image = self.preprocessing.image(picture, key)  # (3, 224, 224)
+        picture, key = read_image(self.files[index], self.preprocessing.bits), self._key(index)
+        framed = self.preprocessing.framed(picture, key)  # (224, 224, 3)
         parts = [np.asarray(read_mask_of(path, self.files[index], picture.size)) for path in self.masks[index]]
-        if parts:
-            joined = Image.fromarray(np.maximum.reduce(parts))
-            mask = self.preprocessing.mask(joined, key)  # (1, 224, 224)
-        else:
-            mask = np.zeros((1, *image.shape[1:]), np.uint8)
-        return image, np.int64(self.labels[index]), mask
+        if not parts:
+            return self.without_mask(index, framed)
+        mask = self.preprocessing.mask(Image.fromarray(np.maximum.reduce(parts)), key)  # (1, 224, 224)
+        return to_images(framed), np.int64(self.labels[index]), mask
+
+    def picture(self, index: int) -> np.ndarray:
+        """A picture as it is prepared, not yet normalised: uint8 (224, 224, 3)."""
+        return self.preprocessing.framed(read_image(self.files[index], self.preprocessing.bits), self._key(index))
+
+    def without_mask(self, index: int, picture: np.ndarray) -> tuple[np.ndarray, np.int64, np.ndarray]:
+        """The item of a picture that has no mask; ``picture`` is what `picture` gives."""
+        return to_images(picture), np.int64(self.labels[index]), np.zeros((1, *picture.shape[:2]), np.uint8)
+
+    def _key(self, index: int) -> str:
+        # 数据集内的路径，含类别名：同一张图在哪台机器上都有同样的随机旋转与裁剪
+        return f"{self.name}/{self.files[index].relative_to(self.folder).as_posix()}"
 
     @property
     def is_labelled(self) -> bool:

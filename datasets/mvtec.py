@@ -21,7 +21,6 @@ Detection", CVPR 2019.
 import sys
 from typing import ClassVar
 
-from datasets import download
 from datasets.kind_folders import KindFolders
 
 TEXTURES = ("carpet", "grid", "leather", "tile", "wood")
@@ -41,4 +40,6 @@ class MVTecDataset(KindFolders):
 
 
 if __name__ == "__main__":
+    from datasets import download  # 别处用不到
+
     sys.exit(download.main(CLASSES))

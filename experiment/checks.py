@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -21,7 +21,6 @@ from datasets.catalogue import DATASETS, find_classes, locate
 from datasets.check import CheckedClass, check_class, cut_off
 from datasets.folder import SPLITS
 from datasets.preprocessing import Preprocessing
-from datasets.sample import renew_sample
 from experiment import memory
 from experiment.files.folder import Store
 from experiment.files.gaussians import stored_state
@@ -31,11 +30,11 @@ from experiment.lots import to_leave_out
 from experiment.models import describe
 from experiment.ranks import Ranks
 from experiment.report import results as report
-from padim.device import describe_device
-from padim.model import PaDiM
-from padim.pretrained import Pretrained
 from system.errors import UserError
 from system.files import check_writable
+
+if TYPE_CHECKING:
+    from padim.pretrained import Pretrained
 
 
 def check_data(
@@ -70,6 +69,8 @@ def prepare_data(
 ) -> tuple[DataFolder, dict[str, CheckedClass]]:
     """As `check_data`; with --demo the sample data is drawn first, where it is not there as this version draws it."""
     if args.demo:
+        from datasets.sample import renew_sample
+
         renew_sample(args.data_path)
     return check_data(args, preprocessing, store)
 
@@ -79,7 +80,7 @@ def begin(
     checked: dict[str, CheckedClass],
     data: DataFolder,
     store: Store,
-    model: Pretrained,
+    model: "Pretrained",
     ranks: Ranks,
     held: ExitStack,
 ) -> dict[str, Any]:
@@ -96,6 +97,9 @@ def begin(
         If a class does not fit, or its training pictures cannot be left out as asked; another run writes here; what is
         stored was made another way or from other data.
     """
+    from padim.device import describe_device  # 连带 torch：数据的检查不必等它
+    from padim.model import PaDiM
+
     for name, found in checked.items():
         numbers = args.batch_size, found.n_train, found.n_test
         room = memory.check(model, name, *numbers, processes=ranks.local_size, stored=not args.no_features)

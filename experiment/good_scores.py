@@ -5,17 +5,20 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from datasets.preprocessing import to_pictures
 from experiment.files.folder import Store
 from experiment.files.records import read_fitted_record
 from experiment.lots import SHOWN, Lots
 from experiment.ranks import Ranks
-from padim.model import Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from padim.model import Scores
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,13 @@ class GoodScores:
         self._unusual: list[Unusual] = []
         self._waiting: list[np.ndarray] = []  # 已解码、还没有得分的图片
 
-    def keep(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def keep(self, batches: Iterable["Tensor"]) -> Iterator["Tensor"]:
         """The batches as they are; their pictures are kept until the scores come."""
         for images in batches:
             self._waiting.extend(to_pictures(images.numpy()))
             yield images
 
-    def append(self, scores: Scores) -> None:
+    def append(self, scores: "Scores") -> None:
         """Take the next block of scores."""
         pictures = self._waiting[: len(scores.maps)]
         del self._waiting[: len(scores.maps)]

@@ -3,16 +3,18 @@
 内存够不够：开始之前就报错，而不是一小时后被杀死。
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
+from padim import BLOCK
 from padim.counts import CHUNK
-from padim.extraction import BLOCK
-from padim.model import PaDiM
-from padim.pretrained import Pretrained
 from system.errors import UserError
 from system.resources import free_memory
+
+if TYPE_CHECKING:
+    import torch
+
+    from padim.model import PaDiM
+    from padim.pretrained import Pretrained
 
 _BATCHES_AHEAD = 4  # 解码线程领先的批数，加上正在用的一批
 _PINNED = 4  # 送往 GPU 途中的批数（锁页内存）
@@ -30,7 +32,7 @@ class Room(NamedTuple):
 
 
 def check(
-    model: Pretrained,
+    model: "Pretrained",
     name: str,
     batch_size: int,
     n_train: int,
@@ -90,7 +92,7 @@ def check(
     return Room(wanted[-1][2] - wanted[-1][1], min(free / need for _, need, free in wanted))
 
 
-def check_group(model: PaDiM, name: str, size: int, spare: int) -> None:
+def check_group(model: "PaDiM", name: str, size: int, spare: int) -> None:
     """Raise UserError where so many training images of a class cannot be left out together.
 
     Parameters
@@ -111,6 +113,8 @@ def check_group(model: PaDiM, name: str, size: int, spare: int) -> None:
         )
 
 
-def _free_on_gpu(device: torch.device) -> int:
+def _free_on_gpu(device: "torch.device") -> int:
+    import torch  # 有 GPU 上的模型，也就装入过了
+
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused

@@ -1,34 +1,36 @@
 """Which model a run has, PaDiM or a predecessor; its description, and the same model again from that.
 
 一次运行所用的模型：PaDiM，或与之比较的前身；对它的描述，以及由描述再造同一个模型。
+
+Nothing here imports torch before it is called: pictures are checked, and decoded, in the meantime.
 """
 
 import argparse
 import platform
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL
-import scipy
-import torch
-import torchvision
 
 from experiment.files.folder import Store
 from experiment.options import options
 from experiment.ranks import Ranks
 from experiment.report.published import departures
-from padim.backbone import ARCHITECTURES, find_architecture
-from padim.baselines.mahalanobis_ad import MahalanobisAD
-from padim.baselines.spade import SPADE
-from padim.model import PaDiM
-from padim.pretrained import Pretrained
 from system.errors import UserError
 from system.files import scratch
+
+if TYPE_CHECKING:
+    import torch
+
+    from padim.model import PaDiM
+    from padim.pretrained import Pretrained
 
 
 def is_as_published(args: argparse.Namespace) -> bool:
     """Whether everything but ``--seed`` and the weights is as the published figures were made."""
+    from padim.backbone import ARCHITECTURES, find_architecture
+
     defaults = {name: option.default for name, option in options().items()}
     own = {"seed": defaults["seed"]}
     if args.method == "padim" and find_architecture(args.arch, args.layers) is ARCHITECTURES.get(args.arch):
@@ -36,7 +38,7 @@ def is_as_published(args: argparse.Namespace) -> bool:
     return not departures(vars(args) | own, defaults)
 
 
-def build(args: argparse.Namespace, device: torch.device, size: tuple[int, int], store: Store) -> Pretrained:
+def build(args: argparse.Namespace, device: "torch.device", size: tuple[int, int], store: Store) -> "Pretrained":
     """The model that ``args.method`` names.
 
     Parameters
@@ -55,23 +57,35 @@ def build(args: argparse.Namespace, device: torch.device, size: tuple[int, int],
         As the model.
     """
     if args.method == "spade":
+        from padim.baselines.spade import SPADE
+
         kept = args.top_k, lambda shape: scratch(store.root, shape)
         return SPADE(args.arch, args.weights, device, size, args.precision, *kept)
     if args.method == "mahalanobis_ad":
+        from padim.baselines.mahalanobis_ad import MahalanobisAD  # 连带 scikit-learn，别的方法用不到
+
         return MahalanobisAD(args.arch, args.weights, device, size, args.precision)
+    from padim.model import PaDiM
+
     chosen = {"precision": args.precision, "layers": args.layers, "reduction": args.reduction}
     return PaDiM(args.arch, args.weights, args.rd, args.seed, device, size, **chosen)
 
 
-def together(model: Pretrained, ranks: Ranks) -> dict[str, Any]:
+def together(model: "Pretrained", ranks: Ranks) -> dict[str, Any]:
     """What ``model.fit`` is given so that several processes fit one model; nothing for one process."""
     if ranks.size == 1:
         return {}
+    from padim.model import PaDiM
+
     return {"add": ranks.sum, "leads": ranks.leads} if isinstance(model, PaDiM) else {"gather": ranks.gather}
 
 
-def describe(model: Pretrained) -> dict[str, Any]:
+def describe(model: "Pretrained") -> dict[str, Any]:
     """What a model's features depend on, and what its positions and layers are: the JSON beside the pickle."""
+    import scipy
+    import torch
+    import torchvision
+
     return {
         "arch": model.arch,
         "weights": model.weights,
@@ -94,7 +108,7 @@ def describe(model: Pretrained) -> dict[str, Any]:
     }
 
 
-def model_of(record: dict[str, Any], weights: str, device: torch.device) -> PaDiM:
+def model_of(record: dict[str, Any], weights: str, device: "torch.device") -> "PaDiM":
     """The model that made stored features, without its Gaussians.
 
     Parameters
@@ -109,6 +123,8 @@ def model_of(record: dict[str, Any], weights: str, device: torch.device) -> PaDi
     UserError
         If these are not the weights, or not the channels, that the features were made with.
     """
+    from padim.model import PaDiM
+
     layers = [layer["name"] for layer in record["layers"]]
     chosen = {"precision": record["precision"], "layers": layers, "reduction": record["reduction"]}
     dimensions, size = record["dimensions"], tuple(record["size"])

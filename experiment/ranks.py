@@ -13,16 +13,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from types import TracebackType
-from typing import Any, TypeVar
-
-import torch
-import torch.distributed as dist
-from torch import Tensor
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from system.command import Terminated
 from system.errors import UserError
 from system.resources import cores
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # 集合通信的时限只是最后的保险：一个进程死了，靠连接断开与 torchrun 得知；写几 GB 文件的进程不该被当作死的
 _PATIENCE = timedelta(days=2)
@@ -37,10 +36,13 @@ class RankError(UserError):
 
 
 @contextmanager
-def _together() -> Iterator[None]:
+def _together() -> Iterator[ModuleType]:
     """Communication: a connection that breaks is another rank's end, whatever else fails is this one's own."""
+    import torch  # 只有一个进程时，用不到它
+    import torch.distributed as dist
+
     try:
-        yield
+        yield dist
     except RuntimeError as problem:
         reason = " ".join(str(problem).split())
         is_broken = isinstance(problem, dist.DistError) or any(word in reason.lower() for word in _BROKEN)
@@ -87,8 +89,10 @@ class Ranks:
         """What ``work`` returns on the leader, on every rank; if it raises there, the run ends."""
         if self.size == 1:
             return work()
+        import torch
+
         box: list[Any] = [work() if self.leads else None]
-        with self._timed(), _together():
+        with self._timed(), _together() as dist:
             dist.broadcast_object_list(box, 0, device=torch.device("cpu"))
         return box[0]
 
@@ -97,7 +101,7 @@ class Ranks:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        with self._timed(), _together():
+        with self._timed(), _together() as dist:
             dist.all_gather_object(values, value)
         return values
 
@@ -106,7 +110,7 @@ class Ranks:
         if self.size == 1:
             return [value]
         values: list[Any] | None = [None] * self.size if self.leads else None
-        with self._timed(), _together():
+        with self._timed(), _together() as dist:
             dist.gather_object(value, values, 0)
         return values or []
 
@@ -129,10 +133,12 @@ class Ranks:
                     "the same --data_path, --save_path and --weights"
                 )
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def sum(self, tensor: "Tensor") -> "Tensor":
         """Add up a contiguous tensor over all ranks, in place."""
         if self.size > 1:
-            with self._timed(), _together():
+            import torch
+
+            with self._timed(), _together() as dist:
                 dist.all_reduce(tensor)
                 if tensor.device.type == "cuda":  # 不在 C 里等：别的进程死了，要能收到 torchrun 的 SIGTERM
                     done = torch.cuda.Event()
@@ -168,7 +174,8 @@ class Ranks:
         """End the process group, when all ranks have come this far."""
         if self.size > 1:
             self.agree(lambda: None)
-            dist.destroy_process_group()
+            with _together() as dist:
+                dist.destroy_process_group()
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -194,14 +201,16 @@ def join() -> Ranks:
     """
     if not is_divided():
         return SOLO
+    import torch
+
     numbers = (os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     rank, size, local_rank, local_size = map(int, numbers)
     if local_size > 1 and os.environ.get("OMP_NUM_THREADS", "1") == "1":
         torch.set_num_threads(cores())
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    with _together():
+    with _together() as dist:
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         store, _, _ = next(dist.rendezvous("env://", rank, size))
         store.set_timeout(_PATIENCE)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
-    own = dist.PrefixStore(f"padim/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        own = dist.PrefixStore(f"padim/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     return Ranks(rank, size, local_rank, local_size, _store=own)

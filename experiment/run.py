@@ -1,6 +1,8 @@
 """One run of the experiment: classes, data, the stored-or-fit decision, stages, resumption.
 
 一次运行：类别、数据、用已存的还是重新拟合、各阶段、中断后接着做。
+
+Nothing here imports torch at once: mistakes in the data are told, and pictures decoded, before it is there.
 """
 
 import argparse
@@ -9,15 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from datasets.check import common_size
 from datasets.folder import FolderDataset
 from datasets.preprocessing import Preprocessing
-from experiment.batches import Images, Part
+from experiment.batches import Images, Part, decode_early
 from experiment.checks import begin, prepare_data
 from experiment.current import Current
-from experiment.evaluation import Evaluator
 from experiment.files.folder import Store
 from experiment.good_scores import GoodScores, as_arrays, has_left_out
 from experiment.lots import Share, remarks, to_leave_out
@@ -26,14 +27,14 @@ from experiment.models import build, is_as_published, together
 from experiment.options import decoding_threads, options
 from experiment.ranks import SOLO, RankError, join
 from experiment.report import results as report
-from experiment.report.figures import roc_figure
 from experiment.report.published import published
 from experiment.saving import Saving, load_if_same, stored_record
 from experiment.score_files import ScoreFiles
-from padim.device import pick_device
-from padim.model import PaDiM
 from system.files import Staged, check_room
 from system.resources import peak_memory
+
+if TYPE_CHECKING:
+    from padim.model import PaDiM
 
 
 class Run:
@@ -66,10 +67,16 @@ class Run:
         with ExitStack() as stack:
             args, self._ranks = self.args, join()
             stack.push(self._ranks.speak_once)
-            device = pick_device(args.device, self._ranks.local_rank, self._ranks.local_size)
             self._preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed, args.bits)
             self._store = Store(args.save_path, key_of(args.method, args.arch))
             self._data, self._checked = self._ranks.agree(lambda: prepare_data(args, self._preprocessing, self._store))
+            self._early = decode_early(args, self._data, self._checked, self._store)
+            if self._early:
+                stack.callback(self._early.close)
+            from experiment.evaluation import Evaluator  # 连带 matplotlib
+            from padim.device import pick_device  # 连带 torch：装入之时，图片已在解码
+
+            device = pick_device(args.device, self._ranks.local_rank, self._ranks.local_size)
             with self._ranks.leader_first():
                 self.model = build(args, device, common_size(self._checked), self._store)
             if self._ranks.size > 1:
@@ -93,10 +100,9 @@ class Run:
         return self._ranks.leads
 
     @property
-    def padim(self) -> PaDiM:
+    def padim(self) -> "PaDiM":
         """The model, for what its predecessors have not."""
-        assert isinstance(self.model, PaDiM)
-        return self.model
+        return cast("PaDiM", self.model)
 
     @property
     def together(self) -> dict[str, Any]:
@@ -162,7 +168,8 @@ class Run:
 
     def batches(self, dataset: FolderDataset, split: str, share: Share | None = None) -> Images:
         """This process's part of the pictures; ``split`` says in the progress bar what they are for."""
-        part = Part(dataset, share.pictures if share else self._ranks.share(len(dataset)))
+        begun = self._early.of(dataset) if self._early else dataset
+        part = Part(begun, share.pictures if share else self._ranks.share(len(dataset)))
         title = f"feature extraction | {split} | {self._class.name}"
         threads = decoding_threads(self.args.num_workers, self.model.device.type)
         return Images(part, title, self.args.batch_size, threads, not self.leads)
@@ -231,6 +238,8 @@ class Run:
         self._store.check_there()
         self._evaluator.finish_row()
         if self.leads:
+            from experiment.report.figures import roc_figure
+
             self._results.drop_earlier()
             roc_figure(report.curves(self._results.content, self._store), self._store.roc_curve)  # 最后一类的图还在画
         self._evaluator.finish()

@@ -6,7 +6,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiment.files.gaussians import (
     DamagedError,
@@ -19,13 +19,15 @@ from experiment.files.gaussians import (
 from experiment.files.records import read_fitted_record
 from experiment.models import describe
 from experiment.ranks import Ranks
-from padim.model import PaDiM
 from system.command import wait_for
 from system.errors import UserError
 from system.files import Staged, write_json
 
+if TYPE_CHECKING:
+    from padim.model import PaDiM
 
-def save(model: PaDiM, path: Path, **more: Any) -> None:
+
+def save(model: "PaDiM", path: Path, **more: Any) -> None:
     """Write a fitted model's pickle and its JSON.
 
     Parameters
@@ -46,7 +48,7 @@ def save(model: PaDiM, path: Path, **more: Any) -> None:
         write_json(path.with_suffix(".json"), stage_model(model, path, staged, Progress(), more), staged)
 
 
-def stage_model(model: PaDiM, path: Path, staged: Staged, progress: Progress, more: dict[str, Any]) -> dict[str, Any]:
+def stage_model(model: "PaDiM", path: Path, staged: Staged, progress: Progress, more: dict[str, Any]) -> dict[str, Any]:
     """Write the pickle; returns the content of its JSON, which must be staged, too."""
     mean, covariance = (t.cpu().numpy() for t in model.state())
     components = None if model.components is None else model.components.cpu().numpy()
@@ -56,7 +58,7 @@ def stage_model(model: PaDiM, path: Path, staged: Staged, progress: Progress, mo
     return describe(model) | more | {"pickle_bytes": size}
 
 
-def load(model: PaDiM, path: Path) -> None:
+def load(model: "PaDiM", path: Path) -> None:
     """Give a model the state that `save` wrote.
 
     Raises
@@ -72,7 +74,7 @@ def load(model: PaDiM, path: Path) -> None:
     model.load_state(mean, covariance, components, read_fitted_record(path)["n_train"])
 
 
-def load_if_same(model: PaDiM, path: Path, made_from: dict[str, Any], ranks: Ranks) -> str:
+def load_if_same(model: "PaDiM", path: Path, made_from: dict[str, Any], ranks: Ranks) -> str:
     """Give a model the stored Gaussians, if they are what this run would fit.
 
     Parameters
@@ -127,14 +129,14 @@ class Saving:
         As for `save`.
     """
 
-    def __init__(self, model: PaDiM, path: Path, staged: Staged | None = None, **more: Any):
+    def __init__(self, model: "PaDiM", path: Path, staged: Staged | None = None, **more: Any):
         self._progress = Progress()
         pool = ThreadPoolExecutor(1, "save")
         self._writing = pool.submit(self._write, model, path, staged, more)
         self._writing.add_done_callback(lambda _: self._progress.dumped.set())
         pool.shutdown(wait=False)  # 不再收新任务；已交的照做
 
-    def _write(self, model: PaDiM, path: Path, staged: Staged | None, more: dict[str, Any]) -> dict[str, Any]:
+    def _write(self, model: "PaDiM", path: Path, staged: Staged | None, more: dict[str, Any]) -> dict[str, Any]:
         if staged is not None:
             return stage_model(model, path, staged, self._progress, more)
         with Staged() as own:

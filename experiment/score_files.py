@@ -6,19 +6,23 @@
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from datasets.preprocessing import to_pictures
 from experiment.files.folder import Store
 from experiment.masks import PackedMasks
 from experiment.ranks import Ranks
-from padim.extraction import BLOCK
-from padim.pretrained import ImageScores, Pretrained, Scores
+from padim import BLOCK
 from system.files import Staged, forget
 
-Block = tuple[int, Scores | ImageScores, np.ndarray, np.ndarray]  # 起点，得分，图片，掩码
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from padim.pretrained import ImageScores, Pretrained, Scores
+
+    Block = tuple[int, Scores | ImageScores, np.ndarray, np.ndarray]  # 起点，得分，图片，掩码
 
 
 class ScoreFiles:
@@ -50,7 +54,7 @@ class ScoreFiles:
         The pictures' scores where they are not the maps' maxima. These three on the leader alone.
     """
 
-    def __init__(self, store: Store, ranks: Ranks, name: str, count: int, model: Pretrained, staged: Staged):
+    def __init__(self, store: Store, ranks: Ranks, name: str, count: int, model: "Pretrained", staged: Staged):
         self.staged = staged
         self._store, self._ranks, self._name, self.has_maps = store, ranks, name, model.has_maps
         self._shape, self._dimensions = (count, *model.size), len(model.dimensions)
@@ -80,13 +84,13 @@ class ScoreFiles:
             while self._rounds:
                 self._exchange(None)
 
-    def keep(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Iterator[Tensor]:
+    def keep(self, batches: Iterable[tuple["Tensor", "Tensor", "Tensor"]]) -> Iterator["Tensor"]:
         """The images of ``(image, label, mask)`` batches; pictures and masks are kept until their scores come."""
         for images, _, masks in batches:
             self._waiting.extend(zip(to_pictures(images.numpy()), masks[:, 0].numpy(), strict=True))
             yield images
 
-    def append(self, scores: Scores | ImageScores) -> None:
+    def append(self, scores: "Scores | ImageScores") -> None:
         """Take the next block of this rank's scores."""
         count = len(scores.image_scores)
         block = self._waiting[:count]
@@ -95,7 +99,7 @@ class ScoreFiles:
         self._exchange((self._next, scores, pictures, masks))
         self._next += count
 
-    def _exchange(self, own: Block | None) -> None:
+    def _exchange(self, own: "Block | None") -> None:
         self._rounds -= 1
         for block in self._ranks.to_leader(own):
             if block is not None:

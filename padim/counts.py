@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy.ndimage import label
 
 from system.files import forget
 
@@ -159,4 +158,6 @@ def _parts(count: int, chunk: int) -> list[slice]:
 def _label_regions(masks: np.ndarray) -> tuple[np.ndarray, int]:
     """8-connected regions of masks (n, H, W), numbered from 1 over all pictures, and their number."""
     # 三维结构元只连同一张图里的像素：一次标完
+    from scipy.ndimage import label  # 新图片的打分用不到它
+
     return label(np.asarray(masks) != 0, np.pad(np.ones((1, 3, 3), bool), ((1, 1), (0, 0), (0, 0))))

@@ -10,6 +10,7 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
+from padim import BLOCK
 from padim.backbone import Backbone
 from padim.batches import Batch, images_of
 from padim.device import empty, tf32, to_device
@@ -18,7 +19,6 @@ from padim.gaussian import GaussianStream
 from system.errors import is_out_of_memory
 
 FORWARD = 8  # CPU 上一次前向的图片数；与批大小无关
-BLOCK = 128  # 一次并入高斯（或一次求解）的图片数；与批大小无关
 POOLED = 4  # 求主成分时一次展开全部通道的图片数
 
 Embed = Callable[[Sequence[Tensor], Tensor], None]  # `Embedding` 或 `Projection`

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from padim import BLOCK
 from padim.anomaly_map import AnomalyMap
 from padim.backbone import find_architecture
 from padim.batches import Batch
 from padim.device import tf32
 from padim.embedding import Embedding, Projection, choose_dimensions, covering_cells_of_all
-from padim.extraction import BLOCK, POOLED
+from padim.extraction import POOLED
 from padim.gaussian import GaussianStream
 from padim.mahalanobis import Gaussians
 from padim.pretrained import Bytes, Pretrained, Scores

@@ -156,7 +156,7 @@ class Pretrained(ABC):
 
     @abstractmethod
     def score(self, batches: Iterable[Batch]) -> Iterator[Scores] | Iterator[ImageScores]:
-        """Score test images, batches (B, 3, H, W) float32: blocks of `padim.extraction.BLOCK`, in order."""
+        """Score test images, batches (B, 3, H, W) float32: blocks of `padim.BLOCK`, in order."""
 
     @abstractmethod
     def release(self) -> None:

@@ -9,9 +9,9 @@ from sklearn.metrics import roc_auc_score
 
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
+from padim import BLOCK
 from padim.baselines.mahalanobis_ad import MahalanobisAD
 from padim.baselines.spade import CHUNK, SPADE, nearest_distances
-from padim.extraction import BLOCK
 from padim.weights import load_network
 from system.errors import UserError
 from system.files import allocate

@@ -17,7 +17,7 @@ from experiment.files.folder import Store
 from experiment.lots import choose, grouped, remarks
 from experiment.options import experiment
 from experiment.report.threshold import find_thresholds, lots_that_stand_out
-from padim.extraction import BLOCK
+from padim import BLOCK
 from padim.model import PaDiM
 from system.errors import UserError
 

@@ -10,7 +10,7 @@ from datasets.mvtec import MVTecDataset
 from datasets.preprocessing import Preprocessing
 from experiment.files.gaussians import DamagedError
 from experiment.saving import load, save
-from padim.extraction import BLOCK
+from padim import BLOCK
 from padim.metrics import evaluate_scores
 from padim.model import PaDiM
 

@@ -17,7 +17,6 @@ from experiment.files.provenance import may_stay
 from experiment.files.records import LEVELS
 from experiment.methods import METHODS
 from experiment.report.published import Reference, Row, compare, departures, sentence, verdict
-from experiment.report.style import printable
 from padim.metrics import FIGURES, INTERVALS
 from system.errors import UserError
 from system.files import Staged
@@ -212,6 +211,8 @@ def line(name: str, row: Row) -> str:
 
 def curves(results: dict[str, Any], store: Store) -> dict[str, dict[str, Any]]:
     """Every class's stored ROC curves with their ROC AUC, for `report.figures`; names as it can draw them."""
+    from experiment.report.style import printable  # 连带 matplotlib：画图之前不必等它
+
     result = {}
     for name, row in results["classes"].items():
         arrays = store.read_arrays(name) or {}

@@ -15,8 +15,8 @@ from experiment.files.gaussians import DamagedError
 from experiment.files.records import read_fitted_record
 from experiment.models import model_of
 from experiment.saving import load
+from padim import BLOCK
 from padim.device import pick_device
-from padim.extraction import BLOCK
 from padim.model import Scores
 from system.errors import UserError
 

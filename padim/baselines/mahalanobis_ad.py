@@ -17,9 +17,9 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
+from padim import BLOCK
 from padim.backbone import Backbone
 from padim.batches import Batch, images_of
-from padim.extraction import BLOCK
 from padim.pretrained import Bytes, Gather, ImageScores, Pretrained, alone
 from padim.weights import load_network
 from system.errors import UserError

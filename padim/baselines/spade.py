@@ -17,10 +17,10 @@ import torchvision
 from torch import Tensor
 from torchvision.models import list_models
 
+from padim import BLOCK
 from padim.anomaly_map import AnomalyMap
 from padim.batches import Batch
 from padim.device import tf32
-from padim.extraction import BLOCK
 from padim.pretrained import Bytes, Gather, Pretrained, Scores, alone
 from system.errors import UserError
 from system.files import forget
