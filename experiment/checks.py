@@ -21,6 +21,7 @@ from datasets.catalogue import DATASETS, find_classes, locate
 from datasets.check import CheckedClass, check_class, cut_off
 from datasets.folder import SPLITS
 from datasets.preprocessing import Preprocessing
+from datasets.region import fingerprint, read_region
 from experiment import memory
 from experiment.files.folder import Store
 from experiment.files.gaussians import stored_state
@@ -54,7 +55,8 @@ def check_data(
     dataset = DATASETS[args.dataset]
     root, wanted = locate(dataset, args.data_path, args.classes)
     bar = tqdm(find_classes(dataset, root, wanted), desc="checking", unit="class")
-    checked = {name: check_class(dataset, root, name, preprocessing) for name in bar}
+    region = getattr(args, "region", None)
+    checked = {name: check_class(dataset, root, name, preprocessing, region) for name in bar}
     check_writable(store.root)
     if getattr(args, "leave_out", None) and any(len(dataset(root, name, "validation")) for name in checked):
         raise UserError(f"{args.dataset} has validation pictures, which give a threshold; give no --leave_out")
@@ -130,6 +132,12 @@ def begin(
             print(f"{name}: its folder is gone from {str(data.root)!r}; its row goes, too")
             del rows[name]
         check_same_data(rows, data, checked, store.results)
+        for name in rows.keys() - checked.keys():
+            if rows[name]["region"] != fingerprint(read_region(args.region, name, data.preprocessing)):
+                raise UserError(
+                    f"{str(store.results)!r} holds class {name!r}, scored with another --region or with none; run it, "
+                    "too (--classes), or give another --save_path, or --refit to replace all that is stored"
+                )
 
     results = report.begin(store, given, common, args.refit, check)
     results["run"] |= {
@@ -142,8 +150,9 @@ def begin(
     }
     finished = results["run"]["finished"]
     for name in [n for n in finished if n in checked]:
-        if not data.is_unchanged(name, results["classes"][name]):
-            print(f"{name}: its pictures have changed since it was finished; computing it again")
+        row, region = results["classes"][name], fingerprint(checked[name].region)
+        if not data.is_unchanged(name, row) or row["region"] != region:
+            print(f"{name}: its pictures, or its region, have changed since it was finished; computing it again")
             finished.remove(name)
     if finished:
         print(f"going on with the interrupted run; finished already: {', '.join(finished)}")

@@ -97,10 +97,11 @@ class Evaluator:
                     maps = np.load(files.maps_path, mmap_mode="r") if files.has_maps else None
                     masks = files.masks if files.has_maps and test.has_masks else None
                     try:
-                        arrays, row = evaluate_maps(maps, test.labels, masks, files.own_scores)
+                        arrays, row = evaluate_maps(maps, test.labels, masks, files.own_scores, files.region)
                     except UserError as problem:  # 说出来时，可能已在算下一类
                         raise UserError(f"class {name!r}: {problem}") from problem
-                    apart = evaluate_apart(maps, test.labels, masks, test.kinds, test.APART, files.own_scores)
+                    how = test.kinds, test.APART, files.own_scores, files.region
+                    apart = evaluate_apart(maps, test.labels, masks, *how)
                     if maps is not None:
                         close(maps)  # Windows 不许改名仍映射着的文件
                     small = {"files": np.array(test.names()), "kinds": np.array(test.kinds), "patches": files.centres}
@@ -121,7 +122,7 @@ class Evaluator:
         colours = colours_of(thresholds, scale_of(self._results.content, name))
         if chosen and colours.bar == OF_CLASS:
             maps = np.load(store.maps(name), mmap_mode="r")
-            if are_faint(colours, [float(np.max(maps[i])) for i in np.flatnonzero(test.labels)]):
+            if are_faint(colours, [float(np.nanmax(maps[i])) for i in np.flatnonzero(test.labels)]):
                 remark(name, FAINT, sys.stdout)
         return self._drawer.draw(store, name, chosen, arrays, colours)
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.preprocessing import to_pictures
+from datasets.region import fingerprint
 from experiment.files.folder import Store
 from experiment.files.records import read_fitted_record
+from experiment.files.region import from_text
 from experiment.lots import SHOWN, Lots
 from experiment.ranks import Ranks
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from padim.model import Scores
+
+
+NO_SCORES = dict.fromkeys(("left_out_scores", "left_out", "left_out_alone_scores", "validation_scores"))
 
 
 @dataclass(frozen=True)
@@ -92,15 +97,21 @@ def _most(pictures: list[Unusual]) -> list[Unusual]:
     return sorted(pictures, key=lambda one: (-one.score, one.index))[:SHOWN]
 
 
-def has_left_out(store: Store, name: str, by: str | int | None) -> bool:
+def is_of(record: dict[str, Any], region: np.ndarray | None) -> bool:
+    """Whether the scores beside a pickle are of this region (H, W) bool of the maps; None is all of them."""
+    return fingerprint(from_text(record["region"])) == fingerprint(region)
+
+
+def has_left_out(store: Store, name: str, by: str | int | None, region: np.ndarray | None) -> bool:
     """Whether a class's left-out scores and its most unusual training pictures are stored beside its features.
 
-    They must have been left out as ``by`` asks (`Lots.by`), if it does.
+    They must have been left out as ``by`` asks (`Lots.by`), if it does, and be of this region.
     """
     if not store.left_out(name).exists():
         return False
     record = read_fitted_record(store.fitted(name))
-    return record["left_out_scores"] is not None and by in (None, (record["left_out"] or {}).get("by"))
+    is_as_asked = by in (None, (record["left_out"] or {}).get("by"))
+    return record["left_out_scores"] is not None and is_as_asked and is_of(record, region)
 
 
 def as_arrays(pictures: list[Unusual], names: list[str], lots: Lots) -> dict[str, np.ndarray | None]:

@@ -14,6 +14,7 @@ import numpy as np
 import PIL
 
 from experiment.files.folder import Store
+from experiment.files.region import from_text, to_text
 from experiment.options import options
 from experiment.ranks import Ranks
 from experiment.report.published import departures
@@ -95,6 +96,7 @@ def describe(model: "Pretrained") -> dict[str, Any]:
         "size": list(model.size),
         "layers": [asdict(layer) for layer in model.layers],
         "n_train": model.count,
+        "region": to_text(model.region),
         # 这几项算好后补入
         **dict.fromkeys(("left_out_scores", "left_out", "left_out_alone_scores", "validation_scores", "test_set")),
         "versions": {
@@ -136,4 +138,5 @@ def model_of(record: dict[str, Any], weights: str, device: "torch.device") -> "P
         )
     if model.dimensions != dimensions:
         raise UserError("the features hold other channels than their seed draws; fit again with --refit")
+    model.region = from_text(record["region"])
     return model

@@ -116,6 +116,7 @@ class Option:
 
 
 _N, _ABC, _SEVERAL = (("metavar", "N"),), (("metavar", "A,B,C"),), (("nargs", "+"), ("metavar", "NAME"))
+_MASK = (("metavar", "MASK"),)
 
 
 def _flag(words: str) -> Option:
@@ -156,6 +157,7 @@ def options() -> dict[str, Option]:
         "crop": Option(224, "side, or HEIGHTxWIDTH; 0 for none (default %(default)s)", extent(0), _N),
         "protocol": _choice(PROTOCOLS[0], "aligned (default), or rd: random rotation and crop, from --seed", PROTOCOLS),
         "bits": Option(None, "of 16-bit pictures, how many are used: 8 to 16 (default: all)", _bits, _N),
+        "region": Option(None, "a mask: black is not looked at; or a folder with CLASS.png", expanded, _MASK),
         "batch_size": Option(
             32,
             "images decoded together; on a GPU or with an exported model also those of a pass (default %(default)s)",
@@ -216,6 +218,8 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.demo and (args.data_path != DEMO["data_path"] or args.dataset != "mvtec"):
         parser.error("--demo brings its own data; leave out --data_path and --dataset")
+    if args.region and args.protocol == "rd":
+        parser.error("--region is a place in the picture, and --protocol rd moves every picture; leave one of them out")
     if args.leave_out and args.no_features:
         parser.error("--leave_out stores its scores beside the features; give no --no_features")
     for name in method.meaningless:
@@ -234,7 +238,7 @@ def study(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line of ablation.py."""
     description = "Studies from one pass of the backbone: layers, dimensions, the spread over seeds, the covariance."
     parser = Parser(prog="ablation.py", description=description)
-    left_out = {"rd", "reduction", "figures", "no_features", "leave_out", "refit", "demo", "method", "top_k"}
+    left_out = {"rd", "reduction", "figures", "no_features", "leave_out", "refit", "demo", "method", "top_k", "region"}
     _add(parser, *(name for name in options() if name not in {*left_out, "colours"}), arch="resnet18")
     add = parser.add_argument
     add("--study", nargs="+", choices=STUDIES, default=list(STUDIES), help="default: all four")
@@ -260,12 +264,8 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
     percentile = between(0, 100, "percentile (0 to 100)")
     add("--percentile", type=percentile, help="of the left-out (or validation) scores, as threshold (default 99)")
     add("--figures", choices=["all", "none"], help="localization figures (default all with --out, else none)")
-    add(
-        "--colours",
-        choices=SCALES,
-        default="threshold",
-        help="of heat maps: threshold (default), or class, as main.py's",
-    )
+    heat = "of heat maps: threshold (default), or class, as main.py's"
+    add("--colours", choices=SCALES, default="threshold", help=heat)
     add("--maps", action="store_true", help="with --out: raw maps (maps/*.tif) and masks (masks/*.png), at full size")
     add("--weights", help="as given to main.py (default: as recorded)")
     _add(parser, "batch_size", "num_workers", "device")

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 from datasets.check import common_size
 from datasets.folder import FolderDataset
 from datasets.preprocessing import Preprocessing
+from datasets.region import fingerprint
 from experiment.batches import Images, Part, decode_early
 from experiment.checks import begin, prepare_data
 from experiment.current import Current
 from experiment.files.folder import Store
-from experiment.good_scores import GoodScores, as_arrays, has_left_out
+from experiment.files.region import to_text
+from experiment.good_scores import NO_SCORES, GoodScores, as_arrays, has_left_out, is_of
 from experiment.lots import Share, remarks, to_leave_out
 from experiment.methods import key_of
 from experiment.models import build, is_as_published, together
@@ -129,8 +131,13 @@ class Run:
         train, test = self._data.train_and_test(name)
         with watch.stage("fingerprint"):
             data = self._ranks.agree(lambda: self._data.record(name))
-        data |= {"n_train": len(train), "remarks": [*self._checked[name].remarks]}
+        self.model.region = region = self._checked[name].region
+        data |= {"n_train": len(train), "remarks": [*self._checked[name].remarks], "region": fingerprint(region)}
         self._class = Current(name, data, watch, waited)
+        stored = stored_record(self._store.fitted(name))
+        if stored and not is_of(stored, region):  # 高斯与区域无关，得分有关：另一区域的不留
+            self._class.scores.update(NO_SCORES, region=to_text(region))
+            self._class.staged.remove(self._store.left_out(name))
         self.remark(*(self._data.repeated(name) if self.leads else ()))
         self._staged.append(self._class.staged)
         return train, test
@@ -191,7 +198,8 @@ class Run:
         """This process's part of the groups to leave out; None where there is no need, or their scores are stored."""
         name, asked, store = self._class.name, self.args.leave_out, self._store
         lots, remark = to_leave_out(self.args, name, train, self._data.split(name, "validation"), test)
-        if lots and self._ranks.agree(lambda: self._saving is None and has_left_out(store, name, asked)):
+        region = self.model.region
+        if lots and self._ranks.agree(lambda: self._saving is None and has_left_out(store, name, asked, region)):
             return None
         if remark:
             self.remark(remark, file=sys.stdout)

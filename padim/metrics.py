@@ -13,7 +13,7 @@ from typing import Any, final
 import numpy as np
 
 from padim.aupimo import ENOUGH, aupimo
-from padim.counts import CHUNK, Counts, Masks, count_pixels
+from padim.counts import CHUNK, Counts, Masks, count_pixels, inside
 from padim.curves import CELLS, bin_ends, polyline, vertices
 from padim.overlap import STRICT_LIMIT, region_overlap
 from padim.uncertainty import image_interval, pixel_interval
@@ -108,7 +108,11 @@ def _integer_sum(a: np.ndarray, b: np.ndarray) -> int:
 
 
 def evaluate_maps(
-    maps: np.ndarray | None, labels: np.ndarray, masks: Masks | None, image_scores: np.ndarray | None = None
+    maps: np.ndarray | None,
+    labels: np.ndarray,
+    masks: Masks | None,
+    image_scores: np.ndarray | None = None,
+    region: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Evaluate a class's test set (paper, section IV.A; the thresholds are the original code's).
 
@@ -122,6 +126,8 @@ def evaluate_maps(
         Non-zero is defect; None scores images only.
     image_scores : ndarray, (N,) float32, optional
         The pictures' raw scores; by default the maps' maxima.
+    region : ndarray, (H, W) bool, optional
+        What is looked at: pixels outside of it take no part in anything.
 
     Returns
     -------
@@ -129,7 +135,8 @@ def evaluate_maps(
         What the result folder keeps; None is not available.
     row : dict
         `FIGURES`; ``threshold`` (of normalised pixel scores); `INTERVALS`, each [low, high] or None; and ``remarks``,
-        a list of str: why figures of merit, or an interval, are None, and where AUPIMO means little.
+        a list of str: why figures of merit, or an interval, are None, where AUPIMO means little, and which defects lie
+        outside of the region.
 
     Raises
     ------
@@ -141,7 +148,7 @@ def evaluate_maps(
         low, high = float(image_scores.min()), float(image_scores.max())
         ends = low, high
     else:
-        low, maxima = _extremes(maps)
+        low, maxima = _extremes(maps, region)
         high = float(maxima.max())
         # 图像得分 = 异常图的最大值，与像素同一尺度；另有得分的，用它自己的尺度
         ends = (low, high) if image_scores is None else (float(image_scores.min()), float(image_scores.max()))
@@ -153,8 +160,8 @@ def evaluate_maps(
     image = evaluate_scores(image_scores, labels)  # 图像级
     counts, areas = None, None
     if maps is not None and masks is not None:  # 没有掩码，就只有图像级
-        counts = count_pixels(maps, masks)
-        areas = aupimo(maps, masks, labels) if counts else None  # 每张图一个
+        counts = count_pixels(maps, masks, region=region)
+        areas = aupimo(maps, masks, labels, region=region) if counts else None  # 每张图一个
     pixel = None if counts is None else evaluate(counts)  # 像素级
     overlap = None if counts is None else region_overlap(counts)  # 积到 0.3
     strict = None if counts is None else region_overlap(counts, STRICT_LIMIT)  # 积到 0.05
@@ -169,11 +176,14 @@ def evaluate_maps(
             f"AUPIMO starts at a false-positive rate of 1e-5, which is under ten of the {few} pixels of the good test "
             "pictures: it is coarse"
         )
+    if counts and region is not None and (unseen := np.count_nonzero((labels != 0) & (counts.sizes == 0))):
+        remarks.append(f"{unseen} defective test pictures have no defect pixel within the region; they count as missed")
     # F1 最佳处的像素得分，换到归一化之后：原代码的分割阈值
     threshold = None if pixel is None else float(normalise(np.float64(pixel.threshold), low, high))
     arrays = {
         "labels": labels,
         "masks": masks,
+        "region": region,
         "image_scores": normalise(image_scores, *ends),
         "image_score_min": ends[0],
         "image_score_max": ends[1],
@@ -223,12 +233,13 @@ def _intervals(
     return dict(zip(INTERVALS, (interval for interval, _ in found), strict=True)), reasons
 
 
-def _extremes(maps: np.ndarray) -> tuple[float, np.ndarray]:
-    """The least value of all maps (N, H, W), and every map's largest (N,); not a number where one is."""
+def _extremes(maps: np.ndarray, region: np.ndarray | None) -> tuple[float, np.ndarray]:
+    """The least value of all maps (N, H, W), and every map's largest (N,), in a region; not a number where one is."""
     lows, highs = [], []
     for start in range(0, len(maps), CHUNK):
-        lows.append(maps[start : start + CHUNK].min())
-        highs.append(maps[start : start + CHUNK].max(axis=(1, 2)))
+        pixels = inside(maps[start : start + CHUNK], region)
+        lows.append(pixels.min())
+        highs.append(pixels.max(axis=1))
         forget(maps)
     return float(np.min(lows)), np.concatenate(highs)
 

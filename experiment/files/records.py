@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from experiment.files.region import is_sound
 from padim.metrics import FIGURES, INTERVALS
 from system.errors import UserError
 from system.files import read_json
@@ -46,11 +47,10 @@ FITTED = {
     "size": [int],
     "layers": [LAYER],
     "n_train": int,
-    "left_out_scores": ([NUMBER], None),
+    **dict.fromkeys(("left_out_scores", "left_out_alone_scores", "validation_scores"), ([NUMBER], None)),
     "left_out": ({"by": ({"one", "folder"}, int), "groups": int}, None),
-    "left_out_alone_scores": ([NUMBER], None),
-    "validation_scores": ([NUMBER], None),
     "test_set": (dict.fromkeys(TEST_SET, (NUMBER, None)) | {"origin": (str, None)}, None),
+    "region": (str, None),
     "preprocessing": dict,  # 内容由 Preprocessing.from_record 查
     "training_files": str,
     "pickle_bytes": int,
@@ -73,6 +73,7 @@ _ROW = (
         "image_threshold": (NUMBER, None),
         "threshold_origin": str,
         **dict.fromkeys(INTERVALS, ([NUMBER], None)),
+        "region": (str, None),
         "n_train": int,
         "n_test": int,
         "remarks": [str],
@@ -123,6 +124,7 @@ SCORED: dict[str, tuple[str, tuple]] = {
     "labels": ("biu", ("n",)),
     "kinds": ("U", ("n",)),
     "masks": ("biu", ("n", None, None)),
+    "region": ("b", (None, None)),
     "image_scores": ("f", ("n",)),
     "patches": ("f", ("n", None)),
     **dict.fromkeys(("threshold", "threshold_raw", "image_threshold_raw"), ("f", ())),
@@ -131,10 +133,9 @@ SCORED: dict[str, tuple[str, tuple]] = {
     "pixel_wins": ("i", (None, "n")),
     "pixel_aupimo": ("f", ("n",)),
 }
-_MAY_BE_NAN = {"pixel_aupimo"}  # 没有缺陷像素的图
-_ALWAYS = {"files", "kinds", "labels", "image_scores", "patches"}
-_ALWAYS |= {"score_min", "score_max", "image_score_min", "image_score_max"}
-_ALWAYS |= {"scores", "maps", "images"}  # 留一得分最高的几张的
+_MAY_BE_NAN = {"pixel_aupimo", "maps"}  # 没有缺陷像素的图；区域之外
+_ALWAYS = {"files", "kinds", "labels", "image_scores", "patches", "score_min", "score_max"}
+_ALWAYS |= {"image_score_min", "image_score_max", "scores", "maps", "images"}  # 末三项：留一得分最高的几张的
 LEFT_OUT: dict[str, tuple[str, tuple]] = {
     "files": ("U", ("n",)),
     "scores": ("f", ("n",)),
@@ -187,6 +188,7 @@ def _wrong_entry(record: dict[str, Any]) -> str | None:
         "layers": bool(record["layers"]),
         "dimensions": bool(record["dimensions"]) and min(record["dimensions"]) >= 0,
         "size": len(record["size"]) == 2 and min(record["size"]) > 0,
+        "region": is_sound(record["region"], record["size"]),
         **{key: record[key] != [] for key in ("left_out_scores", "left_out_alone_scores", "validation_scores")},
     }
     return next((key for key, is_sound in sound.items() if not is_sound), None)

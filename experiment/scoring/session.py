@@ -22,11 +22,13 @@ from datasets.pictures import NewPictures, find_others, find_pictures
 from datasets.preprocessing import Preprocessing
 from datasets.read_ahead import read_ahead
 from experiment.files.records import NUMBER, matches
+from experiment.files.region import from_text
 from experiment.options import decoding_threads
 from experiment.report.colours import colours_of
 from experiment.report.threshold import find_thresholds
 from experiment.scoring.answers import BELOW, Answer, alone_in, answers, write_predictions
 from experiment.scoring.maps import maps_below
+from padim.counts import inside
 from system.errors import UserError
 from system.files import check_writable
 
@@ -51,7 +53,7 @@ class Scored:
     picture : ndarray, (H, W, 3) uint8, or None
         As prepared; None where no figure is drawn.
     raw : ndarray, (H, W) float32
-        Its anomaly map.
+        Its anomaly map, NaN where it is not looked at.
     score : numpy.float32
         The map's maximum.
     seconds : float
@@ -97,7 +99,10 @@ class Scoring:
         args = self.args
         self._model = opened(args.model, args.device)
         record, size = self._model.record, tuple(self._model.record["size"])
-        self._preprocessing = Preprocessing.from_record(record["preprocessing"])
+        self._preprocessing, self._region = (
+            Preprocessing.from_record(record["preprocessing"]),
+            from_text(record["region"]),
+        )
         self._thresholds = find_thresholds(args.model, record, args.threshold, args.percentile)
         self._colours = colours_of(self._thresholds, args.colours)
         own = {args.out / folder: what for folder, what in BELOW.items()} if args.out else {}
@@ -134,7 +139,7 @@ class Scoring:
         for scores in self._model.score(self._batches()):
             seconds = (perf_counter() - start - self._reading) / len(scores.maps)  # 读图的时间不算
             waiting = [self._waiting.popleft() for _ in scores.maps]
-            if not np.isfinite(scores.maps).all():
+            if not np.isfinite(inside(scores.maps, self._region)).all():
                 raise UserError(
                     f"an anomaly map near {str(self._found[waiting[0][0]].file)!r} is not finite: the weights hold NaN "
                     "or are far out of scale; fit with other --weights"
