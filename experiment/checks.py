@@ -105,8 +105,8 @@ def begin(
     for name, found in checked.items():
         numbers = args.batch_size, found.n_train, found.n_test
         room = memory.check(model, name, *numbers, processes=ranks.local_size, stored=not args.no_features)
-        lots, _ = to_leave_out(args, name, *map(partial(data.split, name), SPLITS))
-        if lots and isinstance(model, PaDiM):
+        lots, _ = to_leave_out(args.leave_out, name, *map(partial(data.split, name), SPLITS))
+        if lots and isinstance(model, PaDiM) and not args.no_features:
             memory.check_group(model, name, lots.largest, room.spare)
         command = f"python predict.py --model {shlex.quote(str(store.fitted(name)))} PICTURES"
         how = "nothing is stored" if args.no_features else f"score others with: {command}"

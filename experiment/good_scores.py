@@ -13,7 +13,7 @@ from datasets.preprocessing import to_pictures
 from datasets.region import fingerprint
 from experiment.files.folder import Store
 from experiment.files.records import read_fitted_record
-from experiment.files.region import from_text
+from experiment.files.region import from_text, to_text
 from experiment.lots import SHOWN, Lots
 from experiment.ranks import Ranks
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from padim.model import Scores
-
-
-NO_SCORES = dict.fromkeys(("left_out_scores", "left_out", "left_out_alone_scores", "validation_scores"))
 
 
 @dataclass(frozen=True)
@@ -97,9 +94,12 @@ def _most(pictures: list[Unusual]) -> list[Unusual]:
     return sorted(pictures, key=lambda one: (-one.score, one.index))[:SHOWN]
 
 
-def is_of(record: dict[str, Any], region: np.ndarray | None) -> bool:
-    """Whether the scores beside a pickle are of this region (H, W) bool of the maps; None is all of them."""
-    return fingerprint(from_text(record["region"])) == fingerprint(region)
+def outdated(record: dict[str, Any] | None, region: np.ndarray | None) -> dict[str, Any]:
+    """What takes the place of the scores beside a pickle, if there are any, and they are of another region (H, W)."""
+    if record is None or fingerprint(from_text(record["region"])) == fingerprint(region):
+        return {}
+    scores = "left_out_scores", "left_out", "left_out_alone_scores", "validation_scores"
+    return dict.fromkeys(scores) | {"region": to_text(region)}  # 高斯与区域无关，得分有关
 
 
 def has_left_out(store: Store, name: str, by: str | int | None, region: np.ndarray | None) -> bool:
@@ -111,7 +111,7 @@ def has_left_out(store: Store, name: str, by: str | int | None, region: np.ndarr
         return False
     record = read_fitted_record(store.fitted(name))
     is_as_asked = by in (None, (record["left_out"] or {}).get("by"))
-    return record["left_out_scores"] is not None and is_as_asked and is_of(record, region)
+    return record["left_out_scores"] is not None and is_as_asked and not outdated(record, region)
 
 
 def as_arrays(pictures: list[Unusual], names: list[str], lots: Lots) -> dict[str, np.ndarray | None]:

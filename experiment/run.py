@@ -21,8 +21,7 @@ from experiment.batches import Images, Part, decode_early
 from experiment.checks import begin, prepare_data
 from experiment.current import Current
 from experiment.files.folder import Store
-from experiment.files.region import to_text
-from experiment.good_scores import NO_SCORES, GoodScores, as_arrays, has_left_out, is_of
+from experiment.good_scores import GoodScores, as_arrays, has_left_out, outdated
 from experiment.lots import Share, remarks, to_leave_out
 from experiment.methods import key_of
 from experiment.models import build, is_as_published, together
@@ -133,11 +132,12 @@ class Run:
             data = self._ranks.agree(lambda: self._data.record(name))
         self.model.region = region = self._checked[name].region
         data |= {"n_train": len(train), "remarks": [*self._checked[name].remarks], "region": fingerprint(region)}
-        self._class = Current(name, data, watch, waited)
-        stored = stored_record(self._store.fitted(name))
-        if stored and not is_of(stored, region):  # 高斯与区域无关，得分有关：另一区域的不留
-            self._class.scores.update(NO_SCORES, region=to_text(region))
-            self._class.staged.remove(self._store.left_out(name))
+        stored = self._ranks.agree(lambda: stored_record(self._store.fitted(name)))
+        scores, asked = outdated(stored, region), self.args.leave_out
+        if stored and scores:  # 另一区域里留出过的，重新留出
+            asked = asked or (stored["left_out"] or {}).get("by")
+        self._class = Current(name, data, watch, waited, scores, asked)
+        self._class.staged.remove(*([self._store.left_out(name)] if scores else []))
         self.remark(*(self._data.repeated(name) if self.leads else ()))
         self._staged.append(self._class.staged)
         return train, test
@@ -196,10 +196,13 @@ class Run:
 
     def lots(self, train: FolderDataset, test: FolderDataset) -> Share | None:
         """This process's part of the groups to leave out; None where there is no need, or their scores are stored."""
-        name, asked, store = self._class.name, self.args.leave_out, self._store
-        lots, remark = to_leave_out(self.args, name, train, self._data.split(name, "validation"), test)
-        region = self.model.region
-        if lots and self._ranks.agree(lambda: self._saving is None and has_left_out(store, name, asked, region)):
+        if self.args.no_features:  # 得分无处可存
+            return None
+        now, store, region = self._class, self._store, self.model.region
+        is_new = self._ranks.agree(lambda: self._saving is not None)
+        name, asked = now.name, self.args.leave_out if is_new else now.leave_out
+        lots, remark = to_leave_out(asked, name, train, self._data.split(name, "validation"), test)
+        if lots and not is_new and self._ranks.agree(lambda: has_left_out(store, name, asked, region)):
             return None
         if remark:
             self.remark(remark, file=sys.stdout)

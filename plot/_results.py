@@ -264,7 +264,7 @@ def chosen_classes(args: argparse.Namespace, *models: Results) -> list[str]:
 
 
 def check_same_pictures(name: str, models: Sequence[Results], remedy: str | None = None) -> None:
-    """Raise UserError unless these models were run on the same test pictures of a class, and the same region of them."""
+    """Raise UserError unless these models were run on the same test pictures of a class, and a region of them."""
     for other in models[1:]:
         if any(other.row(name)[key] != models[0].row(name)[key] for key in ("test_files", "region")):
             both = " and ".join(repr(str(each.store.results)) for each in (models[0], other))
