@@ -151,8 +151,9 @@ def begin(
     finished = results["run"]["finished"]
     for name in [n for n in finished if n in checked]:
         row, region = results["classes"][name], fingerprint(checked[name].region)
-        if not data.is_unchanged(name, row) or row["region"] != region:
-            print(f"{name}: its pictures, or its region, have changed since it was finished; computing it again")
+        if row["region"] != region or not data.is_unchanged(name, row):
+            what = "pictures have" if row["region"] == region else "region has"
+            print(f"{name}: its {what} changed since it was finished; computing it again")
             finished.remove(name)
     if finished:
         print(f"going on with the interrupted run; finished already: {', '.join(finished)}")

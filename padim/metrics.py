@@ -183,7 +183,6 @@ def evaluate_maps(
     arrays = {
         "labels": labels,
         "masks": masks,
-        "region": region,
         "image_scores": normalise(image_scores, *ends),
         "image_score_min": ends[0],
         "image_score_max": ends[1],

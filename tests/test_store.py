@@ -113,7 +113,7 @@ def test_scores_and_arrays(tmp_path):
     assert np.load(store.images("x"), mmap_mode="r")[1].min() == 7
     assert store.read_arrays("x") is None
     written = dict.fromkeys(["masks", "threshold_raw", "image_threshold_raw", "pixel_roc", "pixel_pr", "pixel_pro"])
-    written |= dict.fromkeys(["pixel_wins", "pixel_aupimo", "region"])
+    written |= dict.fromkeys(["pixel_wins", "pixel_aupimo"])
     written |= {
         "files": np.array(["a/é.png"]),
         "kinds": np.array(["good"]),

@@ -124,7 +124,6 @@ SCORED: dict[str, tuple[str, tuple]] = {
     "labels": ("biu", ("n",)),
     "kinds": ("U", ("n",)),
     "masks": ("biu", ("n", None, None)),
-    "region": ("b", (None, None)),
     "image_scores": ("f", ("n",)),
     "patches": ("f", ("n", None)),
     **dict.fromkeys(("threshold", "threshold_raw", "image_threshold_raw"), ("f", ())),
