@@ -132,7 +132,7 @@ def begin(
             print(f"{name}: its folder is gone from {str(data.root)!r}; its row goes, too")
             del rows[name]
         check_same_data(rows, data, checked, store.results)
-        for name in rows.keys() - checked.keys():
+        for name in (each for each in rows if each not in checked):
             if rows[name]["region"] != fingerprint(read_region(args.region, name, data.preprocessing)):
                 raise UserError(
                     f"{str(store.results)!r} holds class {name!r}, scored with another --region or with none; run it, "

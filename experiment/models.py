@@ -14,7 +14,7 @@ import numpy as np
 import PIL
 
 from experiment.files.folder import Store
-from experiment.files.region import from_text, to_text
+from experiment.files.region import to_text
 from experiment.options import options
 from experiment.ranks import Ranks
 from experiment.report.published import departures
@@ -138,5 +138,4 @@ def model_of(record: dict[str, Any], weights: str, device: "torch.device") -> "P
         )
     if model.dimensions != dimensions:
         raise UserError("the features hold other channels than their seed draws; fit again with --refit")
-    model.region = from_text(record["region"])
     return model

@@ -177,7 +177,8 @@ def evaluate_maps(
             "pictures: it is coarse"
         )
     if counts and region is not None and (unseen := np.count_nonzero((labels != 0) & (counts.sizes == 0))):
-        remarks.append(f"{unseen} defective test pictures have no defect pixel within the region; they count as missed")
+        words = "defective test pictures have no defect pixel within the region, and still count as defective"
+        remarks.append(f"{unseen} of {np.count_nonzero(labels)} {words}")
     # F1 最佳处的像素得分，换到归一化之后：原代码的分割阈值
     threshold = None if pixel is None else float(normalise(np.float64(pixel.threshold), low, high))
     arrays = {

@@ -99,10 +99,8 @@ class Scoring:
         args = self.args
         self._model = opened(args.model, args.device)
         record, size = self._model.record, tuple(self._model.record["size"])
-        self._preprocessing, self._region = (
-            Preprocessing.from_record(record["preprocessing"]),
-            from_text(record["region"]),
-        )
+        self._preprocessing = Preprocessing.from_record(record["preprocessing"])
+        self._region = from_text(record["region"])
         self._thresholds = find_thresholds(args.model, record, args.threshold, args.percentile)
         self._colours = colours_of(self._thresholds, args.colours)
         own = {args.out / folder: what for folder, what in BELOW.items()} if args.out else {}
