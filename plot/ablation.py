@@ -8,11 +8,12 @@ import _root  # noqa: F401, I001
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _options import Parser, parser, run, save
+from _options import Script, save
 from _results import architectures
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -27,11 +28,6 @@ from system.errors import UserError
 
 COLOURS = dict(zip(LEVELS, (style.IMAGE_COLOUR, style.PIXEL_COLOUR), strict=True))
 MARKERS = {"image": "o", "pixel": "s"}
-
-
-def options() -> Parser:
-    """The command line."""
-    return parser(__doc__)
 
 
 def read(root: Path, archs: Sequence[str] | None) -> list[tuple[str, dict[str, Any]]]:
@@ -183,10 +179,9 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
         yield from save(figure(arch, studies, say), args, f"ablation_{style.arch_short(arch)}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("ablation", __doc__, draw=draw, on_request=partial(architectures, kind="ablation"))
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

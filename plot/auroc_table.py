@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from _auroc import Table, collect
-from _options import Parser, parser, run, save, target, write_text
+from _options import Parser, Script, save, target, write_text
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,11 +28,9 @@ from experiment.report.style import Say
 STEM = "auroc_table"
 
 
-def options() -> Parser:
-    """The command line."""
-    made = parser(__doc__, several=True)
+def interval_option(made: Parser) -> None:
+    """Add ``--interval``."""
     made.add_argument("--interval", action="store_true", help="the tables have each class's 95 %% intervals, too")
-    return made
 
 
 def row_label(name: str, say: Say) -> str:
@@ -209,10 +207,9 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
         yield write_text(target(args, STEM, suffix), text)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("auroc_table", __doc__, draw=draw, own_options=interval_option, several=True, each_model=False)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

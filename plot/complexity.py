@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import Results, open_results
+from _options import Parser, Script, save
+from _results import Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -36,14 +36,12 @@ OTHER = "other"
 SLIGHT = 0.005  # 占比更小的阶段不列入图例
 
 
-def options() -> Parser:
-    """The command line."""
-    made = parser(__doc__)
+def benchmark_option(made: Parser) -> None:
+    """Add ``--benchmark``."""
     made.add_argument(
         "--benchmark", type=Path, metavar="FILE",
         help="what benchmarks/run.py --json wrote (default: benchmark.json in the result folder, if it is there)",
     )  # fmt: skip
-    return made
 
 
 @dataclass(frozen=True)
@@ -181,7 +179,7 @@ def figure(groups: list[tuple[str, list[Bar]]], say: Say) -> Figure:
 
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``complexity``."""
-    opened = {results.store.key: results for results in open_results(args.result, args.arch)}
+    opened = {results.store.key: results for results in SCRIPT.results(args.result, args.arch)}
     labels = style.arch_labels(opened)
     groups = [(say("Run", "运行记录"), [of_run(results, labels[key], say) for key, results in opened.items()])]
     path = args.benchmark or args.result / "benchmark.json"
@@ -190,10 +188,9 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     yield from save(figure([group for group in groups if group[1]], say), args, "complexity")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("complexity", __doc__, draw=draw, own_options=benchmark_option, each_model=False)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _options import Parser, parser, run, save
+from _options import Script, save
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Ellipse, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
@@ -26,11 +26,6 @@ HEADER, UPPER, MIDDLE, LOWER = 284, 202, 152, 97  # 标题与上、中、下三�
 TRAIN, TEST, INK = style.NORMAL_COLOUR, style.DEFECT_COLOUR, "0.25"  # 训练与测试的两条路各用一色
 DEFECT = 0.34, 0.36  # 示意图中缺陷的位置，以图宽为单位
 Point = tuple[float, float]
-
-
-def options() -> Parser:
-    """The command line."""
-    return parser(__doc__)
 
 
 def text(axes: Axes, x: float, y: float, words: str, size: float = style.SMALL_SIZE, **kwargs: Any) -> None:
@@ -229,10 +224,9 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     yield from save(figure, args, "framework")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("framework", __doc__, draw=draw, each_model=False)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

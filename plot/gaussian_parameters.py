@@ -7,12 +7,10 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import WITHOUT_GAUSSIANS, Results, chosen_classes, class_options, open_results
+from _options import Parser, Script
+from _results import WITHOUT_GAUSSIANS, Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -23,14 +21,12 @@ from experiment.report.style import Say
 from padim import EPSILON
 
 
-def options() -> Parser:
-    """The command line."""
-    made = class_options(parser(__doc__))
+def position_options(made: Parser) -> None:
+    """Add ``--position`` and ``--condition``."""
     made.add_argument("--position", type=int, nargs=2, metavar=("ROW", "COLUMN"), help="default: the centre")
     made.add_argument(
         "--condition", action="store_true", help="add the map of condition numbers (reads the whole file)"
     )
-    return made
 
 
 def correlation(covariance: np.ndarray) -> np.ndarray:
@@ -112,18 +108,17 @@ def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> F
     return drawing
 
 
-def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
-    """Write ``gaussian_parameters_{class}_{arch}``."""
-    for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS, unscored=True):
-        for name in chosen_classes(args, results):
-            stem = f"gaussian_parameters_{name}_{style.arch_short(results.store.key)}"
-            yield from save(figure(results, name, args, say), args, stem)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script(
+    "gaussian_parameters",
+    __doc__,
+    figure,
+    own_options=position_options,
+    each_class=True,
+    lacking=WITHOUT_GAUSSIANS,
+    which="every",
+)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,26 +7,19 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import WITHOUT_GAUSSIANS, open_results
+from _options import Script
+from _results import WITHOUT_GAUSSIANS, Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from experiment.report import style
 from experiment.report.style import Say
-
-
-def options() -> Parser:
-    """The command line."""
-    return parser(__doc__)
 
 
 @dataclass(frozen=True)
@@ -157,8 +150,9 @@ def gaussian_lines(parameters: Parameters, classes: list[Parameters], say: Say) 
     return [heading, *([name, form, f"{values:,}", size(values)] for name, form, values in rows)]
 
 
-def figure(arch: str, records: list[dict[str, Any]], say: Say) -> Figure:
+def figure(results: Results, args: argparse.Namespace, say: Say) -> Figure:
     """Of the first class: above the channels, below two tables and the receptive fields."""
+    records = [results.provenance(name) for name in results.classes]
     record, classes = records[0], [count(each) for each in records]
     parameters = classes[0]
     layers, gaussians = layer_lines(record, parameters, say), gaussian_lines(parameters, classes, say)
@@ -172,22 +166,13 @@ def figure(arch: str, records: list[dict[str, Any]], say: Say) -> Figure:
     title = say(f"{kept} of {total} channels kept", f"{total} 个通道中保留 {kept} 个")
     if record["reduction"] == "pca":
         title = say(f"{total} channels projected onto {kept} components", f"{total} 个通道投影到 {kept} 个主成分")
-    drawing.suptitle(f"{style.arch_label(arch)}{say(': ', '：')}{title}", size=style.TEXT_SIZE)
+    drawing.suptitle(f"{style.arch_label(results.store.key)}{say(': ', '：')}{title}", size=style.TEXT_SIZE)
     return drawing
 
 
-def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
-    """Write ``model_parameters_{arch}``."""
-    for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS, unscored=True):
-        arch, records = results.store.key, [results.provenance(name) for name in results.classes]
-        drawing = figure(arch, records, say)
-        yield from save(drawing, args, f"model_parameters_{style.arch_short(arch)}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("model_parameters", __doc__, figure, lacking=WITHOUT_GAUSSIANS, which="every")
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,12 +7,10 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import WITHOUT_GAUSSIANS, Results, chosen_classes, class_options, open_results
+from _options import Script
+from _results import WITHOUT_GAUSSIANS, Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
@@ -22,11 +20,6 @@ from system.errors import UserError
 from experiment.report.style import Say
 
 RADII = (1, 2, 3)
-
-
-def options() -> Parser:
-    """The command line."""
-    return class_options(parser(__doc__))
 
 
 def leading_directions(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +66,7 @@ def contours(axes: Axes, variances: np.ndarray, say: Say) -> None:
         axes.add_patch(Ellipse((0, 0), *size, fc="none", ec="0.35", lw=0.7, label=label))
 
 
-def figure(results: Results, name: str, say: Say) -> Figure:
+def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> Figure:
     """Left the plane of the two leading directions, right the distances in all dimensions."""
     arrays = results.arrays(name)
     means, covariances, grid = results.fitted(name)
@@ -110,18 +103,9 @@ def figure(results: Results, name: str, say: Say) -> Figure:
     return drawing
 
 
-def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
-    """Write ``patch_gaussian_{class}_{arch}``."""
-    for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS):
-        for name in chosen_classes(args, results):
-            stem = f"patch_gaussian_{name}_{style.arch_short(results.store.key)}"
-            yield from save(figure(results, name, say), args, stem)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("patch_gaussian", __doc__, figure, each_class=True, lacking=WITHOUT_GAUSSIANS)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,23 +7,16 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import WITHOUT_MAPS, Results, open_results
+from _options import Script
+from _results import WITHOUT_MAPS, Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiment.report import style
 from system.errors import UserError
 from experiment.report.style import Say
-
-
-def options() -> Parser:
-    """The command line."""
-    return parser(__doc__)
 
 
 def best_point(curve: np.ndarray) -> np.ndarray:
@@ -41,7 +34,7 @@ def equal_f1_lines(axes: Axes) -> None:
         axes.text(1.02, f1 / (2 - f1), f"F1 {f1}", size=style.SMALL_SIZE, color="0.45", va="center")
 
 
-def figure(results: Results, say: Say) -> Figure:
+def figure(results: Results, args: argparse.Namespace, say: Say) -> Figure:
     """One panel, its legend beside it."""
     curves = {}
     for name in results.classes:
@@ -71,16 +64,9 @@ def figure(results: Results, say: Say) -> Figure:
     return drawing
 
 
-def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
-    """Write ``precision_recall_{arch}``."""
-    for results in open_results(args.result, args.arch, WITHOUT_MAPS):
-        yield from save(figure(results, say), args, f"precision_recall_{style.arch_short(results.store.key)}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("precision_recall", __doc__, figure, lacking=WITHOUT_MAPS)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,23 +7,16 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import WITHOUT_MAPS, Results, open_results
+from _options import Script
+from _results import WITHOUT_MAPS, Results
 from matplotlib.figure import Figure
 
 from experiment.report import style
 from padim.overlap import PRO_LIMIT
 from system.errors import UserError
 from experiment.report.style import Say
-
-
-def options() -> Parser:
-    """The command line."""
-    return parser(__doc__)
 
 
 def curves(results: Results) -> dict[str, tuple[np.ndarray, float]]:
@@ -44,7 +37,7 @@ def curves(results: Results) -> dict[str, tuple[np.ndarray, float]]:
     return found
 
 
-def figure(results: Results, say: Say) -> Figure:
+def figure(results: Results, args: argparse.Namespace, say: Say) -> Figure:
     """One panel, its legend beside it."""
     found = curves(results)
     lines = style.class_lines(results.classes)
@@ -64,16 +57,9 @@ def figure(results: Results, say: Say) -> Figure:
     return drawing
 
 
-def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
-    """Write ``pro_curve_{arch}``."""
-    for results in open_results(args.result, args.arch, WITHOUT_MAPS):
-        yield from save(figure(results, say), args, f"pro_curve_{style.arch_short(results.store.key)}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("pro_curve", __doc__, figure, lacking=WITHOUT_MAPS)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -152,7 +152,7 @@ def contents(root: Path) -> Entry:
     predictions = read_predictions(root)
     runs = [predicted_run(predictions, drawn)] if predictions else []
     if architectures(root) or not predictions:
-        runs = [scored_run(results, drawn) for results in open_results(root, None, unscored=True)] + runs
+        runs = [scored_run(results, drawn) for results in open_results(root, None, which="every")] + runs
     return {"rounding": ROUNDING, "columns": COLUMNS, "runs": runs}
 
 

@@ -7,21 +7,12 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import (
-    WITHOUT_GAUSSIANS,
-    Results,
-    chosen_classes,
-    class_options,
-    colour_option,
-    open_results,
-    raw_scores,
-)
+from _options import Script, colour_option
+from _results import WITHOUT_GAUSSIANS, Results, architectures, raw_scores
 from matplotlib.figure import Figure, SubFigure
 
 from experiment.report import style
@@ -38,11 +29,6 @@ PAGE = 9.2  # 英寸：一页放得下的高度
 LOT, LOTS = 0.17, 12  # 英寸，一批的行高；至多画这么多批
 BINS = 48
 LEFT_OUT_COLOUR, ALONE_COLOUR, PERCENTILE_COLOUR = "0.45", "0.7", style.PALETTE[2]
-
-
-def options() -> Parser:
-    """The command line."""
-    return colour_option(class_options(parser(__doc__)))
 
 
 def title(results: Results, name: str, left_out: list[float], count: int, by_lots: bool, say: Say) -> str:
@@ -199,11 +185,11 @@ def show_lots(part: SubFigure, left_out: list[float], lots: np.ndarray, say: Say
     axes.set_title(say(f"Lots ({some}): {which}", f"批次（{some}）：{which}"), loc="left", size=style.TEXT_SIZE)
 
 
-def figure(results: Results, name: str, wanted: str | None, say: Say) -> Figure:
+def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> Figure:
     """Above the pictures, the most unusual first; below the distributions with the thresholds, then the lots."""
     left_out, alone, unusual = results.left_out(name)
     arrays = results.arrays(name) if results.store.arrays(name).exists() else None  # 没有测试图像的一类没有
-    colours = results.colours(name, arrays or {}, wanted)  # 与测试图像的热图同一尺度
+    colours = results.colours(name, arrays or {}, args.colours)  # 与测试图像的热图同一尺度
     strips, count, lots = distributions(left_out, alone, arrays, say), len(unusual["files"]), unusual["lots"]
 
     # 双栏宽；图太高时缩小，使整图不超出一页
@@ -225,18 +211,23 @@ def figure(results: Results, name: str, wanted: str | None, say: Say) -> Figure:
     return drawing
 
 
-def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
-    """Write ``training_pictures_{class}_{arch}``."""
-    for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS, training=True):
-        for name in chosen_classes(args, results):
-            stem = f"training_pictures_{name}_{style.arch_short(results.store.key)}"
-            yield from save(figure(results, name, args.colours, say), args, stem)
+def with_left_out(root: Path) -> list[str]:
+    """The models in a result folder that have left-out scores."""
+    return [arch for arch in architectures(root) if any(root.glob(f"temp_{arch}/*_left_out.npz"))]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script(
+    "training_pictures",
+    __doc__,
+    figure,
+    own_options=colour_option,
+    each_class=True,
+    lacking=WITHOUT_GAUSSIANS,
+    which="left_out",
+    on_request=with_left_out,
+)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())
