@@ -37,7 +37,7 @@ class Script:
     figure : callable, optional
         ``figure(results, args, say)`` of a model or, with ``each_class``, ``figure(results, name, args, say)``.
     draw : callable, optional
-        ``draw(args, say)`` instead, which yields the files as it writes them, where these are not one for each.
+        ``draw(args, say)`` instead, which yields the files as it writes them, where there is not one figure for each.
     own_options : callable
         Adds options to the common ones.
     several : bool
@@ -153,7 +153,7 @@ def target(args: argparse.Namespace, stem: str, suffix: str) -> Path:
 
 
 def save(figure: Figure, args: argparse.Namespace, stem: str) -> list[Path]:
-    """Write a figure in every format wanted: all of its files, or on an error none."""
+    """Write a figure in every format wanted; on an error none of its files."""
     paths = [target(args, stem, suffix) for suffix in args.format]
     with legible(figure), ExitStack() as files:
         for path, suffix in zip(paths, args.format, strict=True):
@@ -171,7 +171,7 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def run(draw: Draw, args: argparse.Namespace) -> int:
-    """Draw, and tell what is written as soon as it is; the exit status."""
+    """Draw, and tell what is written as soon as it is; returns the exit status."""
 
     def work() -> None:
         # matplotlib 的样式只在作图期间改动

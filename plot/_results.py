@@ -32,6 +32,7 @@ from system.files import read_json
 WITHOUT_MAPS = {name: "scores whole pictures and has no anomaly maps" for name, m in METHODS.items() if not m.has_maps}
 NEITHER = "stores neither Gaussians nor left-out scores"
 WITHOUT_GAUSSIANS = {name: NEITHER for name, method in METHODS.items() if not method.has_gaussians}
+EVERY: Mapping[str, str] = {}
 Which = Literal["scored", "left_out", "every"]
 
 
@@ -79,7 +80,7 @@ class Results:
         return self.store.left_out(name) if self.which == "left_out" else self.store.arrays(name)
 
     def row(self, name: str) -> dict[str, Any]:
-        """A class's row of the results file."""
+        """What the results file says of a class."""
         return self.content["classes"][name]
 
     def arrays(self, name: str) -> dict[str, Any]:
@@ -184,7 +185,7 @@ def architectures(root: Path, kind: str = "results") -> list[str]:
 
 
 def open_results(
-    root: Path, archs: Sequence[str] | None, lacking: Mapping[str, str] | None = None, which: Which = "scored"
+    root: Path, archs: Sequence[str] | None, lacking: Mapping[str, str] = EVERY, which: Which = "scored"
 ) -> list[Results]:
     """The results of these models, or of every one that has some.
 
@@ -193,7 +194,7 @@ def open_results(
     root : Path
     archs : sequence of str, optional
         Models' keys; the order is kept.
-    lacking : mapping, optional
+    lacking : mapping
         The methods that do not have what is to be drawn, and the words for that: left out unless named.
     which : str
         As in `Results`.
@@ -203,7 +204,7 @@ def open_results(
     UserError
         If there are none, or the file is foreign; the message names the command that makes them.
     """
-    found, named, lacking = architectures(root), list(dict.fromkeys(archs or ())), lacking or {}
+    found, named = architectures(root), list(dict.fromkeys(archs or ()))
     drawable = [key for key in found if split_key(key)[0] not in lacking]
     for key in named or ([] if drawable else found):
         if why := lacking.get(split_key(key)[0]):

@@ -57,7 +57,8 @@ def declared(name: str) -> Script:
 def calls(script_and_options: str, args: argparse.Namespace) -> Iterator[tuple[list[str], list[str]]]:
     """Every call of a script, and the models that it is for: trouble in a model or a class is to cost no other."""
     name, *own = script_and_options.split()
-    script, archs = declared(name), args.arch or architectures(args.result)
+    script = declared(name)
+    archs = args.arch or architectures(args.result)
     drawable = [arch for arch in archs if split_key(arch)[0] not in script.lacking]
     least = 2 if own else 1  # --compare：并排至少要两个模型
     if own:

@@ -68,7 +68,7 @@ def band(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def curves(results: Results, scores_of: Callable[[str], list[float] | None]) -> dict[str, Curve]:
-    """Of every class with scores for a threshold and good test pictures."""
+    """The curve of every class that has scores for a threshold and good test pictures."""
     found = {}
     for name in results.classes:
         left_out, arrays = scores_of(name), results.arrays(name)
@@ -79,7 +79,7 @@ def curves(results: Results, scores_of: Callable[[str], list[float] | None]) -> 
 
 
 def show(axes: Axes, name: str, shown: dict[str, Curve], looks: dict[str, style.Line], say: Say) -> None:
-    """A class: a line for each result, the band of each number of pictures."""
+    """Draw a class: a line for each result, and the band for each number of pictures."""
     counts = dict.fromkeys((n, m) for _, _, n, m in shown.values())
     for n, m in counts:
         axes.fill_between(np.arange(n + 2) / (n + 1), *band(n, m), color=BAND_COLOUR, lw=0)
@@ -95,7 +95,7 @@ def show(axes: Axes, name: str, shown: dict[str, Curve], looks: dict[str, style.
 
 
 def figure(found: dict[str, dict[str, Curve]], say: Say) -> Figure:
-    """A panel a class, a line a result; all share the axes."""
+    """Draw a panel for each class, and in it a line for each result; all panels share the axes."""
     names = style.class_order(name for each in found.values() for name in each)
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)

@@ -77,7 +77,7 @@ def merged(stages: dict[str, float], total: float) -> dict[str, float]:
 
 
 def of_run(results: Results, label: str, say: Say) -> Bar:
-    """Seconds of an average class of a run, and the peak memory of the run."""
+    """A run's row: the seconds of an average class, and the peak memory."""
     seconds = [row["seconds"] for row in results.content["classes"].values()]
     names = dict.fromkeys(stage for each in seconds for stage in each)
     average = {stage: float(np.mean([each.get(stage, 0) for each in seconds])) for stage in names}
@@ -86,7 +86,7 @@ def of_run(results: Results, label: str, say: Say) -> Bar:
 
 
 def of_benchmark(path: Path, archs: Sequence[str] | None, say: Say) -> list[Bar]:
-    """Two rows an architecture: the textbook implementation, and this one with the floor.
+    """Two rows for each network: the textbook implementation, and this one with the floor.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def stage_colours(bars: list[Bar]) -> dict[str, str]:
 
 
 def rows(times: Axes, memories: Axes, bars: list[Bar], colours: dict[str, str], say: Say) -> None:
-    """Stacked seconds on the left, peak memory on the right."""
+    """Draw the seconds stacked on the left, and the peak memory on the right."""
     places = range(len(bars))
     longest = max(sum(bar.stages.values()) for bar in bars)
     largest = max([bar.memory or 0 for bar in bars]) / 1e9
@@ -153,7 +153,7 @@ def rows(times: Axes, memories: Axes, bars: list[Bar], colours: dict[str, str], 
 
 
 def figure(groups: list[tuple[str, list[Bar]]], say: Say) -> Figure:
-    """A row of two panels for each group of bars that can be compared."""
+    """Draw a row of two panels for each group of bars that can be compared."""
     counts = [len(bars) for _, bars in groups]
     drawing = Figure((style.DOUBLE, 0.5 + sum(0.62 + 0.36 * n for n in counts)), layout="constrained")
     # 能相互比较的为一组，一组一行，行高随条数

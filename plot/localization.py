@@ -38,7 +38,7 @@ def own_options(made: Parser) -> None:
 
 
 def typical(kinds: np.ndarray, scores: np.ndarray) -> list[int]:
-    """The median-scored image of the good ones and of every kind of defect, in this order."""
+    """The median-scored picture of the good ones and of every kind of defect, in this order."""
     order = sorted(set(kinds.tolist()), key=lambda k: (k != "good", k))
     chosen = []
     for each in order:
@@ -81,7 +81,7 @@ def chosen_images(arrays: dict[str, Any], name: str, wanted: list[int] | None) -
 
 
 def panels(results: Results, name: str, arrays: dict[str, Any], indices: list[int], colours: Colours) -> Rows:
-    """The five panels of each of these test images."""
+    """The five panels of each of these test pictures."""
     maps, images = results.pixels(name, len(arrays["files"]))
     rows = []
     for i in indices:

@@ -62,13 +62,13 @@ def count(record: dict[str, Any]) -> Parameters:
 
 
 def size(values: int) -> str:
-    """Memory of float32 numbers."""
+    """The memory that float32 numbers take."""
     amount = 4 * values / 1e6  # float32
     return f"{amount:.1f} MB" if amount < 1000 else f"{amount / 1000:.2f} GB"
 
 
 def barcode(axes: Axes, record: dict[str, Any], say: Say) -> None:
-    """All channels in a row, the kept ones marked in their layer's colour."""
+    """Draw all channels in a row, and mark the kept ones in their layer's colour."""
     start = 0
     is_chosen = record["reduction"] != "pca"  # 主成分由所有通道合成，没有哪些通道被保留
     for layer, colour in zip(record["layers"], cycle(style.LAYER_COLOURS), strict=False):
@@ -94,7 +94,7 @@ def record_total(record: dict[str, Any]) -> int:
 
 
 def receptive_fields(axes: Axes, record: dict[str, Any], say: Say) -> None:
-    """What one value of each layer sees, to scale in the input picture."""
+    """Draw what one value of each layer sees, to scale in the input picture."""
     height, width = record["size"]
     axes.add_patch(Rectangle((0, 0), width, height, fc="0.95", ec="0.4"))
     # 居中叠放，大的在下
@@ -113,7 +113,7 @@ def receptive_fields(axes: Axes, record: dict[str, Any], say: Say) -> None:
 
 
 def table(axes: Axes, lines: list[list[str]], places: list[float], rule: int | None = None) -> None:
-    """Rows of text; the first is the heading, with a rule below it and one before row ``rule``."""
+    """Draw rows of text; the first is the heading, with a rule below it and one before row ``rule``."""
     axes.axis("off")
     axes.set(xlim=(0, 1), ylim=(len(lines) - 0.35, -0.65))
     for row, line in enumerate(lines):
@@ -151,7 +151,7 @@ def gaussian_lines(parameters: Parameters, classes: list[Parameters], say: Say) 
 
 
 def figure(results: Results, args: argparse.Namespace, say: Say) -> Figure:
-    """Of the first class: above the channels, below two tables and the receptive fields."""
+    """Draw the channels of the first class, and below them two tables and the receptive fields."""
     records = [results.provenance(name) for name in results.classes]
     record, classes = records[0], [count(each) for each in records]
     parameters = classes[0]

@@ -29,14 +29,14 @@ def leading_directions(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mahalanobis(patches: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Distances (N,) of patches (N, d) in all d dimensions."""
+    """The distances (N,) of patches (N, d) in all d dimensions."""
     deviations = patches - mean
     # 公式 2
     return np.sqrt(np.einsum("nd,nd->n", deviations, np.linalg.solve(covariance, deviations.T).T))
 
 
 def patch_kinds(arrays: dict, grid: tuple[int, int]) -> np.ndarray:
-    """0 for patches of normal images, 1 of defective ones, 2 of those with defect pixels if there are masks: (N,)."""
+    """0 for patches of normal pictures, 1 for those of defective ones, 2 where masks show a defect in them; (N,)."""
     kinds = (arrays["labels"] != 0).astype(int)
     if arrays["masks"] is not None:
         (height, width), (h, w) = arrays["masks"].shape[1:], grid
@@ -48,7 +48,7 @@ def patch_kinds(arrays: dict, grid: tuple[int, int]) -> np.ndarray:
 
 
 def kinds_in_print(has_masks: bool, say: Say) -> list[tuple[str, str, str, str]]:
-    """Name, short name, colour and marker of each of `patch_kinds`."""
+    """The name, short name, colour and marker of each of `patch_kinds`."""
     normal = say("normal image", "正常图像"), say("normal", "正常"), style.NORMAL_COLOUR, "o"
     if not has_masks:  # 无从知道图块在缺陷之上还是之外
         return [normal, (say("defective image", "缺陷图像"), say("defective", "缺陷"), style.DEFECT_COLOUR, "D")]
@@ -58,7 +58,7 @@ def kinds_in_print(has_masks: bool, say: Say) -> list[tuple[str, str, str, str]]
 
 
 def contours(axes: Axes, variances: np.ndarray, say: Say) -> None:
-    """Ellipses of equal Mahalanobis distance in this plane, filled by density."""
+    """Draw ellipses of equal Mahalanobis distance in this plane, darker where the density is higher."""
     for radius in reversed(RADII):
         size = 2 * radius * np.sqrt(variances)  # 全轴长：标准差的 2·radius 倍
         axes.add_patch(Ellipse((0, 0), *size, fc="0.5", ec="none", alpha=0.12))
@@ -67,7 +67,7 @@ def contours(axes: Axes, variances: np.ndarray, say: Say) -> None:
 
 
 def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> Figure:
-    """Left the plane of the two leading directions, right the distances in all dimensions."""
+    """Draw the plane of the two leading directions on the left, and the distances in all dimensions on the right."""
     arrays = results.arrays(name)
     means, covariances, grid = results.fitted(name)
     centre = grid[0] // 2 * grid[1] + grid[1] // 2  # 按行编号

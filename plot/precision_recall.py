@@ -27,7 +27,7 @@ def best_point(curve: np.ndarray) -> np.ndarray:
 
 
 def equal_f1_lines(axes: Axes) -> None:
-    """Grey lines on which F1 is 0.2, 0.4, 0.6 and 0.8, labelled at the right edge."""
+    """Draw grey lines on which F1 is 0.2, 0.4, 0.6 and 0.8, labelled at the right edge."""
     for f1 in (0.2, 0.4, 0.6, 0.8):
         recall = np.linspace(f1 / (2 - f1), 1, 100)  # 由精确率为 1 处起
         axes.plot(recall, f1 * recall / (2 * recall - f1), color="0.8", lw=0.6)  # 由 F1 的定义解出精确率
@@ -35,7 +35,7 @@ def equal_f1_lines(axes: Axes) -> None:
 
 
 def figure(results: Results, args: argparse.Namespace, say: Say) -> Figure:
-    """One panel, its legend beside it."""
+    """Draw one panel with its legend beside it."""
     curves = {}
     for name in results.classes:
         arrays, f1 = results.arrays(name), results.row(name)["pixel_f1"]

@@ -38,7 +38,7 @@ def curves(results: Results) -> dict[str, tuple[np.ndarray, float]]:
 
 
 def figure(results: Results, args: argparse.Namespace, say: Say) -> Figure:
-    """One panel, its legend beside it."""
+    """Draw one panel with its legend beside it."""
     found = curves(results)
     lines = style.class_lines(results.classes)
     drawing = Figure((style.DOUBLE, 3.4), layout="constrained")

@@ -31,7 +31,7 @@ def curves(results: Results) -> Curves:
 
 
 def figure(results: Results, args: argparse.Namespace, say: Say) -> Figure:
-    """Two panels, image level and pixel level."""
+    """Draw two panels, the image level and the pixel level."""
     return roc_drawing(curves(results), say)
 
 

@@ -32,7 +32,7 @@ def is_crowded(scores: np.ndarray) -> bool:
 
 
 def show_class(axes: Axes, results: Results, name: str, ticks: int, say: Say) -> None:
-    """One panel: raw scores of normal and of defective pictures, and the threshold."""
+    """Draw one panel: the raw scores of normal and of defective pictures, and the threshold."""
     arrays = results.arrays(name)
     scores, threshold = raw_scores(arrays), class_thresholds(results.store, name, arrays).decision
     shown = scores if threshold is None else np.append(scores, threshold)  # 由好图得分而来的阈值，可能在所有得分之上
@@ -60,7 +60,7 @@ def show_class(axes: Axes, results: Results, name: str, ticks: int, say: Say) ->
 
 
 def figure(results: Results, args: argparse.Namespace, say: Say) -> Figure:
-    """A panel a class, each with an axis of its own."""
+    """Draw a panel for each class, with an axis of its own."""
     names = results.classes
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)

@@ -32,7 +32,7 @@ LEFT_OUT_COLOUR, ALONE_COLOUR, PERCENTILE_COLOUR = "0.45", "0.7", style.PALETTE[
 
 
 def title(results: Results, name: str, left_out: list[float], count: int, by_lots: bool, say: Say) -> str:
-    """What is shown; in a second line what is framed."""
+    """What is shown and, in a second line, what is framed."""
     limit, n = stands_out_from(left_out), len(left_out)
     what = f"{style.printable(name)}{say(', ', '，')}{style.arch_label(results.store.key)}{say(': ', '：')}" + say(
         f"the {count} most unusual of {n} training pictures, each scored as if {'its lot were ' * by_lots}left out",
@@ -57,7 +57,7 @@ def caption(file: str, score: float) -> str:
 
 
 def side_by_side(picture: np.ndarray, overlay: np.ndarray) -> np.ndarray:
-    """Both (H, W, 3) uint8, with a white seam."""
+    """A picture and its overlay, (H, W, 3) uint8 each, with a white seam between them."""
     seam = np.full((len(picture), max(1, picture.shape[1] // 50), 3), 255, np.uint8)
     return np.hstack([picture, seam, overlay])
 
@@ -65,7 +65,7 @@ def side_by_side(picture: np.ndarray, overlay: np.ndarray) -> np.ndarray:
 def show_pictures(
     part: SubFigure, unusual: dict[str, Any], limit: float | None, size: float, colours: Colours, say: Say
 ) -> None:
-    """Every picture beside its map, ``size`` inches high, framed where it stands out; one colour scale."""
+    """Draw every picture beside its map, ``size`` inches high and framed where it stands out, on one colour scale."""
     maps, rows = unusual["maps"], -(-len(unusual["maps"]) // COLUMNS)
     total = HEAD + rows * (CAPTION + size)
 
@@ -89,7 +89,7 @@ def show_pictures(
 def distributions(
     left_out: list[float], alone: list[float] | None, arrays: dict[str, Any] | None, say: Say
 ) -> list[tuple[str, str, np.ndarray]]:
-    """Name, colour and raw image scores of the training pictures, and of the good and the defective test pictures."""
+    """The name, colour and raw scores of the training pictures, and of the good and the defective test pictures."""
     if alone is None:
         found = [(say("left-out training", "留一训练图像"), LEFT_OUT_COLOUR, np.array(left_out))]
     else:
@@ -106,7 +106,7 @@ def distributions(
 def thresholds(
     left_out: list[float], alone: list[float] | None, arrays: dict[str, Any] | None, say: Say
 ) -> list[tuple[str, float, Line]]:
-    """Name, raw score and look of the thresholds."""
+    """The name, raw score and look of each threshold."""
     en, zh = f"{PERCENTILE:g}th percentile of ", f"得分的第 {PERCENTILE:g} 百分位"
     words = (
         say(f"{en}the left-out scores", f"留一{zh}") if alone is None else say(f"{en}those by lots", f"按批留出{zh}")
@@ -125,7 +125,7 @@ def thresholds(
 def show_scores(
     part: SubFigure, strips: list[tuple[str, str, np.ndarray]], lines: list[tuple[str, float, Line]], say: Say
 ) -> None:
-    """A strip for each distribution, below one another with the same bins, and the thresholds through all of them."""
+    """Draw the distributions below one another with the same bins, and the thresholds through all of them."""
     total = LEGEND + STRIP * len(strips) + AXIS
     place = {"left": NAMES / style.DOUBLE, "right": 1 - MARGIN / style.DOUBLE}
     place |= {"bottom": AXIS / total, "top": 1 - LEGEND / total, "hspace": 0.2}
@@ -155,7 +155,7 @@ def lot_label(lot: str, count: int, say: Say) -> str:
 
 
 def show_lots(part: SubFigure, left_out: list[float], lots: np.ndarray, say: Say) -> None:
-    """A row for each lot, the highest median on top: scores, their median; red where it stands out as a whole."""
+    """Draw each lot's scores and their median, the highest on top; red is a lot that stands out as a whole."""
     scores, apart = np.array(left_out), lots_that_stand_out(left_out, lots.tolist())
     each = {lot: scores[lots == lot] for lot in dict.fromkeys(lots.tolist())}
     shown = sorted(each, key=lambda lot: np.median(each[lot]))[-LOTS:]
@@ -186,7 +186,7 @@ def show_lots(part: SubFigure, left_out: list[float], lots: np.ndarray, say: Say
 
 
 def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> Figure:
-    """Above the pictures, the most unusual first; below the distributions with the thresholds, then the lots."""
+    """Draw the pictures, the most unusual first; below them the distributions with the thresholds, then the lots."""
     left_out, alone, unusual = results.left_out(name)
     arrays = results.arrays(name) if results.store.arrays(name).exists() else None  # 没有测试图像的一类没有
     colours = results.colours(name, arrays or {}, args.colours)  # 与测试图像的热图同一尺度
