@@ -94,6 +94,15 @@ class Results:
             raise self._unusable(path)
         return arrays
 
+    def measured(self, curve: str, metric: str, what: str) -> dict[str, tuple[dict[str, Any], float]]:
+        """The arrays and the metric of every class that has this curve; raises UserError where there is no ``what``."""
+        found = {name: (self.arrays(name), self.row(name)[metric]) for name in self.classes}
+        # 要有掩码与缺陷
+        found = {n: (a, value) for n, (a, value) in found.items() if a[curve] is not None and value is not None}
+        if not found:
+            raise UserError(f"no class in {str(self.store.results)!r} has both masks and defects: no {what}")
+        return found
+
     def left_out(self, name: str) -> tuple[list[float], list[float] | None, dict[str, Any]]:
         """The left-out scores of all of a class's training pictures, and the arrays of the most unusual ones.
 

@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiment.report import style
-from system.errors import UserError
 from experiment.report.style import Say
 
 
@@ -36,18 +35,11 @@ def equal_f1_lines(axes: Axes) -> None:
 
 def figure(results: Results, args: argparse.Namespace, say: Say) -> Figure:
     """Draw one panel with its legend beside it."""
-    curves = {}
-    for name in results.classes:
-        arrays, f1 = results.arrays(name), results.row(name)["pixel_f1"]
-        if arrays["pixel_pr"] is not None and f1 is not None:  # 要有掩码与缺陷
-            curves[name] = arrays, f1
-    if not curves:
-        raise UserError(f"no class in {str(results.store.results)!r} has both masks and defects: no pixel-level curve")
     lines = style.class_lines(results.classes)
     drawing = Figure((style.DOUBLE, 3.4), layout="constrained")
     axes = drawing.subplots()
     equal_f1_lines(axes)
-    for name, (arrays, f1) in curves.items():
+    for name, (arrays, f1) in results.measured("pixel_pr", "pixel_f1", "pixel-level curve").items():
         best_at = say(f": F1 {f1:.3f} at {arrays['threshold']:.3f}", f"：F1 {f1:.3f}，阈值 {arrays['threshold']:.3f}")
         label = style.printable(name) + best_at
         axes.plot(*arrays["pixel_pr"].T, label=label, **lines[name])
