@@ -100,8 +100,9 @@ class Evaluator:
                         arrays, row = evaluate_maps(maps, test.labels, masks, files.own_scores, files.region)
                     except UserError as problem:  # 说出来时，可能已在算下一类
                         raise UserError(f"class {name!r}: {problem}") from problem
-                    how = test.kinds, test.APART, files.own_scores, files.region
-                    apart = evaluate_apart(maps, test.labels, masks, *how)
+                    apart = evaluate_apart(
+                        maps, test.labels, masks, test.kinds, test.APART, files.own_scores, files.region
+                    )
                     if maps is not None:
                         close(maps)  # Windows 不许改名仍映射着的文件
                     small = {"files": np.array(test.names()), "kinds": np.array(test.kinds), "patches": files.centres}

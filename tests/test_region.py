@@ -22,7 +22,7 @@ from datasets.mvtec import MVTecDataset
 from datasets.preprocessing import Preprocessing
 from datasets.region import read_region
 from experiment.files.folder import Store
-from experiment.files.region import from_text, is_sound, to_text
+from experiment.files.region import from_text, is_region, to_text
 from experiment.report.colours import OF_THRESHOLD, Colours, predicted_mask
 from experiment.report.figures import panel_images
 from experiment.report.results import curves
@@ -66,14 +66,14 @@ def test_a_record_keeps_every_pixel():
     for shape in ((1, 1), (7, 13), (56, 64)):
         region = rng.random(shape) < 0.5
         region[0, 0] = True
-        assert (from_text(to_text(region)) == region).all() and is_sound(to_text(region), [*shape])
-        assert not is_sound(to_text(region), [shape[0], shape[1] + 1])
-        assert not is_sound(to_text(~np.ones(shape, bool)), [*shape])
-    assert is_sound(None, [3, 3]) and to_text(None) is None and from_text(None) is None
+        assert (from_text(to_text(region)) == region).all() and is_region(to_text(region), [*shape])
+        assert not is_region(to_text(region), [shape[0], shape[1] + 1])
+        assert not is_region(to_text(~np.ones(shape, bool)), [*shape])
+    assert is_region(None, [3, 3]) and to_text(None) is None and from_text(None) is None
     for broken in ("", "?", "aGVsbG8=", to_text(region)[:40]):
-        assert not is_sound(broken, [56, 64])
+        assert not is_region(broken, [56, 64])
     Image.fromarray(region).save(file := io.BytesIO(), "bmp")
-    assert not is_sound(base64.b64encode(file.getvalue()).decode(), [56, 64])
+    assert not is_region(base64.b64encode(file.getvalue()).decode(), [56, 64])
 
 
 def scored(steps=None):

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from experiment.files.region import is_sound
+from experiment.files.region import is_region
 from padim.metrics import FIGURES, INTERVALS
 from system.errors import UserError
 from system.files import read_json
@@ -187,7 +187,7 @@ def _wrong_entry(record: dict[str, Any]) -> str | None:
         "layers": bool(record["layers"]),
         "dimensions": bool(record["dimensions"]) and min(record["dimensions"]) >= 0,
         "size": len(record["size"]) == 2 and min(record["size"]) > 0,
-        "region": is_sound(record["region"], record["size"]),
+        "region": is_region(record["region"], record["size"]),
         **{key: record[key] != [] for key in ("left_out_scores", "left_out_alone_scores", "validation_scores")},
     }
     return next((key for key, is_sound in sound.items() if not is_sound), None)

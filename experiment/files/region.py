@@ -27,7 +27,7 @@ def from_text(text: str | None) -> np.ndarray | None:
         return np.array(image.convert("1"))
 
 
-def is_sound(text: str | None, size: Sequence[int]) -> bool:
+def is_region(text: str | None, size: Sequence[int]) -> bool:
     """Whether a record's text is a region of this height and width in which anything is looked at."""
     try:
         region = from_text(text)
