@@ -197,7 +197,7 @@ def figure(table: Table, say: Say) -> Figure:
         diamond = Line2D([], [], ls="", marker="D", ms=2.8, mfc="white", mec="black", mew=0.7)
         diamond.set_label(published_label(table, say))
         keys.append(diamond)
-    drawing.legend(handles=keys, loc="outside upper center", ncols=3)
+    drawing.legend(handles=keys, loc="outside upper center", ncols=2 if len(keys) == 4 else 3)
     return drawing
 
 

@@ -104,7 +104,8 @@ def figure(found: dict[str, dict[str, Curve]], say: Say) -> Figure:
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
     side = 2.4 if len(names) <= WIDE else style.DOUBLE / COLUMNS
-    head = 0.25 + 0.2 * -(-(len(found) + 1) // KEYS)  # 英寸：图例的各行
+    a_line = 1 if columns == 1 else KEYS  # 一格宽的图，一行只放得下一项
+    head = 0.25 + 0.2 * -(-(len(found) + 1) // a_line)  # 英寸：图例的各行
     drawing = Figure((side * columns, head + (0.98 * side + 0.2) * rows), layout="constrained")
     panels = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes in panels.flat[len(names) :]:
@@ -125,7 +126,10 @@ def figure(found: dict[str, dict[str, Curve]], say: Say) -> Figure:
     ]
     chance = say(f"what chance explains ({BAND:.0%})", f"偶然所能解释的（{BAND:.0%}）")
     drawing.legend(
-        handles=[*keys, Patch(color=BAND_COLOUR, label=chance)], loc="outside upper center", ncols=KEYS, columnspacing=1
+        handles=[*keys, Patch(color=BAND_COLOUR, label=chance)],
+        loc="outside upper center",
+        ncols=a_line,
+        columnspacing=1,
     )
     return drawing
 
