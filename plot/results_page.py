@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from _options import Parser, report, write_text
 from _results import Results, architectures, open_results, raw_scores
+from score_distribution import is_crowded
 
 from experiment.methods import method_of, split_key, tolerance_of
 from experiment.report import style
@@ -79,6 +81,7 @@ def scored_class(results: Results, name: str, drawn: set[str]) -> Entry:
         "labels": arrays["labels"].tolist(),
         "kinds": {"names": names, "of": [names.index(kind) for kind in kinds]},
         "scores": [rounded(score) for score in raw_scores(arrays).tolist()],
+        "logarithmic": is_crowded(raw_scores(arrays)),
         "figures": factored([figure if figure in drawn else None for figure in figures]),
     }
 
@@ -122,6 +125,7 @@ def predicted_run(content: Entry, drawn: set[str]) -> Entry:
         "origin": thresholds["origin"],
         "files": factored([picture["file"] for picture in pictures]),
         "scores": [rounded(picture["score"]) for picture in pictures],
+        "logarithmic": is_crowded(np.array([picture["score"] for picture in pictures])),
         "p_values": [rounded(picture["p_value"]) for picture in pictures],
         "figures": factored([picture["figure"] if picture["figure"] in drawn else None for picture in pictures]),
     }

@@ -35,7 +35,7 @@ def options() -> Parser:
 def is_crowded(scores: np.ndarray) -> bool:
     """Whether a few scores are so high that all others would share the first bins; and logarithms exist."""
     low, high = scores.min(), scores.max()
-    return low > 0 and float(np.mean(scores < low + LOW * (high - low))) >= MOST
+    return bool(low > 0 and np.mean(scores < low + LOW * (high - low)) >= MOST)
 
 
 def show_class(axes: Axes, results: Results, name: str, ticks: int, say: Say) -> None:

@@ -184,6 +184,39 @@ def test_the_slider_counts_as_numpy_does(seen, folder):
     assert float(field.get_property("value")) == pytest.approx(best, rel=1e-6)
 
 
+def test_a_few_very_high_scores_do_not_crowd_the_others(seen, tmp_path):
+    """The axis is logarithmic then, and the slider moves along it."""
+    write_results(tmp_path, "resnet18", ("grid",))
+    store, raw = Store(tmp_path, "resnet18"), np.append(np.geomspace(10, 20, 11), 400)
+    ends = {f"{of}score_{end}": value for of in ("", "image_") for end, value in (("min", raw[0]), ("max", raw[-1]))}
+    found = ends | {"image_scores": (raw - 10) / 390, "image_threshold_raw": raw[4]}
+    store.write_arrays("grid", store.read_arrays("grid") | found)
+    assert page.main(["--result", str(tmp_path)]) == 0
+    seen.show(tmp_path, "#zh/resnet18/grid")
+    assert seen.one("#scale").text == "图像得分，对数坐标"
+    bars = [
+        set(re.findall(r"V([\d.]+)H(\d+)", seen.one(f"svg .{kind}").get_dom_attribute("d")))
+        for kind in ("good", "defect")
+    ]
+    filled = {place for each in bars for height, place in each if float(height) < 100}
+    assert len(filled) == 12
+    check_counts(seen, tmp_path, "grid")
+    slider = seen.one("#slider")
+    seen.execute_script("arguments[0].value = 500; arguments[0].dispatchEvent(new Event('input'))", slider)
+    assert float(seen.one("#threshold").get_property("value")) == pytest.approx(np.sqrt(4000), rel=1e-4)
+    check_counts(seen, tmp_path, "grid")
+    slider.send_keys(Keys.HOME)
+    check_counts(seen, tmp_path, "grid")
+    field = seen.one("#threshold")
+    for value in ("0", "-3", "12.5"):
+        field.clear()
+        field.send_keys(value)
+        check_counts(seen, tmp_path, "grid")
+    assert float(slider.get_property("value")) == pytest.approx(
+        1000 * (np.log(12.5 / 10) / np.log(40) + 0.03) / 1.06, abs=1
+    )
+
+
 def test_sorting_and_filtering_of_pictures(seen, folder):
     seen.show(folder, "#en/resnet18/bottle")
     files, labels, raw, best = scores(folder, "bottle")

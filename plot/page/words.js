@@ -46,6 +46,7 @@ const WORDS = {
   stored: ["Back to {}", "恢复为 {}"],
   no_threshold: ["none is stored; move the slider", "没有存下的阈值；请移动滑块"],
   score_axis: ["image score", "图像得分"],
+  logarithmic_axis: ["image score, logarithmic", "图像得分，对数坐标"],
   tallest: ["tallest bar: {}", "最高一柱：{}"],
   outcomes: ["Show only these outcomes", "只看这些结果"],
   found: ["found", "检出"],
@@ -118,8 +119,8 @@ function say(key, ...values) {
 }
 
 /** A sentence of the program in the language shown. */
-function translated(sentence) {
-  return language ? SENTENCES.reduce((text, [english, chinese]) => text.replace(english, chinese), sentence) : sentence;
+function translated(sentence, table = SENTENCES) {
+  return language ? table.reduce((text, [english, chinese]) => text.replace(english, chinese), sentence) : sentence;
 }
 
 /** A score, or what is computed like one. */
