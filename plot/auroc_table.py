@@ -183,7 +183,7 @@ def figure(table: Table, say: Say) -> Figure:
     names = drawn(table)
     crowded = len(names) > 6
     panels[-1].set_xticklabels(
-        [style.printable(row_label(n, say)) for n in names], rotation=40 if crowded else 0,
+        [style.printable(row_label(n, say), 24) for n in names], rotation=40 if crowded else 0,
         ha="right" if crowded else "center",
         rotation_mode="anchor" if crowded else None,
     )  # fmt: skip

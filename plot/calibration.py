@@ -95,7 +95,7 @@ def show(axes: Axes, name: str, shown: dict[str, Curve], looks: dict[str, style.
     axes.set_yscale("function", functions=(np.sqrt, np.square))
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     lines = [say(f"{n} scores, {m} pictures", f"{n} 个得分，{m} 张图像") for n, m in counts]
-    axes.set_title("\n".join([style.printable(name), *lines]), linespacing=1.3)
+    axes.set_title("\n".join([style.printable(name, 20), *lines]), linespacing=1.3)
 
 
 def figure(found: dict[str, dict[str, Curve]], say: Say) -> Figure:
@@ -121,7 +121,7 @@ def figure(found: dict[str, dict[str, Curve]], say: Say) -> Figure:
     drawing.supxlabel(expected, size=style.TEXT_SIZE)
     drawing.supylabel(actual, size=style.TEXT_SIZE)
     keys = [
-        Line2D([], [], label=style.printable(label), color=look["color"], ls=look["linestyle"])
+        Line2D([], [], label=style.printable(label, 34), color=look["color"], ls=look["linestyle"])
         for label, look in looks.items()
     ]
     chance = say(f"what chance explains ({BAND:.0%})", f"偶然所能解释的（{BAND:.0%}）")

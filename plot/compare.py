@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from experiment.report import style
 from experiment.report.published import LEVELS
 from experiment.report.style import Say
+from experiment.report.words import shortened
 from system.errors import UserError
 
 STEM = "compare"
@@ -180,7 +181,7 @@ def intervals(axes: Axes, level: Level, names: list[str]) -> None:
             axes.plot(ends, [row, row], color="0.35", lw=1.1)
         axes.plot(difference, row, "o", ms=4, color="0.35", mfc=style.IMAGE_COLOUR if is_clear else "white")
     axes.axvline(0, color="black", lw=0.8)
-    axes.set_yticks(rows, [style.printable(name) for name in names])
+    axes.set_yticks(rows, [style.printable(name, 24) for name in names])
     axes.set_ylim(len(rows) - 0.5, -0.5)  # 自上而下
     axes.locator_params(axis="x", nbins=5)
 
@@ -217,7 +218,7 @@ def ranks(drawing: Figure, level: Level, labels: list[str], top: float, say: Say
         for i, m in enumerate(members):
             height = -0.12 - BAR * len(groups) - LINE * (i + 0.5)
             axes.plot([mean[m], mean[m], edge], [0, height, height], color="0.35", lw=0.9, clip_on=False)
-            text(edge, height, f" {shortened(labels[m])} ({mean[m]:.2f}) ", side)
+            text(edge, height, f" {shortened(labels[m], WIDEST)} ({mean[m]:.2f}) ", side)
 
 
 def _body(level: Level) -> float:
@@ -225,14 +226,9 @@ def _body(level: Level) -> float:
     return 0.12 + BAR * len(level.groups()) + LINE * ((level.areas.shape[1] + 1) // 2)
 
 
-def shortened(label: str) -> str:
-    """A label that fits beside the diagram."""
-    return label if len(label) <= WIDEST else f"{label[: WIDEST // 2]}…{label[-WIDEST // 2 + 1 :]}"
-
-
 def figure(levels: list[Level], labels: list[str], say: Say) -> Figure:
     """Of two models, or in one class alone, the differences; of more the diagrams of critical differences."""
-    first, *others = map(shortened, labels)
+    first, *others = (shortened(label, WIDEST) for label in labels)
     only = {name for level in levels for name in level.classes}
     if len(others) == 1 or len(only) == 1:  # 一类之上没有名次可言
         rows = max(level.differences.size for level in levels)

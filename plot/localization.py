@@ -116,7 +116,7 @@ def sheet(titles: list[str], labels: list[str], rows: Rows, whose: str, bar: Bar
 
     for row, (label, shown) in enumerate(zip(labels, rows, strict=True)):
         y = top + row * (height + GAP)
-        words = style.printable(label if len(label) < 19 else label[:17] + "…")
+        words = style.printable(label, 18)
         drawing.text(
             LEFT * 0.45 / total[0], 1 - (y + height / 2) / total[1], words,
             size=style.SMALL_SIZE, rotation=90, ha="center", va="center",

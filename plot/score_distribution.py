@@ -61,7 +61,7 @@ def show_class(axes: Axes, results: Results, name: str, ticks: int, say: Say) ->
         axes.hist(own, bins, histtype="step", color=colour, lw=0.9)
     if threshold is not None:
         axes.axvline(threshold, color="black", ls="--", lw=0.9)
-    axes.set_title(style.printable(name))
+    axes.set_title(style.printable(name, 20))
     axes.margins(x=0.02)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
 

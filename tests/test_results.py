@@ -3,6 +3,7 @@ import pytest
 from experiment.files.folder import Store
 from experiment.report import results as report
 from experiment.report.published import Reference, compare
+from experiment.report.words import width
 from padim import metrics
 from system.errors import UserError
 
@@ -53,10 +54,10 @@ def test_averages_name_the_published_mean_only_for_all_its_classes():
 
 
 def test_the_table_is_aligned():
-    rows = {"t": row(0.8123456, None, {"image": 0.9, "pixel": 0.95}), "a_long_name": row(1.0, 0.5)}
+    rows = {"t": row(0.8123456, None, {"image": 0.9, "pixel": 0.95}), "a_long_name": row(1.0, 0.5), "法兰盘_左侧": row(1.0, 0.5)}
     results = {"classes": rows, "averages": report.averages(rows, REFERENCE, "resnet18")}
     lines = report.table(results).splitlines()
-    assert len({len(line) for line in lines}) == 1
+    assert len({width(line) for line in lines}) == 1  # 终端里一个汉字占两格
     assert lines[2].split() == ["t", "0.8123", "0.900", "-0.0877", "–", "0.950", "–", "–", "–", "1.2"]
     assert lines[3].split() == ["a_long_name", "1.0000", "–", "–", "0.5000", "–", "–", "0.5000", "–", "1.2"]
 

@@ -27,6 +27,7 @@ from experiment.files.records import LEVELS
 from experiment.files.signed import save_signed
 from experiment.report import style
 from experiment.report.colours import Bar, Colours
+from experiment.report.words import shortened
 from system.files import replacing
 from system.resources import cores
 
@@ -251,7 +252,7 @@ def roc_drawing(curves: Curves, say: style.Say) -> Figure:
             if (curve := curves[name][level]) is not None:
                 points, auc = curve
                 aucs.append(auc)
-                axes.plot(points[:, 0], points[:, 1], label=f"{name}  {auc:.3f}", **lines[name])
+                axes.plot(points[:, 0], points[:, 1], label=f"{shortened(name, 18)}  {auc:.3f}", **lines[name])
         axes.plot([0, 1], [0, 1], color="0.75", lw=0.7, ls=(0, (1, 2)))
         mean = say(f"average AUC {np.mean(aucs):.3f}", f"平均 AUC {np.mean(aucs):.3f}") if aucs else None
         axes.set_title(f"{title}{say(', ', '，')}{mean or say('not available', '无数据')}")

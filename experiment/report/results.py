@@ -17,6 +17,7 @@ from experiment.files.provenance import may_stay
 from experiment.files.records import LEVELS
 from experiment.methods import METHODS
 from experiment.report.published import Reference, Row, compare, departures, sentence, verdict
+from experiment.report.words import padded, width
 from padim.metrics import FIGURES, INTERVALS
 from system.errors import UserError
 from system.files import Staged
@@ -238,12 +239,12 @@ def table(results: dict[str, Any]) -> str:
             cells += [_cell(v, f) for v, f in zip(values, (".4f", ".3f", "+.4f"), strict=True)]
         cells += [_cell(row.get(key), ".4f") for key in ("pixel_aupro", "pixel_aupimo")]
         lines.append([*cells, _cell(row.get("seconds", {}).get("total"), ".1f")])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    widths = [max(width(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = [
-        "  ".join([line[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)])
+        "  ".join([padded(line[0], widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)])
         for line in lines
     ]
-    rule = "-" * len(text[0])
+    rule = "-" * width(text[0])
     return "\n".join(
         [text[0], rule, *text[1 : 1 + len(results["classes"])], rule, *text[1 + len(results["classes"]) :]]
     )
