@@ -98,7 +98,7 @@ def test_cff_outlines_are_recognised(content, is_cff, tmp_path):
     assert style._is_cff(str(tmp_path / "font")) is is_cff
 
 
-@pytest.mark.parametrize("text", ["transistor_housing_left_hand_side", "法兰盘_左侧_高温退火_第二批次", "a钢b板c材d", "e\u0301" * 9])
+@pytest.mark.parametrize("text", ["transistor_housing_left_hand", "法兰盘_左侧_高温退火", "a钢b板c材d", "e\u0301" * 9])
 def test_words_are_cut_in_the_middle(text):
     for columns in range(4, 40):
         short = shortened(text, columns)
