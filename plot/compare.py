@@ -236,7 +236,7 @@ def figure(levels: list[Level], labels: list[str], say: Say) -> Figure:
         for axes, level in zip(drawing.subplots(1, len(levels), squeeze=False)[0], levels, strict=True):
             intervals(axes, level, level.classes if len(others) == 1 else others)
             axes.set_title(title(level, say))
-        words = others[0] if len(others) == 1 else f"…{say(', ', '，')}{style.printable(*only)}"
+        words = others[0] if len(others) == 1 else f"…{say(', ', '，')}{style.printable(min(only))}"
         drawing.supxlabel(f"{first} − {words}", size=style.TEXT_SIZE)
         return drawing
     heights = [HEAD + _body(level) for level in levels]
