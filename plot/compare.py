@@ -2,7 +2,7 @@
 
 同一批测试图像上，一个方法是否比别的好：各类之间的检验，每类之内的差。
 
-``compare.py A B [C …]`` takes files ``results_{arch}.json``; differences are the first one's figures less another's.
+``compare.py A B [C …]`` takes files ``results_{arch}.json``; differences are the first one's metrics less another's.
 """
 
 import _root  # noqa: F401, I001
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from _auroc import level_label
 from _options import Parser, parser, run, save, target, write_text
 from _paired import ALPHA, Level, compared, open_files
 from matplotlib.axes import Axes
@@ -38,10 +39,8 @@ def options() -> Parser:
 
 
 def title(level: Level, say: Say) -> str:
-    """A level's figure in words."""
-    return {"image": say("image ROC AUC", "图像级 ROC AUC"), "pixel": say("pixel ROC AUC", "像素级 ROC AUC")}[
-        level.name
-    ]
+    """What a level's metric is called."""
+    return f"{level_label(level.name, say)} ROC AUC"
 
 
 def over_classes(level: Level, labels: list[str], say: Say) -> str:
@@ -115,7 +114,7 @@ def _of_many(level: Level, labels: list[str], say: Say) -> str:
 
 
 def within_classes(level: Level, labels: list[str], say: Say) -> list[str]:
-    """What the differences within the classes say, a sentence for every model but the first."""
+    """What the differences within the classes say; there is a sentence for every model but the first."""
     found = []
     for other, label in enumerate(labels[1:]):
         each = [(name, parts[other]) for name, parts in zip(level.classes, level.intervals, strict=True)]
@@ -149,7 +148,7 @@ def caveats(say: Say) -> str:
 
 
 def markdown(levels: list[Level], labels: list[str], left_out: list[str], say: Say) -> str:
-    """Tables and sentences, a section a level."""
+    """The tables and the sentences, in a section for each level."""
     parts = []
     for level in levels:
         against = [f"{labels[0]} − {label}" for label in labels[1:]]
@@ -172,7 +171,7 @@ def markdown(levels: list[Level], labels: list[str], left_out: list[str], say: S
 
 
 def intervals(axes: Axes, level: Level, names: list[str]) -> None:
-    """Differences with their intervals, a row each: of two models in the classes, or of several in one class."""
+    """Draw differences with their intervals, a row each: of two models in the classes, or of several in one class."""
     rows = np.arange(len(names))
     each = [ends for parts in level.intervals for ends in parts]
     for row, difference, ends in zip(rows, level.differences.ravel(), each, strict=True):
@@ -187,7 +186,7 @@ def intervals(axes: Axes, level: Level, names: list[str]) -> None:
 
 
 def ranks(drawing: Figure, level: Level, labels: list[str], top: float, say: Say) -> None:
-    """The diagram of critical differences, ``top`` inches below the figure's upper edge.
+    """Draw the diagram of critical differences, ``top`` inches below the figure's upper edge.
 
     Mean ranks on an axis, the best to the right, as the literature draws it; bars join what is not told apart.
     """
@@ -222,12 +221,12 @@ def ranks(drawing: Figure, level: Level, labels: list[str], top: float, say: Say
 
 
 def _body(level: Level) -> float:
-    """Inches below the axis: the bars, and a line for every second model."""
+    """How many inches the bars and a line for every second model take below the axis."""
     return 0.12 + BAR * len(level.groups()) + LINE * ((level.areas.shape[1] + 1) // 2)
 
 
 def figure(levels: list[Level], labels: list[str], say: Say) -> Figure:
-    """Of two models, or in one class alone, the differences; of more the diagrams of critical differences."""
+    """Draw the differences of two models, or of all in one class, and else the diagrams of critical differences."""
     first, *others = (shortened(label, WIDEST) for label in labels)
     only = {name for level in levels for name in level.classes}
     if len(others) == 1 or len(only) == 1:  # 一类之上没有名次可言

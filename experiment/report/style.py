@@ -78,9 +78,10 @@ def class_line(index: int) -> Line:
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": LINE_STYLES[index // len(PALETTE) % len(LINE_STYLES)]}
 
 
-def printable(name: str, columns: int = 60) -> str:
-    """A name as matplotlib can draw it, within as many columns: bytes that are no text escaped, ``$`` no formula."""
-    return shortened(name.encode(**TEXT).decode(), columns).replace("$", r"\$")
+def printable(name: str, columns: int | None = None) -> str:
+    """A name as matplotlib can draw it, cut to so many columns: bytes that are no text escaped, ``$`` no formula."""
+    text = name.encode(**TEXT).decode()
+    return (text if columns is None else shortened(text, columns)).replace("$", r"\$")
 
 
 def arch_label(key: str) -> str:
