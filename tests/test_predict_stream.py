@@ -19,6 +19,7 @@ import main
 import predict
 from datasets.pictures import arriving
 from datasets.sample import write_sample
+from experiment.report.drift import drift
 
 TINY = ["--arch", "resnet18", "--weights", "random", "--rd", "20", "--resize", "64", "--crop", "0", "--figures", "none"]
 IN_ORDER = ["test/good/000.png", "test/hole/000.png", "test/stain/000.png", "train/good/001.png"]
@@ -27,7 +28,7 @@ IN_ORDER = ["test/good/000.png", "test/hole/000.png", "test/stain/000.png", "tra
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("stream") / "data"
-    write_sample(root, n_train=4, n_test=6, size=64)
+    write_sample(root, n_train=20, n_test=6, size=64)
     return root / "linen"
 
 
@@ -98,8 +99,8 @@ def test_each_is_answered_before_the_next_is_named(exported, data, tmp_path):
 
 
 def test_the_answers_are_those_of_the_same_pictures_given(model, data, tmp_path, capsys, monkeypatch):
-    """All at once, more than a batch of them; figures, maps and the record, too."""
-    pictures = sorted((data / "test").rglob("*.png")) * 3
+    """All at once, more than a batch of them; figures, maps, the record and how they score, too."""
+    pictures = sorted((data / "test").rglob("*.png")) * 4
     outs = tmp_path / "given", tmp_path / "named"
     options = ["--model", str(model), "--json", "--maps", "--batch_size", "4", "--num_workers", "1"]
     assert predict.main([*options, "--out", str(outs[0]), *map(str, pictures)]) == 0
@@ -110,6 +111,9 @@ def test_the_answers_are_those_of_the_same_pictures_given(model, data, tmp_path,
     given, named = (json.loads((out / "predictions.json").read_text(encoding="utf-8")) for out in outs)
     for one, other in zip(given["pictures"], named["pictures"], strict=True):
         assert one.pop("score") == pytest.approx(other.pop("score"), rel=1e-4) and one == other
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("of 24 pictures ")]
+    assert len(said) == 2 and said[0] == said[1] == drift([one["p_value"] for one in given["pictures"]], 20).sentence
+    assert given["good_scores"] == named["good_scores"] == 20
     assert len({one["figure"] for one in named["pictures"]}) == len(pictures)
 
 

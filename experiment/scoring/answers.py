@@ -210,6 +210,7 @@ def write_predictions(
         "weights": record["weights"],
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "thresholds": {"decision": thresholds.decision, "pixel": thresholds.pixel, "origin": thresholds.origin},
+        "good_scores": len(thresholds.good or ()),
         "pictures": entries,
     }
     write_json(predictions_of(folder), content)

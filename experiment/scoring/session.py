@@ -25,6 +25,7 @@ from datasets.read_ahead import read_ahead
 from experiment.files.records import NUMBER, matches
 from experiment.options import decoding_threads
 from experiment.report.colours import colours_of
+from experiment.report.drift import drift
 from experiment.report.threshold import find_thresholds
 from experiment.scoring.answers import BELOW, Answer, alone_in, answers, write_predictions
 from experiment.scoring.maps import maps_below
@@ -94,6 +95,7 @@ class Scoring:
         self._reading = 0.0  # 这一块里读图所用的秒数
         self._cut_off: set[float] = set()  # 各图被裁掉的份额
         self._decisions: Counter[str] = Counter()
+        self._p_values: list[float] = []
         self._entries: list[dict[str, Any]] = []  # 总记录的各项；没有 --out 就不留
 
     def __enter__(self) -> "Scoring":
@@ -109,9 +111,7 @@ class Scoring:
         self._total = None
         if STREAM in args.pictures:
             if len(args.pictures) > 1:
-                raise UserError(
-                    "- takes names from standard input and stands alone; name the others there, too"
-                )
+                raise UserError("- takes names from standard input and stands alone; name the others there, too")
             names = sys.stdin if isinstance(sys.stdin, io.TextIOWrapper) else None
             self._groups = arriving(names, args.batch_size, own)
         else:
@@ -174,11 +174,12 @@ class Scoring:
         if self._keep:
             self._keep([(one.found.figure, one.raw, one.size) for one in block])
         self._decisions.update(answer.decision for answer in answered)
+        self._p_values += [answer.p_value for answer in answered if answer.p_value is not None]
         if self.args.out:
             self._entries += [answer.entry() for answer in answered]
 
     def report(self) -> None:
-        """At the end: the record of all, how many were decided how, and what was written."""
+        """At the end: the record of all, how many were decided how, how they score, and what was written."""
         out, counts = self.args.out, self._decisions
         if self._entries:
             known = self._model.name, self._model.record, self._thresholds
@@ -187,6 +188,8 @@ class Scoring:
             "no decision without a threshold" if counts[""] else f"{counts['defect']} defect, {counts['good']} good"
         )
         tell(f"{counts.total()} pictures scored: {decided}" if counts else "no picture could be scored")
+        if changed := drift(self._p_values, len(self._thresholds.good or ())):
+            tell(changed.sentence)
         self._compare_crops()
         if self._entries:
             tell(f"wrote predictions: {out / 'predictions.csv'}")
