@@ -72,7 +72,7 @@ def find_pictures(inputs: list[Path], own: Mapping[Path, str] | None = None) -> 
     return found
 
 
-def arriving(names: io.TextIOWrapper | None, most: int, own: Collection[Path] = ()) -> Iterator[list[Picture]]:
+def arriving(names: io.TextIOWrapper | None, own: Collection[Path] = ()) -> Iterator[list[Picture]]:
     """The pictures named by a stream, in its order, as many at a time as have arrived.
 
     Whether a file is there shows when it is read: it may be gone, or come back, at any time.
@@ -81,8 +81,6 @@ def arriving(names: io.TextIOWrapper | None, most: int, own: Collection[Path] = 
     ----------
     names : TextIOWrapper, or None where there is none
         Not read yet; one name a line, empty lines are skipped.
-    most : int
-        At a time.
     own : collection of Path
         Folders whose files are left out, where figures go for instance: who watches a folder names these, too.
 
@@ -94,9 +92,7 @@ def arriving(names: io.TextIOWrapper | None, most: int, own: Collection[Path] = 
     figure, own = _figures(), [folder.resolve() for folder in own]
     for lines in _lines(names):
         files = [Path(line) for line in lines if line.strip()]
-        found = [Picture(file, figure(Path(file.name))) for file in files if not _is_below(file, own)]
-        for start in range(0, len(found), most):
-            yield found[start : start + most]
+        yield [Picture(file, figure(Path(file.name))) for file in files if not _is_below(file, own)]
 
 
 def _lines(stream: io.TextIOWrapper | None) -> Iterator[list[str]]:

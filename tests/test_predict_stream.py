@@ -166,11 +166,12 @@ def test_names_as_they_arrive():
     """What is cut in two within a letter is one name; whatever is no file's name is a picture that cannot be read."""
     end, start = os.pipe()
     with open(end, encoding="utf-8") as names, open(start, "wb", buffering=0) as watcher:
-        found = arriving(names, 2)
+        found = arriving(names)
         watcher.write("一/图.png\n二/图".encode())
         assert [p.file for p in next(found)] == [Path("一/图.png")]
         watcher.write(b".png\nnul\0.png\n/\n\xff")
-        assert [p.figure for p in next(found)] == [Path("图_2.png"), Path("nul\0.png")]
-        assert next(found)[0].file == Path("/")
+        pictures = next(found)
+        assert [p.figure for p in pictures] == [Path("图_2.png"), Path("nul\0.png"), Path(".png")]
+        assert pictures[2].file == Path("/")
         watcher.close()
         assert [os.fsencode(p.file) for p in next(found)] == [b"\xff"] and not list(found)

@@ -29,6 +29,7 @@ from experiment.report.drift import drift
 from experiment.report.threshold import find_thresholds
 from experiment.scoring.answers import BELOW, Answer, alone_in, answers, write_predictions
 from experiment.scoring.maps import maps_below
+from padim import BLOCK
 from system.errors import UserError
 from system.files import check_writable
 
@@ -113,13 +114,13 @@ class Scoring:
             if len(args.pictures) > 1:
                 raise UserError("- takes names from standard input and stands alone; name the others there, too")
             names = sys.stdin if isinstance(sys.stdin, io.TextIOWrapper) else None
-            self._groups = arriving(names, args.batch_size, own)
+            self._groups = arriving(names, own)
         else:
             self._groups = [found] = [find_pictures(args.pictures, own)]
             self._total = len(found)
         if args.out:
             check_writable(args.out)
-        self._model.load(args.weights, args.batch_size, self._total or args.batch_size)
+        self._model.load(args.weights, args.batch_size, self._total or BLOCK)
         tell(f"{self._model.name}: threshold {_number(self._thresholds.decision)} ({self._thresholds.origin})")
         if self._total and (others := find_others(args.pictures, args.out)):
             tell(f"{len(others)} files, such as {str(others[0])!r}, are not read: convert pictures among them to PNG")
