@@ -102,7 +102,7 @@ class Scoring:
     def __enter__(self) -> "Scoring":
         args = self.args
         self._model = opened(args.model, args.device)
-        record = self._model.record
+        record, self._threads = self._model.record, decoding_threads(args.num_workers, self._model.device_type)
         self._size: tuple[int, int] = tuple(record["size"])
         self._preprocessing = Preprocessing.from_record(record["preprocessing"])
         self._thresholds = find_thresholds(args.model, record, args.threshold, args.percentile)
@@ -243,7 +243,7 @@ class Scoring:
     def _readable(self, group: list[Picture], bar: tqdm) -> Iterator[list[Any]]:
         """Batches of the pictures that can be read; the others are named."""
         pictures = NewPictures([picture.file for picture in group], self._preprocessing, self._size)
-        threads = decoding_threads(self.args.num_workers, self._model.device_type)
+        threads = min(self._threads, len(group) - 1)  # 只来了一张，不必为它起线程
         with closing(read_ahead(pictures, self.args.batch_size, threads)) as ahead:
             for items in ahead:
                 for _, index, is_readable, _ in items:
