@@ -17,6 +17,7 @@ from conftest import ROOT
 import export
 import main
 import predict
+from benchmarks.line import line
 from datasets.pictures import arriving
 from datasets.sample import write_sample
 from experiment.report.drift import drift
@@ -175,3 +176,11 @@ def test_names_as_they_arrive():
         assert pictures[2].file == Path("/")
         watcher.close()
         assert [os.fsencode(p.file) for p in next(found)] == [b"\xff"] and not list(found)
+
+
+@pytest.mark.slow
+def test_the_benchmark_at_the_line(exported, data):
+    """A real process beside the same work done here; that both give the same scores it checks itself."""
+    found = line(exported, [data / "test"], 3, ["--batch_size", "2"])
+    assert found["name to answer"] > found["model"] > 0 and found["ratio"] > 1
+    assert min(found.values()) > 0
