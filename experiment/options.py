@@ -250,7 +250,8 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
     """The command line of predict.py."""
     parser = Parser(prog="predict.py", description=description)
     add = parser.add_argument
-    add("pictures", nargs="+", type=Path, metavar="PICTURE_OR_FOLDER", help="folders with all folders below them")
+    pictures = "folders with all folders below them; - alone: pictures whose names come on stdin, one a line"
+    add("pictures", nargs="+", type=Path, metavar="PICTURE_OR_FOLDER", help=pictures)
     model = "mvtec_result/temp_ARCH/train_CLASS.pkl, or what export.py made of it"
     add("--model", type=expanded, required=True, metavar="PKL_OR_ONNX", help=model)
     add("--out", type=expanded, metavar="DIR", help="predictions.csv and pictures/ go there (default: rows on stdout)")

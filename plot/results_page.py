@@ -22,6 +22,7 @@ from score_distribution import is_crowded
 
 from experiment.methods import method_of, split_key, tolerance_of
 from experiment.report import style
+from experiment.report.drift import drift
 from experiment.scoring.answers import read_predictions
 from experiment.files.records import LEVELS
 from experiment.report.threshold import ROUNDING, class_thresholds
@@ -127,6 +128,9 @@ def predicted_run(content: Entry, drawn: set[str]) -> Entry:
         "p_values": [rounded(picture["p_value"]) for picture in pictures],
         "figures": factored([picture["figure"] if picture["figure"] in drawn else None for picture in pictures]),
     }
+    changed = drift([picture["p_value"] for picture in pictures if picture["p_value"]], content["good_scores"])
+    if changed:
+        each["drift"] = {"sentence": changed.sentence, "parts": changed.parts}
     network = style.arch_label(content["arch"])
     facts = {
         "network": network,

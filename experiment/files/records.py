@@ -114,6 +114,7 @@ _PREDICTED |= {"p_value": (NUMBER, None), "figure": (str, None)}
 PREDICTIONS = {
     **dict.fromkeys(("class", "model", "arch", "weights", "date"), str),
     "thresholds": {"decision": (NUMBER, None), "pixel": (NUMBER, None), "origin": str},
+    "good_scores": int,
     "pictures": [_PREDICTED],
 }
 

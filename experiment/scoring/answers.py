@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,9 +69,9 @@ class Answer:
         """Its line of JSON, with the digits that the row has; ASCII, so that any reader has the file's name."""
         rarity = None if self.p_value is None else float(f"{self.p_value:.4g}")
         own = {"score": float(str(self.score)), "p_value": rarity, "seconds": round(self.seconds, 6)}
-        content = asdict(self) | own
+        content = vars(self) | own
         del content["figure"]
-        return json.dumps(content, allow_nan=False) + "\n"
+        return json.dumps(content, allow_nan=False, default=vars) + "\n"
 
     def entry(self) -> dict[str, Any]:
         """What the record of all keeps of it."""
@@ -210,6 +210,7 @@ def write_predictions(
         "weights": record["weights"],
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "thresholds": {"decision": thresholds.decision, "pixel": thresholds.pixel, "origin": thresholds.origin},
+        "good_scores": len(thresholds.good or ()),
         "pictures": entries,
     }
     write_json(predictions_of(folder), content)

@@ -110,6 +110,22 @@ function showHistogram(each) {
   part("scale").textContent = say(each.logarithmic ? "logarithmic_axis" : "score_axis");
 }
 
+/** How the scores lie among those of good pictures: a bar a twentieth of these, behind it what is usual. */
+function showDrift(drift) {
+  part("drift").hidden = !drift;
+  if (!drift) return;
+  part("drift_said").textContent = translated(drift.sentence);
+  const bars = drift.parts.map(([found, usual, margin], i) => ({ i, found, ends: [usual - margin, usual + margin] }));
+  const most = Math.max(...bars.flatMap(({ found, ends }) => [found, ends[1]]));
+  const y = (share) => (100 - (98 * Math.max(0, share)) / most).toFixed(2);
+  const isWithin = ({ found, ends }) => found >= ends[0] && found <= ends[1];
+  const draw = (name, those, path) => document.querySelector(`#drift .${name}`).setAttribute("d", those.map(path).join(""));
+  draw("band", bars, ({ i, ends }) => `M${i} ${y(ends[0])}V${y(ends[1])}h1V${y(ends[0])}Z`);
+  const bar = ({ i, found }) => `M${i}.15 100V${y(found)}h0.7V100Z`;
+  draw("within", bars.filter(isWithin), bar);
+  draw("outside", bars.filter((each) => !isWithin(each)), bar);
+}
+
 /** Take another threshold; everything that depends on it follows. */
 function setThreshold(value) {
   chosen.moved = threshold = value;
@@ -218,6 +234,7 @@ function showClass(isNew) {
   part("pictures").classList.toggle("list", pictures.some((picture) => !picture.figure));
   showKinds();
   showHistogram(chosen);
+  showDrift(chosen.drift);
   threshold = chosen.moved === undefined ? chosen.threshold : chosen.moved;
   for (const picture of pictures) {
     picture.outcome = outcome(picture);
