@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from datasets.folder import FolderDataset
+from experiment.files.arrays import arrays_of, row_of
 from experiment.files.folder import Store
 from experiment.report.colours import OF_CLASS, are_faint, colours_of, scale_of
 from experiment.report.figures import Drawer, Drawings, chosen_figures
-from experiment.report.results import UNSCORED, ResultsFile, Stopwatch, remark
+from experiment.report.results import ResultsFile, Stopwatch, remark
 from experiment.report.threshold import test_set, thresholds_of
 from experiment.score_files import ScoreFiles
 from padim.apart import evaluate_apart
-from padim.metrics import evaluate_maps
+from padim.metrics import ClassEvaluation, evaluate_maps
 from system.command import wait_for
 from system.errors import UserError
 from system.files import close, write_json
@@ -89,29 +90,30 @@ class Evaluator:
         known: dict[str, Any],
         record: dict[str, Any] | None,
     ) -> Drawings:
-        arrays, row, apart, store = dict[str, Any](), dict(UNSCORED), dict[str, Any](), self._store
-        chosen = chosen_figures(len(test), self._figures)
+        store, chosen = self._store, chosen_figures(len(test), self._figures)
+        found, masks, arrays, apart = None, None, dict[str, Any](), dict[str, ClassEvaluation]()
         with files.staged as staged:  # all is written and synced before its end, which takes the old files away
             if len(test):
                 with watch.stage("evaluate"):
                     maps = np.load(files.maps_path, mmap_mode="r") if files.has_maps else None
                     masks = files.masks if files.has_maps and test.has_masks else None
                     try:
-                        arrays, row = evaluate_maps(maps, test.labels, masks, files.own_scores)
+                        found = evaluate_maps(maps, test.labels, masks, files.own_scores)
                     except UserError as problem:  # 说出来时，可能已在算下一类
                         raise UserError(f"class {name!r}: {problem}") from problem
                     apart = evaluate_apart(maps, test.labels, masks, test.kinds, test.APART, files.own_scores)
                     if maps is not None:
                         close(maps)  # Windows 不许改名仍映射着的文件
-                    small = {"files": np.array(test.names()), "kinds": np.array(test.kinds), "patches": files.centres}
-                    store.write_arrays(name, arrays | small, staged)
+                    arrays = arrays_of(found, test.names(), test.kinds, test.labels, masks, files.centres)
+                    store.write_arrays(name, arrays, staged)
             else:
                 staged.remove(store.arrays(name), store.maps(name), store.images(name))
-            for words in row["remarks"]:
+            remarks = [] if found is None else found.remarks
+            for words in remarks:
                 remark(name, words)
             thresholds = thresholds_of(store.fitted(name), record, arrays)
-            row |= {"image_threshold": thresholds.decision, "threshold_origin": thresholds.origin}
-            row |= apart | known | {"remarks": [*known["remarks"], *row["remarks"]]}
+            row = row_of(found, apart, thresholds.decision, thresholds.origin)
+            row |= known | {"remarks": [*known["remarks"], *remarks]}
             if record is not None:
                 write_json(store.fitted(name).with_suffix(".json"), record | {"test_set": test_set(arrays)}, staged)
             is_new = self._results.record(name, row | {"seconds": watch.seconds | {"total": watch.total}}, staged)
@@ -123,7 +125,7 @@ class Evaluator:
             maps = np.load(store.maps(name), mmap_mode="r")
             if are_faint(colours, [float(np.max(maps[i])) for i in np.flatnonzero(test.labels)]):
                 remark(name, FAINT, sys.stdout)
-        return self._drawer.draw(store, name, chosen, arrays, colours)
+        return self._drawer.draw(store, name, chosen, masks, colours)
 
     def finish_row(self) -> None:
         """Wait for the row of the class that was taken last."""

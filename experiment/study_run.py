@@ -20,7 +20,7 @@ from experiment import memory
 from experiment.batches import Images
 from experiment.checks import check_data
 from experiment.files.folder import Store
-from experiment.files.records import LEVELS, configuration
+from experiment.files.records import configuration
 from experiment.models import describe
 from experiment.options import decoding_threads
 from experiment.report.results import remark
@@ -122,8 +122,7 @@ class StudyRun:
 
     def take(self, variant: Variant, maps: np.ndarray) -> None:
         """Image and pixel ROC AUC of a variant's raw maps (N, H, W)."""
-        row = evaluate_maps(maps, self._test.labels, self._truth)[1]
-        self._figures[_key(variant)] = {level: row[f"{level}_rocauc"] for level in LEVELS}
+        self._figures[_key(variant)] = evaluate_maps(maps, self._test.labels, self._truth).rocauc
 
     def finish(self) -> None:
         """Write the class's figures, all studies'."""

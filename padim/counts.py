@@ -22,7 +22,7 @@ CHUNK = 64  # 一次读入的异常图数
 class Masks(Protocol):
     """Masks (N, H, W), non-zero is defect, that are read a few at a time."""
 
-    def __getitem__(self, part: slice, /) -> np.ndarray: ...
+    def __getitem__(self, part: slice | int, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)

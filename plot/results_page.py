@@ -23,7 +23,7 @@ from experiment.report import style
 from experiment.scoring.answers import read_predictions
 from experiment.files.records import LEVELS
 from experiment.report.threshold import ROUNDING, class_thresholds
-from padim.metrics import FIGURES
+from experiment.files.arrays import METRICS
 from system import command
 
 PARTS = Path(__file__).with_name("page")
@@ -31,7 +31,7 @@ COMPARED = [
     (f"{level}_rocauc", f"{level}_rocauc_interval", f"published_{level}", f"difference_{level}") for level in LEVELS
 ]
 MAIN = tuple(key for each in COMPARED for key in each)
-COLUMNS = (*MAIN, *(key for key in FIGURES if key not in MAIN), "n_train", "n_test", "seconds")
+COLUMNS = (*MAIN, *(key for key in METRICS if key not in MAIN), "n_train", "n_test", "seconds")
 
 Entry = dict[str, Any]
 

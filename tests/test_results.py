@@ -1,9 +1,9 @@
 import pytest
 
+from experiment.files import arrays
 from experiment.files.folder import Store
 from experiment.report import results as report
 from experiment.report.published import Reference, compare
-from padim import metrics
 from system.errors import UserError
 
 GROUPS = {"textures": ("t",), "objects": ("o", "p"), "all": ("o", "p", "t")}
@@ -15,14 +15,14 @@ REFERENCE = Reference(GROUPS, FIGURES)
 
 
 def row(image, pixel, published=None):
-    plain = dict.fromkeys(metrics.FIGURES) | {
+    plain = dict.fromkeys(arrays.METRICS) | {
         "image_rocauc": image,
         "pixel_rocauc": pixel,
         "pixel_aupro": pixel,
         "threshold": 0.5,
     }
     plain |= {"n_train": 2, "n_test": 2, "remarks": [], "image_threshold": None, "threshold_origin": ""}
-    plain |= dict.fromkeys(metrics.INTERVALS)
+    plain |= dict.fromkeys(arrays.INTERVALS)
     plain |= dict.fromkeys(("dataset", "data_path", "file_names", "training_files", "test_files"), "0")
     return compare(plain | {"seconds": {"total": 1.25}}, published)
 

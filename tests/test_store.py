@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from synthetic import write_ablation, write_results
 
+from experiment.files.arrays import arrays_of
 from experiment.files.folder import Store
 from padim.metrics import evaluate_maps
 from system.errors import UserError
@@ -38,10 +39,10 @@ def scored(tmp_path):
     labels = np.array([0, 1, 1], np.uint8)
     masks = np.zeros((3, 8, 8), np.uint8)
     masks[1:, 2:5, 2:5] = 1
-    arrays, _ = evaluate_maps(rng.random((3, 8, 8), np.float32) + masks, labels, masks)
-    files = np.array(["test/good/0.png", "test/b/0.png", "test/b/1.png"])
+    found = evaluate_maps(rng.random((3, 8, 8), np.float32) + masks, labels, masks)
+    files = ["test/good/0.png", "test/b/0.png", "test/b/1.png"]
     store = Store(tmp_path, "resnet18")
-    store.write_arrays("x", arrays | {"files": files, "kinds": files, "patches": rng.random((3, 4), np.float32)})
+    store.write_arrays("x", arrays_of(found, files, files, labels, masks, rng.random((3, 4), np.float32)))
     return store
 
 

@@ -18,19 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from experiment.files.records import (
-    LEFT_OUT,
-    LEVELS,
-    SCORED,
-    UnreadableError,
-    is_results,
-    is_studies,
-    parse_arrays,
-    wrong_array,
-)
-from padim.metrics import FIGURES, INTERVALS
+from experiment.files.arrays import INTERVALS, LEFT_OUT, METRICS, SCORED, read_npz, write_npz
+from experiment.files.records import LEVELS, is_results, is_studies
 from system.errors import UserError
-from system.files import TEXT, Staged, allocate, close, read_json, replacing, without_leftovers, write_json
+from system.files import TEXT, Staged, allocate, close, read_json, without_leftovers, write_json
 from system.lock import lock
 
 
@@ -150,7 +141,7 @@ class Store:
 
     def write_arrays(self, name: str, arrays: dict[str, Any], staged: Staged | None = None) -> None:
         """Write the small arrays; None becomes an empty array, which `read_arrays` undoes."""
-        _write(self.arrays(name), arrays, staged)
+        write_npz(self.arrays(name), arrays, staged)
 
     def read_arrays(self, name: str) -> dict[str, Any] | None:
         """The small arrays as written, or None where the class has none.
@@ -160,11 +151,11 @@ class Store:
         UserError
             If the file is damaged, or an array is not of its type and shape, or not finite.
         """
-        return _read(self.arrays(name), SCORED, "delete it and score the class again")
+        return read_npz(self.arrays(name), SCORED, "delete it and score the class again")
 
     def write_left_out(self, name: str, arrays: dict[str, Any], staged: Staged | None = None) -> None:
         """Write the training pictures with the highest left-out scores, and every training picture's lot."""
-        _write(self.left_out(name), arrays, staged)
+        write_npz(self.left_out(name), arrays, staged)
 
     def read_left_out(self, name: str) -> dict[str, Any] | None:
         """Those pictures' ``files``, ``scores``, ``maps``, ``images``, the highest first; the ``lots`` of all of them.
@@ -176,7 +167,7 @@ class Store:
         UserError
             As by `read_arrays`.
         """
-        return _read(self.left_out(name), LEFT_OUT, "delete it and run main.py --leave_out one again")
+        return read_npz(self.left_out(name), LEFT_OUT, "delete it and run main.py --leave_out one again")
 
     def read_results(self) -> dict | None:
         """The results as written, or None where there are none.
@@ -215,7 +206,7 @@ class Store:
 
     def _write_results(self, results: dict, staged: Staged) -> None:
         write_json(self.results, results, staged)
-        columns = (*FIGURES, "threshold", "image_threshold", "threshold_origin", "n_train", "n_test")
+        columns = (*METRICS, "threshold", "image_threshold", "threshold_origin", "n_train", "n_test")
         nested = [(kind, level) for kind in ("published", "difference") for level in LEVELS]
         path = self.results.with_suffix(".csv")
         with staged.writing(path) as temporary, open(temporary, "w", newline="", **TEXT) as file:
@@ -226,25 +217,3 @@ class Store:
                 figures = [(row[kind] or {}).get(level) for kind, level in nested]
                 figures += [end for key in INTERVALS for end in row[key] or (None, None)]
                 writer.writerow([name, *(row.get(c) for c in columns), row["seconds"]["total"], *figures])
-
-
-def _write(path: Path, arrays: dict[str, Any], staged: Staged | None) -> None:
-    whole = {k: np.empty(0) if v is None else np.asarray(v) for k, v in arrays.items()}
-    where = replacing(path) if staged is None else staged.writing(path, vouches=True)
-    with where as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **whole)  # type: ignore[arg-type]
-
-
-def _read(path: Path, form: dict[str, tuple[str, tuple]], remedy: str) -> dict[str, Any] | None:
-    try:
-        loaded = parse_arrays(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except UnreadableError as problem:
-        raise UserError(f"{str(path)!r} is damaged; {remedy}") from problem
-    if isinstance(loaded, np.ndarray):
-        raise UserError(f"{str(path)!r} holds one array, not a class's; {remedy}")
-    arrays = {k: None if v.shape == (0,) else v[()] for k, v in loaded.items()}
-    if key := wrong_array(arrays, form):
-        raise UserError(f"{str(path)!r} is damaged or foreign: {key!r} is not what main.py writes; {remedy}")
-    return arrays

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from experiment.files.records import CONFIGURATION, UnreadableError, matches, parse_arrays
+from experiment.files.arrays import UnreadableError, parse_arrays
+from experiment.files.records import CONFIGURATION, matches
 from experiment.files.unpickle import REMEDY, DamagedError, Pickler, damaged, read_arrays
 from system.direct import Writer
 from system.errors import UserError

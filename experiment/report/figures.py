@@ -27,6 +27,7 @@ from experiment.files.records import LEVELS
 from experiment.files.signed import save_signed
 from experiment.report import style
 from experiment.report.colours import Bar, Colours
+from padim.counts import Masks
 from system.files import replacing
 from system.resources import cores
 
@@ -179,9 +180,7 @@ class Drawer:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max(1, cores() - 1), "draw")  # 给计算留一个核
 
-    def draw(
-        self, store: Store, name: str, indices: Sequence[int], arrays: dict[str, Any], colours: Colours
-    ) -> Drawings:
+    def draw(self, store: Store, name: str, indices: Sequence[int], masks: Masks | None, colours: Colours) -> Drawings:
         """Hand in these test pictures of a class, from its stored maps and pictures.
 
         Parameters
@@ -189,14 +188,14 @@ class Drawer:
         store : Store
         name : str
         indices : sequence of int
-        arrays : dict
-            From `padim.metrics.evaluate_maps`.
+        masks : (N, H, W), or None
+            Non-zero is defect.
         colours : Colours
         """
         if not indices:
             return Drawings(name, [])
         maps, images = (np.load(path, mmap_mode="r") for path in (store.maps(name), store.images(name)))
-        masks, canvas = arrays["masks"], canvas_for(*maps.shape[1:], colours.bar)
+        canvas = canvas_for(*maps.shape[1:], colours.bar)
 
         def one(i: int) -> None:
             truth = None if masks is None else masks[i]

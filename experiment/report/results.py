@@ -12,16 +12,14 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from experiment.files.arrays import METRICS
 from experiment.files.folder import Store
 from experiment.files.provenance import may_stay
 from experiment.files.records import LEVELS
 from experiment.methods import METHODS
 from experiment.report.published import Reference, Row, compare, departures, sentence, verdict
-from padim.metrics import FIGURES, INTERVALS
 from system.errors import UserError
 from system.files import Staged
-
-UNSCORED: Row = {**dict.fromkeys((*FIGURES, *INTERVALS, "threshold")), "remarks": []}  # 没有测试图片的一类
 
 
 class Stopwatch:
@@ -53,7 +51,7 @@ def averages(rows: dict[str, Row], reference: Reference, arch: str) -> dict[str,
             result[group] = None
             continue
         row: Row = {"classes": len(names)}
-        for key in FIGURES:
+        for key in METRICS:
             values = [rows[n][key] for n in names if rows[n].get(key) is not None]
             row[key] = sum(values) / len(values) if values else None
         complete = sorted(names) == sorted(members) and all(rows[n]["published"] for n in names)
