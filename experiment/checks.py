@@ -23,8 +23,7 @@ from datasets.folder import SPLITS
 from datasets.preprocessing import Preprocessing
 from experiment import memory
 from experiment.files.folder import Store
-from experiment.files.gaussians import stored_state
-from experiment.files.provenance import DataFolder, check_same_data, gone
+from experiment.files.provenance import DataFolder, stored_state
 from experiment.files.records import configuration
 from experiment.lots import to_leave_out
 from experiment.models import describe
@@ -123,15 +122,7 @@ def begin(
         for name in checked:
             stored_state(store.fitted(name), made_from)
     given = json.loads(json.dumps(vars(args), default=str))  # 与读回的同形，才比得出是否同一条命令
-    common = configuration(made_from)
-
-    def check(rows: dict[str, Any]) -> None:
-        for name in gone(rows, data, checked):
-            print(f"{name}: its folder is gone from {str(data.root)!r}; its row goes, too")
-            del rows[name]
-        check_same_data(rows, data, checked, store.results)
-
-    results = report.begin(store, given, common, args.refit, check)
+    results = report.kept_results(store, given, configuration(made_from), data, checked, args.refit)
     results["run"] |= {
         "command": shlex.join(["python", *sys.argv]),
         "versions": made_from["versions"],

@@ -14,8 +14,8 @@ from experiment.files.gaussians import (
     read_components,
     read_fitted,
     stage_fitted,
-    stored_state,
 )
+from experiment.files.provenance import stored_state
 from experiment.files.records import read_fitted_record
 from experiment.models import describe
 from experiment.ranks import Ranks

@@ -10,7 +10,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from experiment.files.folder import Store
-from experiment.files.provenance import DataFolder, check_same_data, gone, may_stay
+from experiment.files.provenance import DataFolder, gone, made_otherwise, may_stay, of_other_data
 from experiment.files.records import LEVELS
 from system.errors import UserError
 from system.files import write_json
@@ -61,26 +61,20 @@ class Studies:
         stored = store.read_studies()
         if stored is None:
             return
-        made_with, made_of = stored["configuration"], stored["data"]
-
-        def check() -> None:
-            for name in gone(made_of, data, chosen):
-                stale = _studies_of(name, stored["studies"])
-                _drop(name, stored["studies"], stale)
-                print(
-                    f"{name} is no longer in {str(data.root)!r}; its figures are taken out of {str(store.ablation)!r}"
-                )
-                del made_of[name]
-            check_same_data(made_of, data, chosen, store.ablation)
-
-        if not may_stay(store.ablation, made_with, configuration, check, replace):
+        made_of, studies, path = stored["data"], stored["studies"], store.ablation
+        if not may_stay(made_otherwise(path, stored["configuration"], configuration), replace):
             return
-        studies = stored["studies"]
+        for name in gone(made_of, data, chosen):
+            _drop(name, studies, _studies_of(name, studies))
+            print(f"{name} is no longer in {str(data.root)!r}; its figures are taken out of {str(path)!r}")
+            del made_of[name]
+        if not may_stay(of_other_data(path, made_of, data, chosen), replace):
+            return
         for study in [study for study in wanted if study in studies and studies[study]["variants"] != wanted[study]]:
             left = [name for name in studies[study]["classes"] if name not in chosen]
             if left and not replace:
                 raise UserError(
-                    f"{str(store.ablation)!r} holds the study of {study} with other rows, for {', '.join(left)}, too; "
+                    f"{str(path)!r} holds the study of {study} with other rows, for {', '.join(left)}, too; "
                     "run these, too (--classes), or give another --save_path, or --refit to replace the study"
                 )
             del studies[study]

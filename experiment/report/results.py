@@ -6,7 +6,7 @@
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from experiment.files.arrays import METRICS
 from experiment.files.folder import Store
-from experiment.files.provenance import may_stay
+from experiment.files.provenance import DataFolder, gone, made_otherwise, may_stay, of_other_data
 from experiment.files.records import LEVELS
 from experiment.methods import METHODS
 from experiment.report.published import Reference, Row, compare, departures, sentence, verdict
@@ -60,14 +60,17 @@ def averages(rows: dict[str, Row], reference: Reference, arch: str) -> dict[str,
     return result
 
 
-def begin(
+def kept_results(
     store: Store,
     options: dict[str, Any],
     configuration: dict[str, Any],
+    data: DataFolder,
+    classes: Collection[str],
     replace: bool,
-    check_data: Callable[[dict[str, Row]], None],
 ) -> dict[str, Any]:
     """The results to go on with: other classes' rows are kept, an incomplete run's progress too.
+
+    The rows of classes whose folders are gone go, and a line says so.
 
     Parameters
     ----------
@@ -76,11 +79,11 @@ def begin(
         The run's options; an incomplete run with equal ones is continued.
     configuration : dict
         What rows must have in common to stand in one file.
+    data : DataFolder
+    classes : collection of str
+        The run's.
     replace : bool
         Rows of another configuration or data set need not stay: they do until the run is complete, as ``earlier``.
-    check_data : callable
-        Given the rows, takes those away whose classes are gone, and raises UserError unless the others are of the data
-        set at hand.
 
     Raises
     ------
@@ -100,7 +103,13 @@ def begin(
             "command again, or another --save_path"
         )
     own = {name: row for name, row in rows.items() if name not in earlier}
-    if not may_stay(path, before["configuration"], configuration, lambda: check_data(own), replace):
+    stay = may_stay(made_otherwise(path, before["configuration"], configuration), replace)
+    if stay:
+        for name in gone(own, data, classes):
+            print(f"{name}: its folder is gone from {str(data.root)!r}; its row goes, too")
+            del own[name]
+        stay = may_stay(of_other_data(path, own, data, classes), replace)
+    if not stay:
         results["classes"], run["earlier"] = rows, list(rows)
         return results
     results["classes"] = {name: row for name, row in rows.items() if name in own or name in earlier}
@@ -119,7 +128,7 @@ class ResultsFile:
     ----------
     store : Store
     content : dict
-        From `begin`.
+        From `kept_results`.
     reference : Reference
     classes : iterable of str
         The run's, in order; rows that were there come before.
