@@ -14,7 +14,7 @@ import numpy as np
 import PIL
 
 from experiment.files.folder import Store
-from experiment.options import options
+from experiment.options import defaults
 from experiment.ranks import Ranks
 from experiment.report.published import departures
 from system.errors import UserError
@@ -31,11 +31,11 @@ def is_as_published(args: argparse.Namespace) -> bool:
     """Whether everything but ``--seed`` and the weights is as the published figures were made."""
     from padim.backbone import ARCHITECTURES, find_architecture
 
-    defaults = {name: option.default for name, option in options().items()}
-    own = {"seed": defaults["seed"]}
+    usual = defaults()
+    own = {"seed": usual["seed"]}
     if args.method == "padim" and find_architecture(args.arch, args.layers) is ARCHITECTURES.get(args.arch):
-        own["layers"] = defaults["layers"]  # 明说的也可以是它自己的几层
-    return not departures(vars(args) | own, defaults)
+        own["layers"] = usual["layers"]  # 明说的也可以是它自己的几层
+    return not departures(vars(args) | own, usual)
 
 
 def build(args: argparse.Namespace, device: "torch.device", size: tuple[int, int], store: Store) -> "Pretrained":

@@ -24,7 +24,7 @@ from experiment.good_scores import GoodScores, as_arrays, has_left_out
 from experiment.lots import Share, remarks, to_leave_out
 from experiment.methods import key_of
 from experiment.models import build, is_as_published, together
-from experiment.options import decoding_threads, options
+from experiment.options import decoding_threads, defaults
 from experiment.ranks import SOLO, RankError, join
 from experiment.report import results as report
 from experiment.report.published import published
@@ -246,10 +246,9 @@ class Run:
         peak = sum(self._ranks.gather(peak_memory() or 0)) or None
         if not self.leads:
             return
-        defaults = {name: option.default for name, option in options().items()}
         run = {"seconds": round(time.perf_counter() - self._start, 1), "peak_memory_bytes": peak}
         waited = round(self._evaluator.waited, 3)
-        self._results.complete(vars(self.args), defaults, evaluation_wait_seconds=waited, **run)
+        self._results.complete(vars(self.args), defaults(), evaluation_wait_seconds=waited, **run)
         print(report.ending(self._results.content, self._store, self.args.weights == "random"))
 
     def remark(self, *lines: str, file: TextIO | None = None) -> None:
