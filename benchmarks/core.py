@@ -28,9 +28,9 @@ import torch
 
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
-from experiment.masks import PackedMasks
 from experiment.options import decoding_threads
 from experiment.saving import save
+from experiment.score_files import PackedMasks
 from padim import PRECISIONS
 from padim.backbone import ARCHITECTURES
 from padim.device import pick_device, tf32, to_device
