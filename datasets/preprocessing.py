@@ -46,7 +46,7 @@ class Preprocessing:
     seed : int
         Of the random angles and places; without effect on ``aligned``.
     bits : int, optional
-        How many bits of deep pictures are used, see `datasets.images.read_image`.
+        How many bits of deep pictures are used, see `datasets.images.read_picture`.
     """
 
     resize: Extent = 256
@@ -88,7 +88,7 @@ class Preprocessing:
 
     @property
     def is_published(self) -> bool:
-        """Whether this is what the published figures were computed with."""
+        """Whether this is what the published metrics were computed with."""
         return self.record() == Preprocessing().record()
 
     def output_size(self, size: tuple[int, int], file: Path) -> tuple[int, int]:

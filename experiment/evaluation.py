@@ -1,4 +1,4 @@
-"""What follows a class's scores, in a thread: figures of merit, small arrays, its row, its localization figures.
+"""What follows a class's scores, in a thread: metrics, small arrays, its row, its localization figures.
 
 一类打完分之后的事，在一个线程里：评估、存小数组、记一行结果、画定位图；下一类的计算不等它。
 """
@@ -43,7 +43,7 @@ class Evaluator:
     Attributes
     ----------
     waited : float
-        Seconds that the run has waited for figures of merit.
+        Seconds that the run has waited for metrics.
     """
 
     def __init__(self, store: Store, results: ResultsFile, figures: str | int):
@@ -107,7 +107,7 @@ class Evaluator:
                     arrays = arrays_of(found, test.names(), test.kinds, test.labels, masks, files.centres)
                     store.write_arrays(name, arrays, staged)
             else:
-                staged.remove(store.arrays(name), store.maps(name), store.images(name))
+                staged.remove(store.arrays(name), store.maps(name), store.pictures(name))
             remarks = [] if found is None else found.remarks
             for words in remarks:
                 remark(name, words)
@@ -117,8 +117,8 @@ class Evaluator:
             if record is not None:
                 write_json(store.fitted(name).with_suffix(".json"), record | {"test_set": test_set(arrays)}, staged)
             is_new = self._results.record(name, row | {"seconds": watch.seconds | {"total": watch.total}}, staged)
-            kept = [] if is_new else [store.picture(name, i) for i in chosen]  # 得分没变：旧图一张张换
-            staged.remove(*(path for path in store.pictures(name) if path not in kept))
+            kept = [] if is_new else [store.figure(name, i) for i in chosen]  # 得分没变：旧图一张张换
+            staged.remove(*(path for path in store.figures(name) if path not in kept))
         self._results.say(name)
         colours = colours_of(thresholds, scale_of(self._results.content, name))
         if chosen and colours.bar == OF_CLASS:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def is_as_published(args: argparse.Namespace) -> bool:
-    """Whether everything but ``--seed`` and the weights is as the published figures were made."""
+    """Whether everything but ``--seed`` and the weights is as the published metrics were."""
     from padim.backbone import ARCHITECTURES, find_architecture
 
     usual = defaults()

@@ -36,7 +36,7 @@ def save(model: "PaDiM", path: Path, **more: Any) -> None:
     path : Path
         ``….pkl``.
     more
-        More entries for the JSON, about the training images: `experiment.files.records` says which.
+        More entries for the JSON, about the training pictures: `experiment.files.records` says which.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The file of studies: what may stay in it, a class's figures, averages and spread, the table. Imports no torch.
+"""The file of studies: what may stay in it, a class's metrics, averages and spread, the table. Imports no torch.
 
 研究结果的文件：哪些可以留着，加入一类的数字，平均与离散，及结尾的表。
 """
@@ -23,7 +23,7 @@ class Studies:
     ----------
     store : Store
     configuration : dict
-        What all figures in one file have in common.
+        What all metrics in one file have in common.
     versions : dict
         Of the libraries that made them.
     wanted : mapping
@@ -32,7 +32,7 @@ class Studies:
     chosen : list of str
         This command's classes.
     replace : bool
-        Drop what this command's figures cannot stand beside, instead of refusing.
+        Drop what this command's metrics cannot stand beside, instead of refusing.
 
     Attributes
     ----------
@@ -81,12 +81,12 @@ class Studies:
         stored["data"] = {name: made for name, made in made_of.items() if _studies_of(name, studies)}
         self.content = stored
 
-    def take(self, name: str, figures: Mapping[str, dict[str, Any]]) -> None:
-        """Add a class's figures, and write; where its pictures have changed, its old figures in other studies go."""
+    def take(self, name: str, metrics: Mapping[str, dict[str, Any]]) -> None:
+        """Add a class's metrics, and write; where its pictures have changed, its old ones in other studies go."""
         self._store.check_there()
         studies, before = self.content["studies"], self.content["data"].get(name)
         if before and not self._data.is_unchanged(name, before):
-            stale = [study for study in _studies_of(name, studies) if study not in figures]
+            stale = [study for study in _studies_of(name, studies) if study not in metrics]
             _drop(name, studies, stale)
             if stale:
                 print(
@@ -96,7 +96,7 @@ class Studies:
         self.content["data"][name] = self._data.record(name)
         for study, rows in self._wanted.items():
             others = studies[study]["classes"] if study in studies else {}
-            studies[study] = summarise({"variants": rows, "classes": others | {name: figures[study]}})
+            studies[study] = summarise({"variants": rows, "classes": others | {name: metrics[study]}})
         self.content["command"] = shlex.join(["python", *sys.argv])
         write_json(self._store.ablation, self.content | {"versions": self._versions})
 
@@ -115,7 +115,7 @@ def summarise(study: dict[str, Any]) -> dict[str, Any]:
     """Averages over the classes for every variant, and over all variants their spread."""
     averages: dict[str, dict[str, float | None]] = {}
     for label in (variant["label"] for variant in study["variants"]):
-        rows = [figures[label] for figures in study["classes"].values()]
+        rows = [metrics[label] for metrics in study["classes"].values()]
         known = {level: [row[level] for row in rows if row[level] is not None] for level in LEVELS}
         averages[label] = {level: mean(values) if values else None for level, values in known.items()}
     spread: dict[str, dict[str, float] | None] = {}

@@ -1,4 +1,4 @@
-"""One run of ablation.py: the model of all channels, the pictures, the variants, the figures of each.
+"""One run of ablation.py: the model of all channels, the pictures, the variants, the metrics of each.
 
 ablation.py 的一次运行：全部通道的模型，图片，各种变体，各自的数字。
 """
@@ -90,7 +90,7 @@ class StudyRun:
     def images(self, name: str) -> tuple[Images, Images]:
         """A class's training and test images; it is the class at work from here on."""
         self._name, (train, self._test) = name, self._data.train_and_test(name)
-        self._figures: dict[tuple, dict[str, float | None]] = {}
+        self._metrics: dict[tuple, dict[str, float | None]] = {}
         args, threads = self.args, decoding_threads(self.args.num_workers, self.model.device.type)
         title = "feature extraction | {} | " + name
         parts = ((train, "train"), (self._test, "test"))
@@ -122,16 +122,16 @@ class StudyRun:
 
     def take(self, variant: Variant, maps: np.ndarray) -> None:
         """Image and pixel ROC AUC of a variant's raw maps (N, H, W)."""
-        self._figures[_key(variant)] = evaluate_maps(maps, self._test.labels, self._truth).rocauc
+        self._metrics[_key(variant)] = evaluate_maps(maps, self._test.labels, self._truth).rocauc
 
     def finish(self) -> None:
-        """Write the class's figures, all studies'."""
+        """Write the class's metrics in all studies."""
         self.model.release()
-        figures = {
-            study: {variant.label: self._figures[_key(variant)] for variant in rows}
+        metrics = {
+            study: {variant.label: self._metrics[_key(variant)] for variant in rows}
             for study, rows in self._studies.items()
         }
-        self._file.take(self._name, figures)
+        self._file.take(self._name, metrics)
         for words in self._data.repeated(self._name):
             remark(self._name, words)
 

@@ -1,4 +1,4 @@
-"""Figures of merit of single kinds of defect, each against the good pictures.
+"""Metrics of single kinds of defect, each against the good pictures.
 
 单独某几种缺陷对正常图片的评价指标。
 """

@@ -2,9 +2,9 @@
 
 ROC、精确率–召回率、最佳 F1 与区域重叠率：不论测试集多大，都精确（论文 IV.A）。
 
-Scikit-learn's ``roc_auc_score``, ``average_precision_score`` and ``precision_recall_curve`` define the figures; for the
+Scikit-learn's ``roc_auc_score``, ``average_precision_score`` and ``precision_recall_curve`` define the metrics; for the
 per-region overlap it is the data set's authors' own evaluation code (in the package ``pyaupro``). The tests hold the
-figures against both.
+metrics against both.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from system.files import forget
 @final  # 没有子类，就总是真：`image and image.roc` 是曲线或 None
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of merit of scores against binary labels.
+    """Metrics of scores against binary labels.
 
     Attributes
     ----------

@@ -70,7 +70,7 @@ def scored_class(results: Results, name: str, drawn: set[str]) -> Entry:
     kinds = arrays["kinds"].tolist()
     names = sorted(set(kinds), key=lambda kind: (kind != "good", kind))
     thresholds = class_thresholds(store, name, arrays)
-    figures = [store.picture(name, i).relative_to(store.root).as_posix() for i in range(len(files))]
+    figures = [store.figure(name, i).relative_to(store.root).as_posix() for i in range(len(files))]
     return {
         "name": name,
         "threshold": rounded(thresholds.decision),

@@ -104,7 +104,7 @@ def finished_files(out: Path) -> dict[Path, str]:
     files = {}
     for name in results["run"]["finished"]:
         paths = [store.fitted(name), store.fitted(name).with_suffix(".json"), store.maps(name)]
-        paths += [store.images(name), store.arrays(name), store.picture(name, 0)]
+        paths += [store.pictures(name), store.arrays(name), store.figure(name, 0)]
         files |= {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
     return files
 

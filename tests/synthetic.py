@@ -91,7 +91,7 @@ def score_images(arrays: dict[str, Any], row: dict[str, Any], scores: np.ndarray
 
 def without_maps(store: Store, name: str, arrays: dict[str, Any], row: dict[str, Any]) -> None:
     """Take away what follows from maps."""
-    for path in (store.maps(name), store.images(name)):
+    for path in (store.maps(name), store.pictures(name)):
         path.unlink()
     arrays |= {key: arrays[f"image_{key}"] for key in ("score_min", "score_max")}
     arrays |= dict.fromkeys(("masks", "threshold", "threshold_raw", "pixel_roc", "pixel_pr", "pixel_pro"))

@@ -50,10 +50,10 @@ def panels(figure: np.ndarray, canvas: LocalizationCanvas) -> list[np.ndarray]:
 def test_the_five_panels(scored, drawer):
     store, found, masks = scored
     drawer.draw(store, "x", [1], masks, colours(found)).finish()
-    figure = np.asarray(Image.open(store.picture("x", 1)))
+    figure = np.asarray(Image.open(store.figure("x", 1)))
     canvas = LocalizationCanvas(H, W, OF_CLASS)
     image, truth, heat, mask, segmentation = panels(figure, canvas)
-    stored = np.load(store.images("x"))[1]
+    stored = np.load(store.pictures("x"))[1]
     scores = normalise(np.load(store.maps("x"))[1], *found.pixel_range)
     np.testing.assert_array_equal(image, stored)
     np.testing.assert_array_equal(truth[..., 0] > 0, masks[1] > 0)
@@ -73,10 +73,10 @@ def test_colours_by_the_threshold(scored, drawer):
     threshold = found.pixel.threshold
     for own in (colours(found), Colours(0, 2 * threshold, threshold, OF_THRESHOLD)):
         drawer.draw(store, "x", [1], masks, own).finish()
-        found = panels(np.asarray(Image.open(store.picture("x", 1))), LocalizationCanvas(H, W, own.bar))
+        found = panels(np.asarray(Image.open(store.figure("x", 1))), LocalizationCanvas(H, W, own.bar))
         if own.bar == OF_CLASS:
             published = found
-    stored, raw = np.load(store.images("x"))[1], np.load(store.maps("x"))[1]
+    stored, raw = np.load(store.pictures("x"))[1], np.load(store.maps("x"))[1]
     jet = matplotlib.colormaps["jet"](raw / (2 * threshold))[..., :3] * 255
     assert np.abs(found[2] - (stored / 2 + jet / 2)).max() < 4
     assert np.abs(found[2].astype(int) - published[2]).max() > 50
@@ -89,10 +89,10 @@ def test_every_figure_is_there_once_drawing_is_finished(scored, drawer):
     drawings = drawer.draw(store, "x", range(3), masks, colours(found))
     drawings.finish()
     alone = LocalizationCanvas(H, W, OF_CLASS)
-    maps, images = np.load(store.maps("x")), np.load(store.images("x"))
+    maps, images = np.load(store.maps("x")), np.load(store.pictures("x"))
     for i in range(3):
         wanted = alone.draw(images[i], masks[i], maps[i], colours(found))
-        np.testing.assert_array_equal(np.asarray(Image.open(store.picture("x", i))), wanted)
+        np.testing.assert_array_equal(np.asarray(Image.open(store.figure("x", i))), wanted)
     assert drawings.name == "x" and len(list(store.root.rglob("*.png"))) == 3
     drawer.draw(store, "x", [], masks, colours(found)).finish()
 
@@ -103,7 +103,7 @@ def test_a_figure_that_cannot_be_written_is_an_error(scored, drawer, monkeypatch
     def full(figure, path):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(figures, "save_picture", full)
+    monkeypatch.setattr(figures, "save_figure", full)
     with pytest.raises(OSError, match="No space left"):
         drawer.draw(store, "x", [0, 1, 2], masks, colours(found)).finish()
 
@@ -117,7 +117,7 @@ def test_nothing_more_is_drawn_once_it_is_stopped(scored, monkeypatch):
         assert go_on.wait(20)
         drawn.append(path)
 
-    monkeypatch.setattr(figures, "save_picture", slow)
+    monkeypatch.setattr(figures, "save_figure", slow)
     monkeypatch.setattr(figures, "cores", lambda: 2)  # 一个绘图线程
     drawer = Drawer()
     drawer.draw(store, "x", [0, 1, 2], masks, colours(found))

@@ -67,7 +67,7 @@ def test_spade_has_scores_of_its_own(out):
 def test_mahalanobis_ad_has_no_maps(out):
     store = Store(out, "mahalanobis_ad_efficientnet_b1")
     for name, row in results(out, store.key)["classes"].items():
-        assert not store.maps(name).exists() and not store.images(name).exists()
+        assert not store.maps(name).exists() and not store.pictures(name).exists()
         assert {row[key] for key in METRICS if key.startswith("pixel")} == {None} and row["image_ap"] is not None
         assert store.read_arrays(name)["masks"] is None
     assert not (out / "pictures_mahalanobis_ad_efficientnet_b1").exists()

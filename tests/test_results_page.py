@@ -456,9 +456,9 @@ def test_two_thousand_pictures(seen, tmp_path):
            "labels": labels, "kinds": kinds, "image_scores": rng.random(count).astype(np.float32), "masks": None,
            "patches": np.zeros((count, 2), np.float32), "pixel_wins": None, "pixel_aupimo": None}  # fmt: skip
     store.write_arrays("bottle", arrays | few)
-    blank_figure(store.picture("bottle", 0))
+    blank_figure(store.figure("bottle", 0))
     for i in range(1, count):
-        os.link(store.picture("bottle", 0), store.picture("bottle", i))
+        os.link(store.figure("bottle", 0), store.figure("bottle", i))
     assert page.main(["--result", str(tmp_path)]) == 0
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     data = re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)[1]

@@ -111,7 +111,7 @@ def test_scores_and_arrays(tmp_path):
         maps[:] = 3
         images[1] = 7
     assert np.load(store.maps("x"), mmap_mode="r").shape == (2, 4, 5)
-    assert np.load(store.images("x"), mmap_mode="r")[1].min() == 7
+    assert np.load(store.pictures("x"), mmap_mode="r")[1].min() == 7
     assert store.read_arrays("x") is None
     written = dict.fromkeys(["masks", "threshold_raw", "image_threshold_raw", "pixel_roc", "pixel_pr", "pixel_pro"])
     written |= dict.fromkeys(["pixel_wins", "pixel_aupimo"])
@@ -148,10 +148,10 @@ def test_scores_and_arrays(tmp_path):
 def test_pictures_of_a_class_with_a_similar_name_stay(tmp_path):
     store = Store(tmp_path, "resnet18")
     names = ["a_0", "a_12", "a_1_0", "b_0", "a_x"]
-    store.picture("a", 0).parent.mkdir()
+    store.figure("a", 0).parent.mkdir()
     for name in names:
-        store.picture("a", 0).with_name(f"{name}.png").touch()
-    assert sorted(p.stem for p in store.pictures("a")) == ["a_0", "a_12"]
+        store.figure("a", 0).with_name(f"{name}.png").touch()
+    assert sorted(p.stem for p in store.figures("a")) == ["a_0", "a_12"]
 
 
 def test_writable_check_leaves_nothing(tmp_path):

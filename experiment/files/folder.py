@@ -47,7 +47,7 @@ class Store:
         """Raw maps, (N, H, W) float32."""
         return self.root / f"scores_{self.key}" / f"{name}_maps.npy"
 
-    def images(self, name: str) -> Path:
+    def pictures(self, name: str) -> Path:
         """Cropped pictures, (N, H, W, 3) uint8."""
         return self.root / f"scores_{self.key}" / f"{name}_images.npy"
 
@@ -60,7 +60,7 @@ class Store:
         # 不与得分放在一处：那里有一类叫 NAME_left_out 时，名字会相撞
         return self.root / f"temp_{self.key}" / f"train_{name}_left_out.npz"
 
-    def picture(self, name: str, index: int) -> Path:
+    def figure(self, name: str, index: int) -> Path:
         """A localization figure."""
         return self.root / f"pictures_{self.key}" / f"{name}_{index}.png"
 
@@ -88,7 +88,7 @@ class Store:
         candidates = [
             ("training features", self.fitted("").parent),
             ("anomaly maps and scores", self.arrays("").parent),
-            ("localization figures", self.picture("", 0).parent),
+            ("localization figures", self.figure("", 0).parent),
             ("ROC curves", self.roc_curve),
             ("results", self.results),
             ("results as a table", self.results.with_suffix(".csv")),
@@ -104,7 +104,7 @@ class Store:
         UserError
             If another run is writing them.
         """
-        places = [(p.parent, "") for p in (self.fitted(""), self.arrays(""), self.picture("", 0))]
+        places = [(p.parent, "") for p in (self.fitted(""), self.arrays(""), self.figure("", 0))]
         places += [(self.root, f"{kind}_{self.key}.") for kind in ("results", "roc_curve", "ablation")]
         with lock(self._lock, "give another --save_path"), without_leftovers(places):
             yield
@@ -118,9 +118,9 @@ class Store:
         """Whether something stands that was made of a class's Gaussians."""
         return any(path.exists() for path in (self.fitted(name), self.left_out(name), self.arrays(name)))
 
-    def pictures(self, name: str) -> list[Path]:
+    def figures(self, name: str) -> list[Path]:
         """A class's localization figures that are there."""
-        folder, own = self.picture(name, 0).parent, re.compile(re.escape(name) + r"_\d+\.png")
+        folder, own = self.figure(name, 0).parent, re.compile(re.escape(name) + r"_\d+\.png")
         return [path for path in folder.iterdir() if own.fullmatch(path.name)] if folder.is_dir() else []
 
     @contextmanager
@@ -130,9 +130,9 @@ class Store:
         """Maps (N, H, W) float32 and pictures (N, H, W, 3) uint8 to fill, and where the maps lie meanwhile."""
         with ExitStack() as open_:
             maps_path = open_.enter_context(staged.writing(self.maps(name)))
-            images_path = open_.enter_context(staged.writing(self.images(name)))
+            pictures_path = open_.enter_context(staged.writing(self.pictures(name)))
             arrays = []
-            for path, kind, each in ((maps_path, np.float32, shape), (images_path, np.uint8, (*shape, 3))):
+            for path, kind, each in ((maps_path, np.float32, shape), (pictures_path, np.uint8, (*shape, 3))):
                 arrays.append(allocate(path, kind, each))
                 open_.callback(close, arrays[-1])  # Windows 不许改名仍映射着的文件
             yield arrays[0], arrays[1], maps_path
@@ -214,6 +214,6 @@ class Store:
             ends = [f"{key}_{end}" for key in INTERVALS for end in ("low", "high")]
             writer.writerow(["class", *columns, "seconds", *map("_".join, nested), *ends])
             for name, row in results["classes"].items():
-                figures = [(row[kind] or {}).get(level) for kind, level in nested]
-                figures += [end for key in INTERVALS for end in row[key] or (None, None)]
-                writer.writerow([name, *(row.get(c) for c in columns), row["seconds"]["total"], *figures])
+                last = [(row[kind] or {}).get(level) for kind, level in nested]
+                last += [end for key in INTERVALS for end in row[key] or (None, None)]
+                writer.writerow([name, *(row.get(c) for c in columns), row["seconds"]["total"], *last])

@@ -210,7 +210,7 @@ def is_results(content: Any) -> TypeGuard[dict[str, Any]]:
 
 
 def is_studies(content: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether this is the content of a file of studies, with a figure for every variant of every class."""
+    """Whether this is the content of a file of studies, with the metrics of every variant of every class."""
     if not matches(content, STUDIES):
         return False
     studies = content["studies"].values()

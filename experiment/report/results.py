@@ -143,7 +143,7 @@ class ResultsFile:
         return name in self.content["run"]["finished"]
 
     def record(self, name: str, row: Row, staged: Staged) -> bool:
-        """Take a class's row, to be written with its files; whether its figures are others than before."""
+        """Take a class's row, to be written with its files; whether its metrics are others than before."""
         before = self.content["classes"].get(name, {})
         self.content["classes"][name] = row = compare(row, self._reference.of(name, self._store.key))
         if name in self._earlier:
@@ -211,9 +211,9 @@ def remark(name: str, words: str, file: TextIO | None = None) -> None:
 
 def line(name: str, row: Row) -> str:
     """What is said as soon as a class is done."""
-    figures = [f"{level} ROC AUC {_cell(row[f'{level}_rocauc'], '.4f')}" for level in LEVELS]
-    figures.append(f"pixel AUPRO {_cell(row['pixel_aupro'], '.4f')}")
-    return f"{name}: {', '.join(figures)} ({row['seconds']['total']:.1f} s)"
+    metrics = [f"{level} ROC AUC {_cell(row[f'{level}_rocauc'], '.4f')}" for level in LEVELS]
+    metrics.append(f"pixel AUPRO {_cell(row['pixel_aupro'], '.4f')}")
+    return f"{name}: {', '.join(metrics)} ({row['seconds']['total']:.1f} s)"
 
 
 def curves(results: dict[str, Any], store: Store) -> dict[str, dict[str, Any]]:
