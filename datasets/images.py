@@ -100,7 +100,7 @@ def _grey_to_8_bit(picture: Image.Image, tags: Mapping[int, Any], bits: int | No
 
 def _turned(file: ImageFile) -> Image.Image:
     """The picture, decoded and turned as EXIF says."""
-    file.load()  # TIFF 在解码时已按方向标签转好，标签随之消失，故先解码再查方向
+    file.load()  # before its orientation is asked for: TIFF 在解码时已按方向标签转好，标签随之消失
     ImageOps.exif_transpose(file, in_place=True)
     return file
 

@@ -205,7 +205,7 @@ class Preprocessing:
         if in_one_step and (cropped := _resized_centre(picture, (height, width), _pair(self.crop))) is not None:
             return cropped
         if picture.size != (width, height):
-            # 先行后列，各自一步：Pillow 一步做完时，次序因版本与尺寸而异，而每步都取整到字节
+            # Rows, then columns, each a step of its own: Pillow 一步做完时，次序因版本与尺寸而异，而每步都取整到字节
             picture = picture.resize((width, picture.height), scaling).resize((width, height), scaling)
         if centred:
             return _cropped_centre(picture, _pair(self.crop)) if self.crop else picture

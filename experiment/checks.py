@@ -41,7 +41,8 @@ def check_data(
 ) -> tuple[DataFolder, dict[str, CheckedClass]]:
     """The data folder of ``args.data_path`` and its classes, or ``args.classes``, checked; and that one can write.
 
-    What a user should know of the pictures is said beforehand, and is among each class's remarks.
+    With --demo the sample data is drawn first, where it is not there as this version draws it. What a user should know
+    of the pictures is said, and is among each class's remarks.
 
     Raises
     ------
@@ -50,6 +51,10 @@ def check_data(
     OSError
         If nothing can be written to the result folder.
     """
+    if getattr(args, "demo", False):
+        from datasets.sample import renew_sample
+
+        renew_sample(args.data_path)
     dataset = DATASETS[args.dataset]
     root, wanted = locate(dataset, args.data_path, args.classes)
     bar = tqdm(find_classes(dataset, root, wanted), desc="checking", unit="class")
@@ -61,17 +66,6 @@ def check_data(
         for words in found.remarks:
             report.remark(name, words)
     return DataFolder(dataset, root, preprocessing), checked
-
-
-def prepare_data(
-    args: argparse.Namespace, preprocessing: Preprocessing, store: Store
-) -> tuple[DataFolder, dict[str, CheckedClass]]:
-    """As `check_data`; with --demo the sample data is drawn first, where it is not there as this version draws it."""
-    if args.demo:
-        from datasets.sample import renew_sample
-
-        renew_sample(args.data_path)
-    return check_data(args, preprocessing, store)
 
 
 def begin(
@@ -99,14 +93,16 @@ def begin(
     from padim.device import describe_device  # 连带 torch：数据的检查不必等它
     from padim.model import PaDiM
 
+    is_stored = not args.no_features
     for name, found in checked.items():
-        numbers = args.batch_size, found.n_train, found.n_test
-        room = memory.check(model, name, *numbers, processes=ranks.local_size, stored=not args.no_features)
+        room = memory.check(
+            model, name, args.batch_size, found.n_train, found.n_test, processes=ranks.local_size, stored=is_stored
+        )
         lots, _ = to_leave_out(args, name, *map(partial(data.split, name), SPLITS))
         if lots and isinstance(model, PaDiM):
             memory.check_group(model, name, lots.largest, room.spare)
         command = f"python predict.py --model {shlex.quote(str(store.fitted(name)))} PICTURES"
-        how = "nothing is stored" if args.no_features else f"score others with: {command}"
+        how = f"score others with: {command}" if is_stored else "nothing is stored"
         lines = [(cut_off(found.longest, data.preprocessing, room.times), sys.stderr)]
         lines += [] if found.n_test else [(f"no test pictures, nothing is scored; {how}", sys.stdout)]
         for words, place in lines:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from datasets.folder import FolderDataset
+from experiment.current import Current
 from experiment.files.arrays import arrays_of, row_of
 from experiment.files.folder import Store
 from experiment.report.colours import OF_CLASS, are_faint, colours_of, scale_of
 from experiment.report.figures import Drawer, Drawings, chosen_figures
-from experiment.report.results import ResultsFile, Stopwatch, remark
+from experiment.report.results import ResultsFile, remark
 from experiment.report.threshold import test_set, thresholds_of
 from experiment.score_files import ScoreFiles
 from padim.apart import evaluate_apart
@@ -52,47 +53,29 @@ class Evaluator:
         self._evaluation: Future[Drawings] | None = None
         self._drawings: Drawings | None = None
 
-    def hand_over(
-        self,
-        name: str,
-        test: FolderDataset,
-        files: ScoreFiles,
-        watch: Stopwatch,
-        known: dict[str, Any],
-        record: dict[str, Any] | None,
-    ) -> None:
+    def hand_over(self, now: Current, test: FolderDataset, files: ScoreFiles, record: dict[str, Any] | None) -> None:
         """Take the next class, once the one before it is finished.
 
         Parameters
         ----------
-        name : str
+        now : Current
         test : FolderDataset
         files : ScoreFiles
             All of its test pictures' scores.
-        watch : Stopwatch
-            Begun with the class.
-        known : dict
-            What else its row holds.
         record : dict or None
             The JSON beside its pickle, which gets the thresholds; None where nothing is stored.
         """
         try:
             self.finish()
         finally:  # 上一类出了错，这一类也不白算
-            self._evaluation = self._thread.submit(self._evaluate, name, test, files, watch, known, record)
+            self._evaluation = self._thread.submit(self._evaluate, now, test, files, record)
 
     def _evaluate(
-        self,
-        name: str,
-        test: FolderDataset,
-        files: ScoreFiles,
-        watch: Stopwatch,
-        known: dict[str, Any],
-        record: dict[str, Any] | None,
+        self, now: Current, test: FolderDataset, files: ScoreFiles, record: dict[str, Any] | None
     ) -> Drawings:
-        store, chosen = self._store, chosen_figures(len(test), self._figures)
+        name, watch, store, chosen = now.name, now.watch, self._store, chosen_figures(len(test), self._figures)
         found, masks, arrays, apart = None, None, dict[str, Any](), dict[str, ClassEvaluation]()
-        with files.staged as staged:  # all is written and synced before its end, which takes the old files away
+        with now.staged as staged:  # all is written and synced before its end, which takes the old files away
             if len(test):
                 with watch.stage("evaluate"):
                     maps = np.load(files.maps_path, mmap_mode="r") if files.has_maps else None
@@ -113,7 +96,7 @@ class Evaluator:
                 remark(name, words)
             thresholds = thresholds_of(store.fitted(name), record, arrays)
             row = row_of(found, apart, thresholds.decision, thresholds.origin)
-            row |= known | {"remarks": [*known["remarks"], *remarks]}
+            row |= now.data | {"n_test": len(test), "remarks": [*now.data["remarks"], *remarks]}
             if record is not None:
                 write_json(store.fitted(name).with_suffix(".json"), record | {"test_set": test_set(arrays)}, staged)
             is_new = self._results.record(name, row | {"seconds": watch.seconds | {"total": watch.total}}, staged)
@@ -145,5 +128,5 @@ class Evaluator:
 
     def stop(self) -> None:
         """Begin nothing more; what is being computed or drawn is ended."""
-        self._thread.shutdown(cancel_futures=True)  # 先停它：它还会交图去画
+        self._thread.shutdown(cancel_futures=True)  # the evaluation first, which still hands figures in; 先停它
         self._drawer.stop()

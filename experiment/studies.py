@@ -5,7 +5,7 @@
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from statistics import mean, stdev
 from typing import Any
 
@@ -29,7 +29,7 @@ class Studies:
     wanted : mapping
         ``{study: variants}`` of this command.
     data : DataFolder
-    chosen : list of str
+    chosen : collection of str
         This command's classes.
     replace : bool
         Drop what this command's metrics cannot stand beside, instead of refusing.
@@ -53,7 +53,7 @@ class Studies:
         versions: dict[str, str],
         wanted: Mapping[str, list[dict[str, Any]]],
         data: DataFolder,
-        chosen: list[str],
+        chosen: Collection[str],
         replace: bool,
     ):
         self._store, self._versions, self._wanted, self._data = store, versions, wanted, data

@@ -65,18 +65,20 @@ class StudyRun:
             if not found.n_test:
                 raise UserError(f"class {name!r} has no test pictures, and a study compares scores; see --classes")
         own = find_architecture(args.arch, args.layers)
-        chosen = {"precision": args.precision, "layers": args.layers}
-        if "layers" in args.study:  # 每种层的组合，在它自己的网格上评估
-            chosen["also"] = layer_choices(list(own.layers))
-        self.model = PaDiM(args.arch, args.weights, ALL, args.seed, device, common_size(self._checked), **chosen)
+        size = common_size(self._checked)
+        also = layer_choices(list(own.layers)) if "layers" in args.study else []  # 每种组合，在它自己的网格上评估
+        self.model = PaDiM(
+            args.arch, args.weights, ALL, args.seed, device, size, args.precision, args.layers, also=also
+        )
         self._studies = self._chosen(own.dimensions)
         self._check_memory()
         made_from = describe(self.model) | {"preprocessing": preprocessing.record()}
         wanted = {study: [asdict(variant) for variant in rows] for study, rows in self._studies.items()}
         with ExitStack() as stack:
-            stack.enter_context(self._store.locked())  # 读了再写：两项研究同时写，后写的会抹去先写的
-            made = configuration(made_from), made_from["versions"]
-            self._file = Studies(self._store, *made, wanted, self._data, list(self._checked), args.refit)
+            # locked before the file is read: 两项研究同时写，后写的会抹去先写的
+            stack.enter_context(self._store.locked())
+            common, versions = configuration(made_from), made_from["versions"]
+            self._file = Studies(self._store, common, versions, wanted, self._data, self._checked, args.refit)
             self._stack = stack.pop_all()
         return self
 
@@ -160,8 +162,9 @@ class StudyRun:
         )
         for name, found in self._checked.items():
             more = 4 * found.n_test * (2 * features + model.positions * model.channels)
-            numbers = self.args.batch_size, found.n_train, found.n_test
-            room = memory.check(model, name, *numbers, stored=False, more=more, remedy=remedy)
+            room = memory.check(
+                model, name, self.args.batch_size, found.n_train, found.n_test, stored=False, more=more, remedy=remedy
+            )
             if words := cut_off(found.longest, self._data.preprocessing, room.times):
                 remark(name, words)
 

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from experiment.files.arrays import INTERVALS, LEFT_OUT, METRICS, SCORED, read_npz, write_npz
-from experiment.files.records import LEVELS, is_results, is_studies
+from experiment.files.records import LEVELS, is_results, is_studies, read_record
 from system.errors import UserError
-from system.files import TEXT, Staged, allocate, close, read_json, without_leftovers, write_json
+from system.files import TEXT, Staged, allocate, close, without_leftovers, write_json
 from system.lock import lock
 
 
@@ -169,35 +169,13 @@ class Store:
         """
         return read_npz(self.left_out(name), LEFT_OUT, "delete it and run main.py --leave_out one again")
 
-    def read_results(self) -> dict | None:
-        """The results as written, or None where there are none.
+    def read_results(self) -> dict[str, Any] | None:
+        """The results as written, or None where there are none; UserError where the file holds something else."""
+        return read_record(self.results, is_results, "is no results file of this program; move it away")
 
-        Raises
-        ------
-        UserError
-            If the file holds something else.
-        """
-        results = read_json(self.results)
-        if results is None and not self.results.exists():
-            return None
-        if not is_results(results):
-            raise UserError(f"{str(self.results)!r} is no results file of this program; move it away")
-        return results
-
-    def read_studies(self) -> dict | None:
-        """The file of studies as written, or None where there is none.
-
-        Raises
-        ------
-        UserError
-            If the file holds something else.
-        """
-        content = read_json(self.ablation)
-        if content is None and not self.ablation.exists():
-            return None
-        if not is_studies(content):
-            raise UserError(f"{str(self.ablation)!r} is no file of ablation.py, or is damaged; move it away")
-        return content
+    def read_studies(self) -> dict[str, Any] | None:
+        """The studies as written, or None where there are none; UserError where the file holds something else."""
+        return read_record(self.ablation, is_studies, "is no file of ablation.py, or is damaged; move it away")
 
     def write_results(self, results: dict, staged: Staged | None = None) -> None:
         """Write the results as JSON, and their rows as CSV."""

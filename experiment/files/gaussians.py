@@ -103,7 +103,7 @@ def stage_fitted(
     else:
         with staged.writing(components_path(path)) as temporary, open(temporary, "wb") as file:
             np.save(file, components)
-    # 自己已落盘：不必再落一次。记录先于它换上：在场的 pickle 总有与它相配的记录
+    # Its record is renamed before it: 在场的 pickle 总有与它相配的记录。自己已落盘，不必再落一次
     with staged.writing(path, vouches=True, sync=False) as temporary:
         with Writer(temporary, progress.go_on) as file:
             Pickler(file, protocol=5).dump([np.ascontiguousarray(mean.T), covariance.T])

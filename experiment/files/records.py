@@ -5,6 +5,7 @@
 A file that was edited, or that another program wrote, is recognised here and not by what fails on it later.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -160,6 +161,22 @@ def _wrong_entry(record: dict[str, Any]) -> str | None:
         **{key: record[key] != [] for key in ("left_out_scores", "left_out_alone_scores", "validation_scores")},
     }
     return next((key for key, is_sound in sound.items() if not is_sound), None)
+
+
+def read_record(path: Path, is_sound: Callable[[Any], bool], refusal: str) -> dict[str, Any] | None:
+    """The JSON in ``path``, or None where there is none.
+
+    Raises
+    ------
+    UserError
+        If the content is not sound; ``refusal`` follows the file's name in the message.
+    """
+    content = read_json(path)
+    if content is None and not path.exists():
+        return None
+    if not is_sound(content):
+        raise UserError(f"{str(path)!r} {refusal}")
+    return content
 
 
 def is_fitted_record(content: Any) -> TypeGuard[dict[str, Any]]:
