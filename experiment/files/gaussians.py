@@ -6,6 +6,7 @@ Files keep the order of the thesis, mean (d, P) and covariance (d, d, P); in mem
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -61,8 +62,9 @@ def write_fitted(
     record: dict[str, Any],
     components: np.ndarray | None = None,
     progress: Progress | None = None,
-) -> None:
-    """Pickle ``[mean, cov]`` in the thesis's order, and its JSON beside it.
+    staged: Staged | None = None,
+) -> dict[str, Any]:
+    """Pickle ``[mean, cov]`` in the thesis's order, and write its JSON beside it.
 
     Parameters
     ----------
@@ -73,44 +75,41 @@ def write_fitted(
         Symmetric, so that its transpose is the (d, d, P) array in Fortran order: protocol 5 writes
         the memory as it stands, without a copy.
     record : dict
-        What the Gaussians were made from; the JSON, to which ``pickle_bytes`` is added.
+        What the Gaussians were made from.
     components : ndarray, (d, t_d) float32, optional
         The projection onto principal components, for ``train_{class}_components.npy``.
     progress : Progress, optional
+    staged : Staged, optional
+        Gets the files, but for the JSON, which must be added to it.
+
+    Returns
+    -------
+    dict
+        The JSON: the record with its ``pickle_bytes``.
 
     Raises
     ------
     AbortedError, OSError
         If ``progress.stop`` was set, or a file cannot be written; the files that were there are unchanged.
     """
-    with Staged() as staged:
-        size = stage_fitted(staged, path, mean, covariance, components, progress)
-        write_json(path.with_suffix(".json"), record | {"pickle_bytes": size}, staged)
-
-
-def stage_fitted(
-    staged: Staged,
-    path: Path,
-    mean: np.ndarray,
-    covariance: np.ndarray,
-    components: np.ndarray | None = None,
-    progress: Progress | None = None,
-) -> int:
-    """`write_fitted` but for the JSON, which must be staged, too; returns its ``pickle_bytes``."""
     progress = progress or Progress()
-    if components is None:
-        staged.remove(components_path(path))
-    else:
-        with staged.writing(components_path(path)) as temporary, open(temporary, "wb") as file:
-            np.save(file, components)
-    # Its record is renamed before it: 在场的 pickle 总有与它相配的记录。自己已落盘，不必再落一次
-    with staged.writing(path, vouches=True, sync=False) as temporary:
-        with Writer(temporary, progress.go_on) as file:
-            Pickler(file, protocol=5).dump([np.ascontiguousarray(mean.T), covariance.T])
-            file.finish()
-            progress.dumped.set()
-            file.sync()
-        return temporary.stat().st_size
+    with Staged() if staged is None else nullcontext(staged) as files:
+        if components is None:
+            files.remove(components_path(path))
+        else:
+            with files.writing(components_path(path)) as temporary, open(temporary, "wb") as file:
+                np.save(file, components)
+        # Its record is renamed before it: 在场的 pickle 总有与它相配的记录。自己已落盘，不必再落一次
+        with files.writing(path, vouches=True, sync=False) as temporary:
+            with Writer(temporary, progress.go_on) as file:
+                Pickler(file, protocol=5).dump([np.ascontiguousarray(mean.T), covariance.T])
+                file.finish()
+                progress.dumped.set()
+                file.sync()
+            content = record | {"pickle_bytes": temporary.stat().st_size}
+        if staged is None:
+            write_json(path.with_suffix(".json"), content, files)
+    return content
 
 
 def read_fitted(path: Path, positions: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
