@@ -81,7 +81,7 @@ class GoodScores:
             self._alone |= zip((i for i, _ in waited), scores.alone.tolist(), strict=True)
 
     def gather(self, ranks: Ranks) -> Gathered:
-        """Those of all ranks' pictures (the leader)."""
+        """The scores of all ranks' pictures, on the leader."""
         parts, unusual = ranks.to_leader((self._scores, self._alone)), ranks.to_leader(self._unusual)
         scores, alone = ([each for _, each in sorted(i for part in parts for i in part[k].items())] for k in (0, 1))
         return Gathered(scores, alone, _most([one for some in unusual for one in some]))

@@ -91,7 +91,7 @@ PUBLISHED_LAYERS = {"layer1", "layer2", "layer3"}  # PaDiM 发表时的两个网
 
 
 def key_of(method: str, arch: str) -> str:
-    """Under which a model's results are filed."""
+    """The name under which a model's results are filed."""
     return arch if method == "padim" else f"{method}_{arch}"  # PaDiM 的键就是网络名
 
 

@@ -74,7 +74,7 @@ _names.__name__ = "list of names with commas between them"
 
 
 def _class_name(text: str) -> str:
-    """As a shell completes a folder's name: ``bottle/``."""
+    """A class's name, without the slash with which a shell completes a folder's: ``bottle/``."""
     return text.rstrip("/" + os.sep) or text
 
 

@@ -124,7 +124,7 @@ class Ranks:
             self.agree(lambda: None)
 
     def check_same(self, *facts: Any) -> None:
-        """Raise UserError, naming a host, unless all ranks know the same: what each reads then decides alike."""
+        """Raise UserError, naming a host, unless all ranks know the same: each decides by what it reads."""
         everyone = self.gather((socket.gethostname(), repr(facts)))
         for host, theirs in everyone:
             if theirs != everyone[0][1]:

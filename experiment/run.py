@@ -102,7 +102,7 @@ class Run:
 
     @property
     def padim(self) -> "PaDiM":
-        """The model, for what its predecessors have not."""
+        """The model, for what PaDiM alone has."""
         return cast("PaDiM", self.model)
 
     @property

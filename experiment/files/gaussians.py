@@ -31,7 +31,7 @@ class AbortedError(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """Between who writes and who waits.
+    """What a writer and whoever waits for it tell each other.
 
     Attributes
     ----------

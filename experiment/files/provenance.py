@@ -97,7 +97,7 @@ def gone(stored: Mapping[str, Mapping[str, Any]], here: DataFolder, chosen: Coll
 
 
 def made_otherwise(path: Path, stored: dict[str, Any], wanted: dict[str, Any], remedy: str = REMEDY) -> str | None:
-    """How what ``path`` holds was made, where that is not as this run's configuration has it, and what to do.
+    """How what ``path`` holds was made, and what to do, where this run has another configuration; else None.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def made_otherwise(path: Path, stored: dict[str, Any], wanted: dict[str, Any], r
 def of_other_data(
     path: Path, stored: Mapping[str, Mapping[str, Any]], here: DataFolder, chosen: Collection[str]
 ) -> str | None:
-    """Which class that ``path`` holds is not of the data set at hand, naming both, and what to do about it.
+    """Which class that ``path`` holds is not of the data set at hand, and what to do; None where all are.
 
     Parameters
     ----------

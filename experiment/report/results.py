@@ -23,7 +23,7 @@ from system.files import Staged
 
 
 class Stopwatch:
-    """Seconds a stage; a stage entered again goes on. ``total`` are those since it was made."""
+    """The seconds of each stage; one that is entered again goes on. ``total`` is the time since it was made."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -157,7 +157,7 @@ class ResultsFile:
         sys.stdout.flush()
 
     def finish(self, name: str) -> None:
-        """A class's figures are there, too."""
+        """Note that a class's figures are there, too."""
         self.content["run"]["finished"].append(name)
         self._write()
 

@@ -167,7 +167,7 @@ def find_thresholds(
 
 
 def class_thresholds(store: Store, name: str, arrays: Mapping[str, Any]) -> Thresholds:
-    """The thresholds of a class in its result folder: what predict.py takes, for figures, tables and page, too.
+    """The thresholds of a class in its result folder, for figures, tables and the page: those that predict.py takes.
 
     Parameters
     ----------
