@@ -46,8 +46,8 @@ def folder(tmp_path_factory) -> Path:
     Store(root, other).arrays("tile").unlink()  # 没有测试图片的一类
     store, drawer = Store(root, "resnet18"), Drawer()
     arrays = store.read_arrays(ODD)
-    drawer.draw(store, ODD, range(12), arrays, COLOURS).finish()
-    drawer.draw(store, "grid", [0, 5], store.read_arrays("grid"), COLOURS).finish()
+    drawer.draw(store, ODD, range(12), arrays["masks"], COLOURS).finish()
+    drawer.draw(store, "grid", [0, 5], store.read_arrays("grid")["masks"], COLOURS).finish()
     drawer.stop()
     files = [f"test/{f.split('/')[1]}/图 {i} {HOSTILE}.png" for i, f in enumerate(arrays["files"].tolist())]
     store.write_arrays(ODD, arrays | {"files": np.array(files)})
@@ -486,7 +486,7 @@ def test_names_that_are_no_text(seen, tmp_path):
     name = os.fsdecode(b"caf\xe9")
     write_results(tmp_path, "resnet18", (name,))
     store, drawer = Store(tmp_path, "resnet18"), Drawer()
-    drawer.draw(store, name, [3], store.read_arrays(name), COLOURS).finish()
+    drawer.draw(store, name, [3], store.read_arrays(name)["masks"], COLOURS).finish()
     drawer.stop()
     assert page.main(["--result", str(tmp_path)]) == 0
     seen.show(tmp_path)
