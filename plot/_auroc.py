@@ -24,7 +24,7 @@ Column = tuple[str, str]  # (level, key)
 
 @dataclass(frozen=True)
 class Cell:
-    """One figure of the table: our values, one a result folder, the published one, and where wanted our interval."""
+    """A cell of the table: our values, one for each result folder, the published one and perhaps our interval."""
 
     values: list[float]
     published: float | None
@@ -44,13 +44,18 @@ class Cell:
         return _three_digits(self.mean) + ("" if self.deviation is None else f" ± {self.deviation:.3f}") + reach
 
 
+def level_label(level: str, say: style.Say) -> str:
+    """What a level is called."""
+    return {"image": say("image", "图像级"), "pixel": say("pixel", "像素级")}[level]
+
+
 def _three_digits(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
 @dataclass(frozen=True)
 class Table:
-    """``cells[row][level, key]``; rows are classes, then the averages that exist.
+    """The table ``cells[row][level, key]``, whose rows are the classes and then the averages that exist.
 
     Attributes
     ----------
@@ -75,21 +80,21 @@ class Table:
 
     @property
     def columns(self) -> list[Column]:
-        """Image level, then pixel level; a model that has no figure at a level has no column there."""
+        """Image level, then pixel level; a model that has no metric at a level has no column there."""
         every = [(level, key) for level in LEVELS for key in self.counts]
         return [column for column in every if any(row[column].values for row in self.cells.values())]
 
     def at(self, level: str) -> list[str]:
-        """The models that have figures at a level."""
+        """The models that have metrics at a level."""
         return [key for each, key in self.columns if each == level]
 
     @property
     def published(self) -> list[str]:
-        """The rows that have a published figure."""
+        """The rows that have a published metric."""
         return [name for name, row in self.cells.items() if any(cell.published is not None for cell in row.values())]
 
     def printed(self, name: str, published: bool = False) -> list[tuple[str, bool]]:
-        """A row's figures, ours or the published ones, and which of them are the best at their level."""
+        """A row's metrics, ours or the published ones, and which of them are the best at their level."""
         cells = [self.cells[name][column] for column in self.columns]
         values = [cell.published if published else cell.mean for cell in cells]
         rounded = [None if value is None else round(value, 3) for value in values]  # 印出的位数上并列的，都是最好
@@ -102,14 +107,13 @@ class Table:
 
 
 def collect(folders: list[Path], archs: list[str] | None, with_intervals: bool = False) -> Table:
-    """Read the result folders; ``with_intervals`` a class's cells have them.
+    """Read the result folders; where ``with_intervals``, a class's cells have them.
 
     Raises
     ------
     UserError
-        If intervals are wanted of several folders, a folder has no results,
-        the folders cannot be averaged because they do not differ in the seed
-        alone, models were run on different test pictures of a class, or there are no figures at all.
+        If intervals are wanted of several folders, a folder has no results, the folders cannot be averaged because they
+        do not differ in the seed alone, models were run on different test pictures of a class, or there are no metrics.
     """
     if with_intervals and len(folders) > 1:
         raise UserError("--interval is of one run, not of a mean over several; give one --result")
@@ -144,12 +148,12 @@ def collect(folders: list[Path], archs: list[str] | None, with_intervals: bool =
 def _averaged(results: Results, group: str, level: str) -> frozenset[str]:
     """The classes that a model's average at a level is over."""
     members, rows = GROUPS[group], results.content["classes"]
-    has_figure = {name for name, row in rows.items() if row[f"{level}_rocauc"] is not None}
-    return frozenset(has_figure if members is None else has_figure.intersection(members))
+    measured = {name for name, row in rows.items() if row[f"{level}_rocauc"] is not None}
+    return frozenset(measured if members is None else measured.intersection(members))
 
 
 def _row(found: dict[str, list[dict | None]], with_intervals: bool = False) -> dict[Column, Cell]:
-    """The cells of a class or a group from each model's rows, one a result folder."""
+    """The cells of a class or a group from each model's rows, of which every result folder has one."""
     cells = {}
     for level in LEVELS:
         for key, each in found.items():
@@ -180,7 +184,7 @@ def _seeds(results: Results) -> tuple[int | None, int | None]:
 
 
 def _but_for_the_seed(results: Results) -> dict[str, object]:
-    """What results must have in common to be averaged; of the dimensions, which the seed draws, how many."""
+    """What results must have in common to be averaged; the seed draws the dimensions, so only their number counts."""
     made_with, rows = results.content["run"]["configuration"], results.content["classes"]
     same = {key: value for key, value in made_with.items() if key != "seed"}
     return same | {

@@ -1,4 +1,4 @@
-"""Models that were run on the same test pictures, and what their figures say of one another.
+"""Models that were run on the same test pictures, and what their metrics say of one another.
 
 同一批测试图像上的几个模型，及其数字相互说明了什么。
 
@@ -28,7 +28,7 @@ Interval = list[float] | None
 
 @dataclass(frozen=True)
 class Level:
-    """Figures of k models at one level, in C classes.
+    """The metrics of k models at one level, in C classes.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ class Level:
 
 
 def open_files(paths: Sequence[Path]) -> tuple[list[str], list[Results]]:
-    """Names in print, and results, of files ``results_{arch}.json``.
+    """The models of files ``results_{arch}.json``: their names in print and their results.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def open_files(paths: Sequence[Path]) -> tuple[list[str], list[Results]]:
 
 
 def compared(models: Sequence[Results], name: str) -> Level:
-    """The models' figures at a level, in the classes that all of them have.
+    """The models' metrics at a level, in the classes that all of them have.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def compared(models: Sequence[Results], name: str) -> Level:
 
 
 def _interval(level: str, name: str, one: Results, other: Results) -> Interval:
-    """Of the difference of two models' ROC AUC in a class; None where arrays are missing, or nothing is known of it."""
+    """The interval of the difference of two models' ROC AUC in a class; None where it is not known."""
     both = [model.arrays(name) for model in (one, other) if model.scores(name).exists()]
     if len(both) < 2 or lacking(labels := both[0]["labels"]):
         return None

@@ -6,26 +6,25 @@
 import _root  # noqa: F401, I001
 
 import argparse
+import multiprocessing
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from _options import note
 from experiment.files.gaussians import check_covariances, map_fitted
 from experiment.files.records import is_fitted_record
 from experiment.files.folder import Store
 from experiment.methods import METHODS, place, split_key
-from experiment.options import SCALES
 from experiment.report.colours import Colours, colours_of, scale_of
 from experiment.report.results import half_replaced
 from experiment.report.style import arch_label, class_order
 from experiment.report.threshold import class_thresholds
-from system.command import Parser
 from system.errors import UserError
 from system.files import read_json
 
@@ -34,6 +33,7 @@ WITHOUT_MAPS = {name: "scores whole pictures and has no anomaly maps" for name, 
 NEITHER = "stores neither Gaussians nor left-out scores"
 WITHOUT_GAUSSIANS = {name: NEITHER for name, method in METHODS.items() if not method.has_gaussians}
 EVERY: Mapping[str, str] = {}
+Which = Literal["scored", "left_out", "every"]
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,14 @@ class Results:
     store : Store
     content : dict
         The results file.
-    training : bool
-        Whether the classes are those whose training pictures have left-out scores, not those whose test
-        pictures were scored.
-    unscored : bool
-        Whether classes without scored test pictures are among them: what only needs the fit is drawn from it.
+    which : str
+        Which classes are drawn: ``scored`` are those whose test pictures were scored, ``left_out`` those whose
+        training pictures have left-out scores, ``every`` is for what needs the fit alone.
     """
 
     store: Store
     content: dict[str, Any]
-    training: bool = False
-    unscored: bool = False
+    which: Which = "scored"
 
     @property
     def command(self) -> str:
@@ -64,26 +61,26 @@ class Results:
 
     @property
     def storing(self) -> str:
-        """What makes them with the Gaussians beside, and where ``training`` with the left-out scores."""
+        """What makes them with the Gaussians beside, and where these are drawn with the left-out scores."""
         made = re.sub(r" --no_f\w*", "", self.command)  # --no_features，或其缩写
-        return f"{made} --leave_out one" if self.training and "--leave_out" not in made else made
+        return f"{made} --leave_out one" if self.which == "left_out" and "--leave_out" not in made else made
 
     @property
     def with_left_out(self) -> str:
         """What makes them with the left-out scores beside."""
-        return replace(self, training=True).storing
+        return replace(self, which="left_out").storing
 
     @cached_property
     def classes(self) -> list[str]:
-        """The classes that were scored, where ``unscored`` all, in the order of every figure."""
-        return [n for n in class_order(self.content["classes"]) if self.unscored or self.scores(n).exists()]
+        """The classes that are drawn, in the order of every figure."""
+        return [n for n in class_order(self.content["classes"]) if self.which == "every" or self.scores(n).exists()]
 
     def scores(self, name: str) -> Path:
         """The file that a class has once it was scored."""
-        return self.store.left_out(name) if self.training else self.store.arrays(name)
+        return self.store.left_out(name) if self.which == "left_out" else self.store.arrays(name)
 
     def row(self, name: str) -> dict[str, Any]:
-        """A class's row of the results file."""
+        """What the results file says of a class."""
         return self.content["classes"][name]
 
     def arrays(self, name: str) -> dict[str, Any]:
@@ -96,6 +93,15 @@ class Results:
         if arrays is None:
             raise self._unusable(path)
         return arrays
+
+    def measured(self, curve: str, metric: str, what: str) -> dict[str, tuple[dict[str, Any], float]]:
+        """The arrays and the metric of every class that has this curve; raises UserError where there is no ``what``."""
+        found = {name: (self.arrays(name), self.row(name)[metric]) for name in self.classes}
+        # 要有掩码与缺陷
+        found = {n: (a, value) for n, (a, value) in found.items() if a[curve] is not None and value is not None}
+        if not found:
+            raise UserError(f"no class in {str(self.store.results)!r} has both masks and defects: no {what}")
+        return found
 
     def left_out(self, name: str) -> tuple[list[float], list[float] | None, dict[str, Any]]:
         """The left-out scores of all of a class's training pictures, and the arrays of the most unusual ones.
@@ -188,11 +194,7 @@ def architectures(root: Path, kind: str = "results") -> list[str]:
 
 
 def open_results(
-    root: Path,
-    archs: Sequence[str] | None,
-    lacking: Mapping[str, str] = EVERY,
-    training: bool = False,
-    unscored: bool = False,
+    root: Path, archs: Sequence[str] | None, lacking: Mapping[str, str] = EVERY, which: Which = "scored"
 ) -> list[Results]:
     """The results of these models, or of every one that has some.
 
@@ -203,7 +205,7 @@ def open_results(
         Models' keys; the order is kept.
     lacking : mapping
         The methods that do not have what is to be drawn, and the words for that: left out unless named.
-    training, unscored : bool
+    which : str
         As in `Results`.
 
     Raises
@@ -222,7 +224,7 @@ def open_results(
         what = f"no results of {missing[0]}" if missing else "no results"
         demo = f"; results of the sample data are in {str(root / 'demo')!r}" if architectures(root / "demo") else ""
         raise UserError(f"{what} in {str(root)!r} (--result); make them with: {_make(root, *missing[:1])}{demo}")
-    return [_open(root, key, training, unscored) for key in named or drawable]
+    return [_open(root, key, which) for key in named or drawable]
 
 
 def _make(root: Path, key: str = "wide_resnet50_2") -> str:
@@ -232,20 +234,21 @@ def _make(root: Path, key: str = "wide_resnet50_2") -> str:
     return f"python main.py {chosen}--arch {arch} --data_path FOLDER_OF_MVTEC_AD --save_path {root}"
 
 
-def _open(root: Path, arch: str, training: bool, unscored: bool) -> Results:
+def _open(root: Path, arch: str, which: Which) -> Results:
     store = Store(root, arch)
     if (content := store.read_results()) is None:
         raise UserError(f"{str(store.results)!r} was deleted meanwhile; see --result")
-    results = Results(store, content, training, unscored)
+    results = Results(store, content, which)
     rows = content["classes"].values()
-    if rows and not any(row["n_test"] for row in rows) and not (training or unscored):
+    if rows and not any(row["n_test"] for row in rows) and which == "scored":
         raise UserError(
             f"{str(store.results)!r} is of classes without test pictures, which this is drawn from: put some into "
             f"CLASS/test/good and CLASS/test/KIND_OF_DEFECT, then: {results.command}"
         )
     if not results.classes:
-        missing, command = ("left-out scores", results.storing) if training else ("scored class yet", results.command)
-        raise UserError(f"{str(store.results)!r} has no {missing}; make some with: {command}")
+        of_training = f"left-out scores; make some with: {results.storing}"
+        of_test = f"scored class yet; make some with: {results.command}"
+        raise UserError(f"{str(store.results)!r} has no {of_training if which == 'left_out' else of_test}")
     note(half_replaced(content, store))
     return results
 
@@ -273,21 +276,6 @@ def check_same_pictures(name: str, models: Sequence[Results], remedy: str | None
             raise UserError(f"{both} are of different test pictures of {name}; {remedy}")
 
 
-def class_options(made: Parser) -> Parser:
-    """Add ``--class`` and ``--all``."""
-    which = made.add_mutually_exclusive_group()
-    which.add_argument("--class", dest="name", metavar="NAME", help="default: the first class")
-    which.add_argument("--all", action="store_true", help="every class")
-    return made
-
-
-def colour_option(made: Parser) -> Parser:
-    """Add ``--colours``."""
-    which = "of heat maps, as main.py has it: class or threshold (default: as the run has drawn)"
-    made.add_argument("--colours", choices=SCALES, help=which)
-    return made
-
-
 def score_range(arrays: dict[str, Any]) -> tuple[float, float]:
     """What a class's ``image_scores`` were normalised by: the raw maps' range, unless a method scores images itself."""
     low, high = (arrays.get(f"image_{key}", arrays[key]) for key in ("score_min", "score_max"))
@@ -298,3 +286,14 @@ def raw_scores(arrays: dict[str, Any]) -> np.ndarray:
     """A class's image scores (N,) as the method gave them; PaDiM's are on the scale of the left-out scores."""
     low, high = score_range(arrays)
     return low + arrays["image_scores"].astype(np.float64) * (high - low)
+
+
+_said: set[str] = set()
+
+
+def note(lines: Iterable[str]) -> None:
+    """Say each line once, on standard error; of several processes the first does."""
+    if multiprocessing.parent_process() is None:
+        for line in {*lines} - _said:
+            print(f"note: {line}", file=sys.stderr, flush=True)
+            _said.add(line)

@@ -8,11 +8,13 @@ import _root  # noqa: F401, I001
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _options import Parser, parser, run, save
+from _auroc import level_label
+from _options import Script, save
 from _results import architectures
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -29,13 +31,8 @@ COLOURS = dict(zip(LEVELS, (style.IMAGE_COLOUR, style.PIXEL_COLOUR), strict=True
 MARKERS = {"image": "o", "pixel": "s"}
 
 
-def options() -> Parser:
-    """The command line."""
-    return parser(__doc__)
-
-
 def read(root: Path, archs: Sequence[str] | None) -> list[tuple[str, dict[str, Any]]]:
-    """The studies of these architectures, or of every one that has some: its name, and ``{study: content}``.
+    """The studies ``{name: content}`` of these networks, or of every one that has some, each with its key.
 
     Raises
     ------
@@ -61,9 +58,9 @@ def read(root: Path, archs: Sequence[str] | None) -> list[tuple[str, dict[str, A
 
 
 def values(study: dict[str, Any], level: str, variants: list[dict[str, Any]]) -> np.ndarray:
-    """Averages over the classes, NaN where there are none."""
-    figures = (study["averages"][v["label"]][level] for v in variants)
-    return np.array([np.nan if f is None else f for f in figures])
+    """The variants' averages over the classes, NaN where there are none."""
+    averages = (study["averages"][v["label"]][level] for v in variants)
+    return np.array([np.nan if each is None else each for each in averages])
 
 
 def name_of(variant: dict[str, Any], say: Say) -> str:
@@ -77,13 +74,13 @@ def name_of(variant: dict[str, Any], say: Say) -> str:
 
 
 def layers(axes: Axes, study: dict[str, Any], say: Say) -> None:
-    """A row a choice of layers."""
+    """Draw a row for each choice of layers."""
     rows(axes, study, [name_of(variant, say) for variant in study["variants"]])
     axes.set_title(say("Layers", "所用的层"))
 
 
 def rows(axes: Axes, study: dict[str, Any], names: list[str]) -> None:
-    """A row a variant, a mark a level."""
+    """Draw a row for each variant, and in it a mark for each level."""
     places = np.arange(len(names))
     for level in LEVELS:
         axes.plot(values(study, level, study["variants"]), places, MARKERS[level], ms=4, color=COLOURS[level])
@@ -92,7 +89,7 @@ def rows(axes: Axes, study: dict[str, Any], names: list[str]) -> None:
 
 
 def dimensions(axes: Axes, study: dict[str, Any], say: Say) -> None:
-    """ROC AUC against d, random and principal components; all channels as a horizontal line."""
+    """Draw ROC AUC against d for random channels and principal components; all channels are a horizontal line."""
     for level in LEVELS:
         # 实线为随机通道，虚线为主成分
         for reduction, line in (("random", "-"), ("pca", "--")):
@@ -113,7 +110,7 @@ def dimensions(axes: Axes, study: dict[str, Any], say: Say) -> None:
 
 
 def seeds(axes: Axes, study: dict[str, Any], say: Say) -> None:
-    """A mark a seed, and mean ± standard deviation."""
+    """Draw a mark for each seed, and mean ± standard deviation."""
     for place, level in enumerate(LEVELS):
         shown, spread = values(study, level, study["variants"]), study["spread"][level]
         across = place + np.linspace(-0.22, 0.22, len(shown))  # 横向错开，免得重叠
@@ -121,7 +118,8 @@ def seeds(axes: Axes, study: dict[str, Any], say: Say) -> None:
         if spread:
             axes.errorbar(place + 0.34, spread["mean"], spread["std"], fmt="_", color="black", capsize=3, lw=1)
     ticks = []
-    for level, word in zip(LEVELS, say("image pixel", "图像级 像素级").split(), strict=True):
+    for level in LEVELS:
+        word = level_label(level, say)
         spread = study["spread"][level]
         ticks.append(f"{word}\n{spread['mean']:.4f} ± {spread['std']:.4f}" if spread else word)
     count = len(study["variants"])
@@ -131,7 +129,7 @@ def seeds(axes: Axes, study: dict[str, Any], say: Say) -> None:
 
 
 def covariance(axes: Axes, study: dict[str, Any], say: Say) -> None:
-    """A row a covariance, from the full one to none."""
+    """Draw a row for each covariance, from the full one to none."""
     words = {
         "full": say("one for each position (PaDiM)", "各位置各一个（PaDiM）"),
         "diagonal": say("its diagonal alone", "只取对角线"),
@@ -147,7 +145,7 @@ WIDE = ("layers", "covariance")  # 各占一整行
 
 
 def figure(arch: str, studies: dict[str, Any], say: Say) -> Figure:
-    """The studies of layers and the covariance above, dimensions and seeds below; what is not there is left out."""
+    """Draw layers and covariances above, dimensions and seeds below; a study that is not there takes no place."""
     # 版面：上为各层的组合与各种协方差，各占一整行；下为维数与种子；没有做的不占地方
     there = [name for name in PANELS if name in studies]
     below: HashableList[str] = [name for name in there if name not in WIDE]
@@ -183,10 +181,9 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
         yield from save(figure(arch, studies, say), args, f"ablation_{style.arch_short(arch)}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("ablation", __doc__, draw=draw, on_request=partial(architectures, kind="ablation"))
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

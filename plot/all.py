@@ -3,7 +3,7 @@
 现有结果画得出的所有图与结果网页；列出画了什么，略过了什么、为何。
 """
 
-import _root  # noqa: F401, I001
+from _root import HERE  # noqa: I001
 
 import argparse
 import multiprocessing
@@ -11,13 +11,16 @@ import os
 import signal
 import sys
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from importlib import import_module
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
+from runpy import run_path
 from threading import Thread
 
-from _options import Parser, parser, report
-from _results import EVERY, WITHOUT_GAUSSIANS, WITHOUT_MAPS, architectures, open_results
+from _options import Parser, Script, parser, report
+from _results import architectures
 from results_page import write_page
 
 from experiment.methods import split_key
@@ -26,14 +29,11 @@ from system import command
 from system.errors import UserError
 from system.resources import cores
 
-# 各脚本；每个模型一图的，逐个模型画，一个模型的问题不连累另一个
-ALL_ARCHITECTURES = ("framework", "auroc_table", "complexity", "localization")
-EACH_ARCHITECTURE = {  # 与画不了的方法
-    "model_parameters": WITHOUT_GAUSSIANS, "roc_curve": EVERY, "pro_curve": WITHOUT_MAPS,
-    "precision_recall": WITHOUT_MAPS, "score_distribution": EVERY, "gaussian_parameters": WITHOUT_GAUSSIANS,
-    "patch_gaussian": WITHOUT_GAUSSIANS, "calibration": WITHOUT_GAUSSIANS,
-}  # fmt: skip
-EACH_CLASS = ("localization", "gaussian_parameters", "patch_gaussian", "training_pictures")  # 有 --class 的
+FIGURES = (  # 按讲述的次序
+    "framework", "auroc_table", "complexity", "localization", "model_parameters", "roc_curve", "pro_curve",
+    "precision_recall", "score_distribution", "gaussian_parameters", "patch_gaussian", "calibration",
+    "localization --compare", "training_pictures", "ablation",
+)  # fmt: skip
 
 
 def _languages(text: str) -> list[str]:
@@ -48,31 +48,44 @@ def options() -> Parser:
     return parser(__doc__, language=_languages)
 
 
-def by_class(script_and_options: str, archs: list[str], root: Path) -> list[list[str]]:
-    """The calls of a script, one for every class where it draws classes: trouble in one is to cost no other."""
-    script, *own = call = script_and_options.split()
-    if script not in EACH_CLASS:
-        return [call]
-    try:
-        found = open_results(
-            root, archs, WITHOUT_MAPS, script == "training_pictures", unscored=script == "gaussian_parameters"
-        )
-    except UserError:  # 脚本自己会说明
-        found = []
-    counts = Counter(name for results in found for name in results.classes)
-    least = 2 if "--compare" in own else 1  # 并排至少要两个模型
-    names = class_order(name for name in counts if counts[name] >= least)
-    return [[*call, f"--class={name}"] for name in names] or [call]
+@lru_cache
+def declared(name: str) -> Script:
+    """What a script declares; the script by its file, since ``ablation`` is the name of a command, too."""
+    return run_path(str(HERE / f"{name}.py"))["SCRIPT"]
 
 
-def figure(call: list[str], shared: dict, archs: list[str], language: str) -> list[Path]:
-    """Draw one script's figures; its own options stand behind its name."""
-    script, *own = call
-    module = import_module(script)
-    words = ["--result", str(shared["result"]), "--out", str(shared["out"]), "--format", ",".join(shared["format"])]
-    words += ["--dpi", str(shared["dpi"]), "--lang", language, *own, *(["--arch", *archs] if archs else [])]
-    with look(language) as say:
-        return list(module.draw(module.options().parse_args(words), say))
+def calls(script_and_options: str, args: argparse.Namespace) -> Iterator[tuple[list[str], list[str]]]:
+    """Every call of a script, and the models that it is for: trouble in a model or a class is to cost no other."""
+    name, *own = script_and_options.split()
+    script = declared(name)
+    archs = args.arch or architectures(args.result)
+    drawable = [arch for arch in archs if split_key(arch)[0] not in script.lacking]
+    least = 2 if own else 1  # --compare：并排至少要两个模型
+    if own:
+        groups = [drawable] if len(drawable) >= least else []
+    elif script.on_request:  # 多半没有做：没有的不提
+        there = script.on_request(args.result)
+        groups = [[arch] for arch in args.arch or there if arch in there]
+    elif script.each_model and archs:
+        groups = [[arch] for arch in drawable]
+    else:
+        groups = [args.arch or []]
+    for models in groups:
+        counts: Counter[str] = Counter()
+        if script.each_class:
+            with suppress(UserError):  # 脚本自己会说明
+                counts.update(each for results in script.results(args.result, models) for each in results.classes)
+        names = class_order(each for each, count in counts.items() if count >= least)
+        for of_class in [[f"--class={each}"] for each in names] or [[]]:
+            yield [name, *own, *of_class], models
+
+
+def figure(name: str, *words: str) -> list[Path]:
+    """Draw one script's figures, given its options."""
+    script = declared(name)
+    args = script.options().parse_args(words)
+    with look(args.lang) as say:
+        return list(script.files(args, say))
 
 
 def obey_parent() -> None:
@@ -100,38 +113,26 @@ def draw(args: argparse.Namespace) -> None:
     """
     if "zh" in args.lang:  # 没有字体，哪一张都画不成：不是略过
         chinese_font()
-    shared = {key: getattr(args, key) for key in ("result", "out", "format", "dpi")}
-    archs = args.arch or architectures(args.result)
-    # 一项任务：一个脚本，若干模型；再分到各个类别与语言
-    jobs = [(script, args.arch or []) for script in ALL_ARCHITECTURES]
-    for script, lacking in EACH_ARCHITECTURE.items():
-        jobs += [(script, [arch]) for arch in archs if split_key(arch)[0] not in lacking] if archs else [(script, [])]
-    with_maps = [arch for arch in archs if split_key(arch)[0] not in WITHOUT_MAPS]
-    if len(with_maps) > 1:
-        jobs.append(("localization --compare", with_maps))
-    # 留一得分要用选项，研究是另一条命令：多半没有做
-    left_out = [arch for arch in archs if any(args.result.glob(f"temp_{arch}/*_left_out.npz"))]
-    jobs += [("training_pictures", [arch]) for arch in left_out]
-    jobs += [("ablation", [arch]) for arch in architectures(args.result, "ablation") if arch in (args.arch or [arch])]
+    shared = ["--result", str(args.result), "--out", str(args.out), "--format", ",".join(args.format)]
+    shared += ["--dpi", str(args.dpi)]
+    planned = [call for each in FIGURES for call in calls(each, args)]
+    drawing: list[tuple[list[str], list[str], Future]] = []
     skipped: list[str] = []  # 两种语言的缘由相同，末了只说一次
     # 进程而非线程：matplotlib 的设置是全局的。spawn：各平台行为一致；绘图进程启动只需半秒
     with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), obey_parent) as pool:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # 子进程承袭它：还没走到 obey_parent 的，也不理 Ctrl-C
         try:
-            drawing = [
-                (call, names, pool.submit(figure, call, shared, names, language))
-                for script, names in jobs
-                for call in by_class(script, names, args.result)
-                for language in args.lang
-            ]
+            for call, models in planned:
+                words = [*call, *shared, *(["--arch", *models] if models else [])]
+                drawing += [(call, models, pool.submit(figure, *words, "--lang", lang)) for lang in args.lang]
         finally:
             signal.signal(signal.SIGINT, before)
         try:
-            for call, names, future in drawing:
+            for call, models, future in drawing:
                 try:
                     report(future.result())
                 except UserError as problem:  # 数据不全，画不成：记下缘由，接着画别的
-                    of_which = f" ({', '.join(names)})" if names else ""
+                    of_which = f" ({', '.join(models)})" if models else ""
                     skipped.append(f"skipped {' '.join(call)}{of_which}: {problem}")
         except KeyboardInterrupt:
             for child in multiprocessing.active_children():  # 不等手头的图画完

@@ -12,8 +12,8 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from _auroc import Table, collect
-from _options import Parser, parser, run, save, target, write_text
+from _auroc import Table, collect, level_label
+from _options import Parser, Script, save, target, write_text
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,15 +28,13 @@ from experiment.report.style import Say
 STEM = "auroc_table"
 
 
-def options() -> Parser:
-    """The command line."""
-    made = parser(__doc__, several=True)
+def interval_option(made: Parser) -> None:
+    """Add ``--interval``."""
     made.add_argument("--interval", action="store_true", help="the tables have each class's 95 %% intervals, too")
-    return made
 
 
 def row_label(name: str, say: Say) -> str:
-    """A class by its name, an average in words."""
+    """What a row is called: a class by its name, an average in words."""
     words = {
         "textures": ("mean of textures", "纹理类平均"),
         "objects": ("mean of objects", "物体类平均"),
@@ -46,24 +44,19 @@ def row_label(name: str, say: Say) -> str:
 
 
 def row_title(table: Table, name: str, say: Say) -> str:
-    """The label, with a word where an average is not given."""
+    """The label of a row, which says so where an average is not given."""
     return row_label(name, say) + (say(" (–: of different classes)", "（–：类别不同）") if name in table.apart else "")
 
 
-def level_label(level: str, say: Say) -> str:
-    """A level in words."""
-    return {"image": say("image", "图像级"), "pixel": say("pixel", "像素级")}[level]
-
-
 def published_label(table: Table, say: Say) -> str:
-    """What the published figures are called; a network with other weights than ours is named."""
+    """What the published metrics are called; a network with other weights than ours is named."""
     others = [method_of(key).label for key in table.counts if has_other_weights(key)]
     words = [say(f" ({name}: with other weights)", f"（{name}：权重不同）") for name in others]
     return "".join([say("published", "已发表"), *words])
 
 
 def markdown(table: Table, say: Say) -> str:
-    """Two tables for a README: ours, and the published figures as far as there are any."""
+    """Two tables for a README: our metrics, and the published ones as far as there are any."""
     labels, heads = style.arch_labels(table.counts), []
     for level, key in table.columns:
         count = f" (n = {table.counts[key]})" if table.several else ""
@@ -73,8 +66,8 @@ def markdown(table: Table, say: Say) -> str:
         lines = [[title, *heads], ["---"] + ["---:"] * len(heads)]
         for name in names:
             label = row_title(table, name, say)
-            figures = [f"**{words}**" if is_best else words for words, is_best in table.printed(name, published)]
-            lines.append([f"*{label}*" if name in table.groups else label, *figures])
+            words = [f"**{each}**" if is_best else each for each, is_best in table.printed(name, published)]
+            lines.append([f"*{label}*" if name in table.groups else label, *words])
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     text = block(say("class", "类别"), list(table.cells), published=False)
@@ -82,7 +75,7 @@ def markdown(table: Table, say: Say) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """Every figure with all its digits, then the published ones: the same in both languages."""
+    """Every metric with all its digits, then the published ones; the text is the same in both languages."""
     titles = ["class"]
     ends = ("_low", "_high") if any(cell.interval for row in table.cells.values() for cell in row.values()) else ()
     titles += [f"{key}_{level}{part}" for level, key in table.columns for part in ("", "_std", "_n", *ends)]
@@ -98,7 +91,7 @@ def comma_separated(table: Table) -> str:
 
 
 def latex(table: Table, say: Say) -> str:
-    """A ``tabular`` to ``\\input``; it needs the packages booktabs and, in Chinese, ctex."""
+    """A ``tabular`` for ``\\input``; it needs the packages booktabs and, in Chinese, ctex."""
 
     def escape(words: str) -> str:
         return words.replace("_", r"\_").replace(" ± ", r" $\pm$ ").replace("–", "--").replace("n = ", "$n$ = ")
@@ -138,12 +131,12 @@ def latex(table: Table, say: Say) -> str:
 
 
 def drawn(table: Table) -> list[str]:
-    """The rows that have a figure."""
+    """The rows that have a metric."""
     return [name for name, row in table.cells.items() if any(cell.values for cell in row.values())]
 
 
 def bars(axes: Axes, table: Table, level: str) -> None:
-    """One level's grouped bars; a diamond is the published figure."""
+    """Draw one level's grouped bars; a diamond is the published metric."""
     names, keys = drawn(table), table.at(level)
     # 各类与平均之间空开一些
     places = np.arange(len(names)) + np.where([name in table.groups for name in names], 0.6, 0)
@@ -167,19 +160,18 @@ def bars(axes: Axes, table: Table, level: str) -> None:
 
 
 def colour(table: Table, key: str) -> str:
-    """A model's, the same at both levels."""
+    """A model's colour, which is the same at both levels."""
     return style.ARCH_COLOURS[list(table.counts).index(key) % len(style.ARCH_COLOURS)]
 
 
 def figure(table: Table, say: Say) -> Figure:
-    """Image level above, pixel level below, as far as there are figures."""
+    """Draw the image level above and the pixel level below, as far as there are metrics."""
     levels = [level for level in LEVELS if table.at(level)]
     drawing = Figure((style.DOUBLE, 1 + 1.6 * len(levels)), layout="constrained")
     panels = drawing.subplots(len(levels), 1, sharex=True, squeeze=False)[:, 0]
-    titles = {"image": say("image ROC AUC", "图像级 ROC AUC"), "pixel": say("pixel ROC AUC", "像素级 ROC AUC")}
     for axes, level in zip(panels, levels, strict=True):
         bars(axes, table, level)
-        axes.set_ylabel(titles[level])
+        axes.set_ylabel(f"{level_label(level, say)} ROC AUC")
     names = drawn(table)
     crowded = len(names) > 6
     panels[-1].set_xticklabels(
@@ -209,10 +201,9 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
         yield write_text(target(args, STEM, suffix), text)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("auroc_table", __doc__, draw=draw, own_options=interval_option, several=True, each_model=False)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

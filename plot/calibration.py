@@ -16,13 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import WITHOUT_GAUSSIANS, Results, open_results, raw_scores
+from _options import Script, save
+from _results import WITHOUT_GAUSSIANS, Results, raw_scores
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from scipy.stats import betabinom
 
 from experiment.report import style
 from experiment.report.style import Say
@@ -35,11 +34,6 @@ KEYS = 3  # 图例一行几项
 BAND_COLOUR = "0.86"
 
 Curve = tuple[np.ndarray, np.ndarray, int, int]  # 应有的比例，实际的比例，n，m
-
-
-def options() -> Parser:
-    """The command line."""
-    return parser(__doc__, several=True)
 
 
 def curve(left_out: Sequence[float], good: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -65,6 +59,8 @@ def curve(left_out: Sequence[float], good: np.ndarray) -> tuple[np.ndarray, np.n
 
 def band(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
     """Between which shares (n + 2,) chance leaves the actual one, at each threshold for itself."""
+    from scipy.stats import betabinom  # 导入要半秒：只读声明的 all.py 不必等它
+
     k = np.arange(1, n + 1)
     ends = (betabinom.ppf(q, m, k, n + 1 - k) / m for q in ((1 - BAND) / 2, (1 + BAND) / 2))
     low, high = (np.concatenate([[0], share, [1]]) for share in ends)
@@ -72,7 +68,7 @@ def band(n: int, m: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def curves(results: Results, scores_of: Callable[[str], list[float] | None]) -> dict[str, Curve]:
-    """Of every class with scores for a threshold and good test pictures."""
+    """The curve of every class that has scores for a threshold and good test pictures."""
     found = {}
     for name in results.classes:
         left_out, arrays = scores_of(name), results.arrays(name)
@@ -83,7 +79,7 @@ def curves(results: Results, scores_of: Callable[[str], list[float] | None]) -> 
 
 
 def show(axes: Axes, name: str, shown: dict[str, Curve], looks: dict[str, style.Line], say: Say) -> None:
-    """A class: a line for each result, the band of each number of pictures."""
+    """Draw a class: a line for each result, and the band for each number of pictures."""
     counts = dict.fromkeys((n, m) for _, _, n, m in shown.values())
     for n, m in counts:
         axes.fill_between(np.arange(n + 2) / (n + 1), *band(n, m), color=BAND_COLOUR, lw=0)
@@ -99,7 +95,7 @@ def show(axes: Axes, name: str, shown: dict[str, Curve], looks: dict[str, style.
 
 
 def figure(found: dict[str, dict[str, Curve]], say: Say) -> Figure:
-    """A panel a class, a line a result; all share the axes."""
+    """Draw a panel for each class, and in it a line for each result; all panels share the axes."""
     names = style.class_order(name for each in found.values() for name in each)
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
@@ -132,7 +128,7 @@ def figure(found: dict[str, dict[str, Curve]], say: Say) -> Figure:
 
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``calibration_{arch}``."""
-    opened = [results for root in args.result for results in open_results(root, args.arch, WITHOUT_GAUSSIANS)]
+    opened = [results for root in args.result for results in SCRIPT.results(root, args.arch)]
     for key in dict.fromkeys(results.store.key for results in opened):
         same = [results for results in opened if results.store.key == key]
         folders = [results.store.root for results in same]
@@ -153,10 +149,9 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
         yield from save(figure(found, say), args, f"calibration_{style.arch_short(key)}")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("calibration", __doc__, draw=draw, several=True, lacking=WITHOUT_GAUSSIANS)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 同一批测试图像上，一个方法是否比别的好：各类之间的检验，每类之内的差。
 
-``compare.py A B [C …]`` takes files ``results_{arch}.json``; differences are the first one's figures less another's.
+``compare.py A B [C …]`` takes files ``results_{arch}.json``; differences are the first one's metrics less another's.
 """
 
 import _root  # noqa: F401, I001
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from _auroc import level_label
 from _options import Parser, parser, run, save, target, write_text
 from _paired import ALPHA, Level, compared, open_files
 from matplotlib.axes import Axes
@@ -37,10 +38,8 @@ def options() -> Parser:
 
 
 def title(level: Level, say: Say) -> str:
-    """A level's figure in words."""
-    return {"image": say("image ROC AUC", "图像级 ROC AUC"), "pixel": say("pixel ROC AUC", "像素级 ROC AUC")}[
-        level.name
-    ]
+    """What a level's metric is called."""
+    return f"{level_label(level.name, say)} ROC AUC"
 
 
 def over_classes(level: Level, labels: list[str], say: Say) -> str:
@@ -113,7 +112,7 @@ def _of_many(level: Level, labels: list[str], say: Say) -> str:
 
 
 def within_classes(level: Level, labels: list[str], say: Say) -> list[str]:
-    """What the differences within the classes say, a sentence for every model but the first."""
+    """What the differences within the classes say; there is a sentence for every model but the first."""
     found = []
     for other, label in enumerate(labels[1:]):
         each = [(name, parts[other]) for name, parts in zip(level.classes, level.intervals, strict=True)]
@@ -147,7 +146,7 @@ def caveats(say: Say) -> str:
 
 
 def markdown(levels: list[Level], labels: list[str], left_out: list[str], say: Say) -> str:
-    """Tables and sentences, a section a level."""
+    """The tables and the sentences, in a section for each level."""
     parts = []
     for level in levels:
         against = [f"{labels[0]} − {label}" for label in labels[1:]]
@@ -170,7 +169,7 @@ def markdown(levels: list[Level], labels: list[str], left_out: list[str], say: S
 
 
 def intervals(axes: Axes, level: Level) -> None:
-    """The differences of two models, a row a class, with their intervals."""
+    """Draw the differences of two models with their intervals, in a row for each class."""
     rows = np.arange(len(level.classes))
     for row, difference, (ends,) in zip(rows, level.differences[:, 0], level.intervals, strict=True):
         is_clear = ends is not None and (ends[0] > 0 or ends[1] < 0)
@@ -184,7 +183,7 @@ def intervals(axes: Axes, level: Level) -> None:
 
 
 def ranks(drawing: Figure, level: Level, labels: list[str], top: float, say: Say) -> None:
-    """The diagram of critical differences, ``top`` inches below the figure's upper edge.
+    """Draw the diagram of critical differences, ``top`` inches below the figure's upper edge.
 
     Mean ranks on an axis, the best to the right, as the literature draws it; bars join what is not told apart.
     """
@@ -219,7 +218,7 @@ def ranks(drawing: Figure, level: Level, labels: list[str], top: float, say: Say
 
 
 def _body(level: Level) -> float:
-    """Inches below the axis: the bars, and a line for every second model."""
+    """How many inches the bars and a line for every second model take below the axis."""
     return 0.12 + BAR * len(level.groups()) + LINE * ((level.areas.shape[1] + 1) // 2)
 
 
@@ -229,7 +228,7 @@ def shortened(label: str) -> str:
 
 
 def figure(levels: list[Level], labels: list[str], say: Say) -> Figure:
-    """Of two models the differences within the classes, of more the diagrams of critical differences."""
+    """Draw the differences within the classes of two models, and of more the diagrams of critical differences."""
     if len(labels) == 2:
         rows = max(len(level.classes) for level in levels)
         drawing = Figure((style.DOUBLE, 1 + 0.19 * rows), layout="constrained")

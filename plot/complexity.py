@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import Results, open_results
+from _options import Parser, Script, save
+from _results import Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -36,14 +36,12 @@ OTHER = "other"
 SLIGHT = 0.005  # 占比更小的阶段不列入图例
 
 
-def options() -> Parser:
-    """The command line."""
-    made = parser(__doc__)
+def benchmark_option(made: Parser) -> None:
+    """Add ``--benchmark``."""
     made.add_argument(
         "--benchmark", type=Path, metavar="FILE",
         help="what benchmarks/run.py --json wrote (default: benchmark.json in the result folder, if it is there)",
     )  # fmt: skip
-    return made
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def merged(stages: dict[str, float], total: float) -> dict[str, float]:
 
 
 def of_run(results: Results, label: str, say: Say) -> Bar:
-    """Seconds of an average class of a run, and the peak memory of the run."""
+    """A run's row: the seconds of an average class, and the peak memory."""
     seconds = [row["seconds"] for row in results.content["classes"].values()]
     names = dict.fromkeys(stage for each in seconds for stage in each)
     average = {stage: float(np.mean([each.get(stage, 0) for each in seconds])) for stage in names}
@@ -88,7 +86,7 @@ def of_run(results: Results, label: str, say: Say) -> Bar:
 
 
 def of_benchmark(path: Path, archs: Sequence[str] | None, say: Say) -> list[Bar]:
-    """Two rows an architecture: the textbook implementation, and this one with the floor.
+    """Two rows for each network: the textbook implementation, and this one with the floor.
 
     Raises
     ------
@@ -123,7 +121,7 @@ def stage_colours(bars: list[Bar]) -> dict[str, str]:
 
 
 def rows(times: Axes, memories: Axes, bars: list[Bar], colours: dict[str, str], say: Say) -> None:
-    """Stacked seconds on the left, peak memory on the right."""
+    """Draw the seconds stacked on the left, and the peak memory on the right."""
     places = range(len(bars))
     longest = max(sum(bar.stages.values()) for bar in bars)
     largest = max([bar.memory or 0 for bar in bars]) / 1e9
@@ -155,7 +153,7 @@ def rows(times: Axes, memories: Axes, bars: list[Bar], colours: dict[str, str], 
 
 
 def figure(groups: list[tuple[str, list[Bar]]], say: Say) -> Figure:
-    """A row of two panels for each group of bars that can be compared."""
+    """Draw a row of two panels for each group of bars that can be compared."""
     counts = [len(bars) for _, bars in groups]
     drawing = Figure((style.DOUBLE, 0.5 + sum(0.62 + 0.36 * n for n in counts)), layout="constrained")
     # 能相互比较的为一组，一组一行，行高随条数
@@ -181,7 +179,7 @@ def figure(groups: list[tuple[str, list[Bar]]], say: Say) -> Figure:
 
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``complexity``."""
-    opened = {results.store.key: results for results in open_results(args.result, args.arch)}
+    opened = {results.store.key: results for results in SCRIPT.results(args.result, args.arch)}
     labels = style.arch_labels(opened)
     groups = [(say("Run", "运行记录"), [of_run(results, labels[key], say) for key, results in opened.items()])]
     path = args.benchmark or args.result / "benchmark.json"
@@ -190,10 +188,9 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     yield from save(figure([group for group in groups if group[1]], say), args, "complexity")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("complexity", __doc__, draw=draw, own_options=benchmark_option, each_model=False)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _options import Parser, parser, run, save
+from _options import Script, save
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Ellipse, FancyArrowPatch, FancyBboxPatch, Polygon, Rectangle
@@ -28,24 +28,19 @@ DEFECT = 0.34, 0.36  # 示意图中缺陷的位置，以图宽为单位
 Point = tuple[float, float]
 
 
-def options() -> Parser:
-    """The command line."""
-    return parser(__doc__)
-
-
 def text(axes: Axes, x: float, y: float, words: str, size: float = style.SMALL_SIZE, **kwargs: Any) -> None:
-    """Words centred at a point."""
+    """Write words centred at a point."""
     centred: dict[str, Any] = {"ha": "center", "va": "center", "color": INK, "linespacing": 1.3}
     axes.text(x, y, words, size=size, **(centred | kwargs))
 
 
 def header(axes: Axes, x: float, words: str) -> None:
-    """The heading of a step."""
+    """Write the heading of a step."""
     text(axes, x, HEADER, words, style.TEXT_SIZE, color="black")
 
 
 def arrow(axes: Axes, start: Point, end: Point, colour: str = INK, bend: float = 0) -> None:
-    """An arrow from ``start`` to ``end``; ``bend`` curves it."""
+    """Draw an arrow from ``start`` to ``end``; ``bend`` curves it."""
     axes.add_patch(
         FancyArrowPatch(
             start, end, arrowstyle="-|>,head_length=3.4,head_width=1.7", connectionstyle=f"arc3,rad={bend}",
@@ -55,7 +50,7 @@ def arrow(axes: Axes, start: Point, end: Point, colour: str = INK, bend: float =
 
 
 def picture(axes: Axes, x: float, y: float, size: float, defect: bool) -> None:
-    """A flange seen from above, sound or with a defect; (x, y) is the lower left corner."""
+    """Draw a flange seen from above, sound or with a defect; (x, y) is the lower left corner."""
     axes.add_patch(Rectangle((x, y), size, size, fc="0.22", ec=TEST if defect else TRAIN, lw=1.2))
     centre = x + size / 2, y + size / 2
     axes.add_patch(Circle(centre, 0.39 * size, fc="0.78", ec="none"))
@@ -68,7 +63,7 @@ def picture(axes: Axes, x: float, y: float, size: float, defect: bool) -> None:
 
 
 def slab(axes: Axes, x: float, y: float, size: float, depth: float, cells: int, colour: str) -> None:
-    """A feature map in oblique projection, its front divided into ``cells`` × ``cells`` positions."""
+    """Draw a feature map in oblique projection, its front divided into ``cells`` × ``cells`` positions."""
     dx, dy, right, top = 0.8 * depth, 0.5 * depth, x + size, y + size
     faces = [  # 正面、顶面、侧面，浓淡不同
         ([(x, y), (right, y), (right, top), (x, top)], 0.55),
@@ -82,8 +77,8 @@ def slab(axes: Axes, x: float, y: float, size: float, depth: float, cells: int, 
         axes.plot([x + k, x + k], [y, top], [x, right], [y + k, y + k], color="white", lw=0.5)
 
 
-def images(axes: Axes, say: Say) -> None:
-    """What goes in: normal training images, and a test image."""
+def pictures(axes: Axes, say: Say) -> None:
+    """Draw what goes in: normal training pictures, and a test picture."""
     # 训练只用正常图像；测试图像上有一处缺陷
     header(axes, 48, say("Images", "图像"))
     for shift in (10, 5, 0):
@@ -96,7 +91,7 @@ def images(axes: Axes, say: Say) -> None:
 
 
 def backbone(axes: Axes, say: Say) -> None:
-    """The truncated network."""
+    """Draw the truncated network."""
     # 论文 III.A：网络只取到 layer3，参数不再训练
     header(axes, 157, say("Pretrained\nbackbone, frozen", "预训练骨干网络\n（参数冻结）"))
     box = FancyBboxPatch((112, 84), 90, 136, boxstyle="round,pad=0,rounding_size=7", fc="0.965", ec="0.75", lw=0.7)
@@ -111,7 +106,7 @@ def backbone(axes: Axes, say: Say) -> None:
 
 
 def feature_maps(axes: Axes, say: Say) -> None:
-    """The outputs of the three layers."""
+    """Draw the outputs of the three layers."""
     # 论文 III.A：三层的特征图，边长逐层减半，通道逐层加倍
     header(axes, 278, say("Feature maps\n(ResNet18)", "特征图\n（ResNet18）"))
     # 每层：边长、通道数、画出的边长、厚度、格数、纵坐标
@@ -124,7 +119,7 @@ def feature_maps(axes: Axes, say: Say) -> None:
 
 
 def embedding(axes: Axes, say: Say) -> None:
-    """The aligned and reduced embedding, with one position's vector picked out."""
+    """Draw the aligned and reduced embedding, with one position's vector picked out."""
     # 论文 III.A：对齐到最大的特征图，拼接，随机降维
     header(axes, 400, say("Patch embeddings", "图块嵌入"))
     x, y, size, cells = 364, MIDDLE - 30, 60, 8
@@ -152,7 +147,7 @@ def embedding(axes: Axes, say: Say) -> None:
 
 
 def gaussians(axes: Axes, say: Say) -> None:
-    """One Gaussian a position, and a close look at one of them."""
+    """Draw the Gaussians of all positions, and a close look at one of them."""
     # 论文 III.B：每个位置一个高斯；III.C：测试图块到它的马氏距离
     header(
         axes,
@@ -195,7 +190,7 @@ def gaussians(axes: Axes, say: Say) -> None:
 
 
 def anomaly_maps(axes: Axes, say: Say) -> None:
-    """Distances at the positions, and the map at the image's size."""
+    """Draw the distances at the positions, and the map at the picture's size."""
     # 论文 III.C：各位置的距离，上采样并平滑成异常图
     cells, size, left = 14, 62, (484, 622)
     y = LOWER - 36
@@ -222,17 +217,16 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``framework``."""
     figure = Figure((WIDTH / 100, HEIGHT / 100))
     axes = figure.add_axes((0, 0, 1, 1))
-    for part in (images, backbone, feature_maps, embedding, gaussians, anomaly_maps):
+    for part in (pictures, backbone, feature_maps, embedding, gaussians, anomaly_maps):
         part(axes, say)
     axes.set(xlim=(0, WIDTH), ylim=(0, HEIGHT), aspect="equal")
     axes.axis("off")
     yield from save(figure, args, "framework")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("framework", __doc__, draw=draw, each_model=False)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,12 +7,10 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import WITHOUT_GAUSSIANS, Results, chosen_classes, class_options, open_results
+from _options import Parser, Script
+from _results import WITHOUT_GAUSSIANS, Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -23,24 +21,22 @@ from experiment.report.style import Say
 from padim import EPSILON
 
 
-def options() -> Parser:
-    """The command line."""
-    made = class_options(parser(__doc__))
+def position_options(made: Parser) -> None:
+    """Add ``--position`` and ``--condition``."""
     made.add_argument("--position", type=int, nargs=2, metavar=("ROW", "COLUMN"), help="default: the centre")
     made.add_argument(
         "--condition", action="store_true", help="add the map of condition numbers (reads the whole file)"
     )
-    return made
 
 
 def correlation(covariance: np.ndarray) -> np.ndarray:
-    """Correlation matrix (d, d) of a covariance (d, d)."""
+    """The correlation matrix (d, d) of a covariance (d, d)."""
     deviations = np.sqrt(np.diag(covariance))
     return covariance / np.outer(deviations, deviations)  # ρᵢⱼ = σᵢⱼ / (σᵢσⱼ)
 
 
 def condition_numbers(covariance: np.ndarray) -> np.ndarray:
-    """Largest over smallest eigenvalue at every position: (P,) from (P, d, d), one position at a time."""
+    """The largest over the smallest eigenvalue at every position, (P,) from (P, d, d), one position at a time."""
     numbers = np.empty(len(covariance))
     for i, matrix in enumerate(covariance):
         values = np.linalg.eigvalsh(matrix.astype(np.float64))
@@ -54,7 +50,7 @@ def plain(value: float, _: int | None = None) -> str:
 
 
 def matrix(axes: Axes, values: np.ndarray, title: str, colours: str, limit: float | None = None) -> None:
-    """A matrix or a map over the grid, with its colour bar; ``limit`` makes the scale symmetric."""
+    """Draw a matrix or a map over the grid, with its colour bar; ``limit`` makes the scale symmetric."""
     axes.grid(False)
     axes.spines[:].set_visible(True)
     low = None if limit is None else -limit
@@ -67,7 +63,7 @@ def matrix(axes: Axes, values: np.ndarray, title: str, colours: str, limit: floa
 
 
 def spectrum(axes: Axes, values: np.ndarray, n_train: int, say: Say) -> None:
-    """Eigenvalues (d,) in descending order, and the floor that regularisation puts under them."""
+    """Draw the eigenvalues (d,) in descending order, and the floor that regularisation puts under them."""
     axes.semilogy(np.arange(1, len(values) + 1), values[::-1], color=style.NORMAL_COLOUR, lw=1.4)
     floor = say(f"floor ε = {EPSILON}", f"下限 ε = {EPSILON}")  # 公式 1 的正则项：特征值不会更小
     axes.axhline(EPSILON, color=style.DEFECT_COLOUR, ls="--", lw=0.9, label=floor)
@@ -83,7 +79,7 @@ def spectrum(axes: Axes, values: np.ndarray, n_train: int, say: Say) -> None:
 
 
 def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> Figure:
-    """Four panels, six with ``--condition``."""
+    """Draw four panels or, with ``--condition``, six."""
     mean, covariance, (height, width) = results.fitted(name)  # (P, d)、(P, d, d)，映射的
     row, column = args.position or (height // 2, width // 2)
     if not (0 <= row < height and 0 <= column < width):
@@ -112,18 +108,17 @@ def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> F
     return drawing
 
 
-def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
-    """Write ``gaussian_parameters_{class}_{arch}``."""
-    for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS, unscored=True):
-        for name in chosen_classes(args, results):
-            stem = f"gaussian_parameters_{name}_{style.arch_short(results.store.key)}"
-            yield from save(figure(results, name, args, say), args, stem)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script(
+    "gaussian_parameters",
+    __doc__,
+    figure,
+    own_options=position_options,
+    each_class=True,
+    lacking=WITHOUT_GAUSSIANS,
+    which="every",
+)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

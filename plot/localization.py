@@ -12,16 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import (
-    WITHOUT_MAPS,
-    Results,
-    check_same_pictures,
-    chosen_classes,
-    class_options,
-    colour_option,
-    open_results,
-)
+from _options import Parser, Script, colour_option, save
+from _results import WITHOUT_MAPS, Results, check_same_pictures, chosen_classes
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -38,16 +30,15 @@ PAGE = 9.2  # 英寸：一页放得下的高度
 Rows = list[list[np.ndarray | None]]
 
 
-def options() -> Parser:
-    """The command line."""
-    made = colour_option(class_options(parser(__doc__)))
+def own_options(made: Parser) -> None:
+    """Add ``--colours``, ``--index`` and ``--compare``."""
+    colour_option(made)
     made.add_argument("--index", type=int, nargs="+", metavar="I", help="test images to show, counted from 0")
     made.add_argument("--compare", action="store_true", help="the heat maps of all models (--arch) beside one another")
-    return made
 
 
 def typical(kinds: np.ndarray, scores: np.ndarray) -> list[int]:
-    """The median-scored image of the good ones and of every kind of defect, in this order."""
+    """The median-scored picture of the good ones and of every kind of defect, in this order."""
     order = sorted(set(kinds.tolist()), key=lambda k: (k != "good", k))
     chosen = []
     for each in order:
@@ -90,7 +81,7 @@ def chosen_images(arrays: dict[str, Any], name: str, wanted: list[int] | None) -
 
 
 def panels(results: Results, name: str, arrays: dict[str, Any], indices: list[int], colours: Colours) -> Rows:
-    """The five panels of each of these test images."""
+    """The five panels of each of these test pictures."""
     maps, images = results.pixels(name, len(arrays["files"]))
     rows = []
     for i in indices:
@@ -176,7 +167,7 @@ def comparison(models: list[Results], name: str, args: argparse.Namespace, say: 
 
 def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
     """Write ``{class}``, from PaDiM's best model for it unless ``--arch`` names one; or ``comparison_{class}``."""
-    found = open_results(args.result, args.arch, WITHOUT_MAPS)
+    found = SCRIPT.results(args.result, args.arch)
     if args.compare:
         for name, models in scored_by_several(found, args).items():
             yield from save(comparison(models, name, args, say), args, f"comparison_{name}")
@@ -185,10 +176,11 @@ def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
         yield from save(figure(best(found, name), name, args, say), args, name)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script(
+    "localization", __doc__, draw=draw, own_options=own_options, each_model=False, each_class=True, lacking=WITHOUT_MAPS
+)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,26 +7,19 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import WITHOUT_GAUSSIANS, open_results
+from _options import Script
+from _results import WITHOUT_GAUSSIANS, Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from experiment.report import style
 from experiment.report.style import Say
-
-
-def options() -> Parser:
-    """The command line."""
-    return parser(__doc__)
 
 
 @dataclass(frozen=True)
@@ -69,13 +62,13 @@ def count(record: dict[str, Any]) -> Parameters:
 
 
 def size(values: int) -> str:
-    """Memory of float32 numbers."""
+    """The memory that float32 numbers take."""
     amount = 4 * values / 1e6  # float32
     return f"{amount:.1f} MB" if amount < 1000 else f"{amount / 1000:.2f} GB"
 
 
 def barcode(axes: Axes, record: dict[str, Any], say: Say) -> None:
-    """All channels in a row, the kept ones marked in their layer's colour."""
+    """Draw all channels in a row, and mark the kept ones in their layer's colour."""
     start = 0
     is_chosen = record["reduction"] != "pca"  # 主成分由所有通道合成，没有哪些通道被保留
     for layer, colour in zip(record["layers"], cycle(style.LAYER_COLOURS), strict=False):
@@ -101,7 +94,7 @@ def record_total(record: dict[str, Any]) -> int:
 
 
 def receptive_fields(axes: Axes, record: dict[str, Any], say: Say) -> None:
-    """What one value of each layer sees, to scale in the input picture."""
+    """Draw what one value of each layer sees, to scale in the input picture."""
     height, width = record["size"]
     axes.add_patch(Rectangle((0, 0), width, height, fc="0.95", ec="0.4"))
     # 居中叠放，大的在下
@@ -120,7 +113,7 @@ def receptive_fields(axes: Axes, record: dict[str, Any], say: Say) -> None:
 
 
 def table(axes: Axes, lines: list[list[str]], places: list[float], rule: int | None = None) -> None:
-    """Rows of text; the first is the heading, with a rule below it and one before row ``rule``."""
+    """Draw rows of text; the first is the heading, with a rule below it and one before row ``rule``."""
     axes.axis("off")
     axes.set(xlim=(0, 1), ylim=(len(lines) - 0.35, -0.65))
     for row, line in enumerate(lines):
@@ -157,8 +150,9 @@ def gaussian_lines(parameters: Parameters, classes: list[Parameters], say: Say) 
     return [heading, *([name, form, f"{values:,}", size(values)] for name, form, values in rows)]
 
 
-def figure(arch: str, records: list[dict[str, Any]], say: Say) -> Figure:
-    """Of the first class: above the channels, below two tables and the receptive fields."""
+def figure(results: Results, args: argparse.Namespace, say: Say) -> Figure:
+    """Draw the channels of the first class, and below them two tables and the receptive fields."""
+    records = [results.provenance(name) for name in results.classes]
     record, classes = records[0], [count(each) for each in records]
     parameters = classes[0]
     layers, gaussians = layer_lines(record, parameters, say), gaussian_lines(parameters, classes, say)
@@ -172,22 +166,13 @@ def figure(arch: str, records: list[dict[str, Any]], say: Say) -> Figure:
     title = say(f"{kept} of {total} channels kept", f"{total} 个通道中保留 {kept} 个")
     if record["reduction"] == "pca":
         title = say(f"{total} channels projected onto {kept} components", f"{total} 个通道投影到 {kept} 个主成分")
-    drawing.suptitle(f"{style.arch_label(arch)}{say(': ', '：')}{title}", size=style.TEXT_SIZE)
+    drawing.suptitle(f"{style.arch_label(results.store.key)}{say(': ', '：')}{title}", size=style.TEXT_SIZE)
     return drawing
 
 
-def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
-    """Write ``model_parameters_{arch}``."""
-    for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS, unscored=True):
-        arch, records = results.store.key, [results.provenance(name) for name in results.classes]
-        drawing = figure(arch, records, say)
-        yield from save(drawing, args, f"model_parameters_{style.arch_short(arch)}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("model_parameters", __doc__, figure, lacking=WITHOUT_GAUSSIANS, which="every")
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,12 +7,10 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import WITHOUT_GAUSSIANS, Results, chosen_classes, class_options, open_results
+from _options import Script
+from _results import WITHOUT_GAUSSIANS, Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
@@ -24,11 +22,6 @@ from experiment.report.style import Say
 RADII = (1, 2, 3)
 
 
-def options() -> Parser:
-    """The command line."""
-    return class_options(parser(__doc__))
-
-
 def leading_directions(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The two largest eigenvalues (2,) of a covariance (d, d) and their unit vectors (d, 2)."""
     values, vectors = np.linalg.eigh(covariance)
@@ -36,14 +29,14 @@ def leading_directions(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mahalanobis(patches: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Distances (N,) of patches (N, d) in all d dimensions."""
+    """The distances (N,) of patches (N, d) in all d dimensions."""
     deviations = patches - mean
     # 公式 2
     return np.sqrt(np.einsum("nd,nd->n", deviations, np.linalg.solve(covariance, deviations.T).T))
 
 
 def patch_kinds(arrays: dict, grid: tuple[int, int]) -> np.ndarray:
-    """0 for patches of normal images, 1 of defective ones, 2 of those with defect pixels if there are masks: (N,)."""
+    """0 for patches of normal pictures, 1 for those of defective ones, 2 where masks show a defect in them; (N,)."""
     kinds = (arrays["labels"] != 0).astype(int)
     if arrays["masks"] is not None:
         (height, width), (h, w) = arrays["masks"].shape[1:], grid
@@ -55,7 +48,7 @@ def patch_kinds(arrays: dict, grid: tuple[int, int]) -> np.ndarray:
 
 
 def kinds_in_print(has_masks: bool, say: Say) -> list[tuple[str, str, str, str]]:
-    """Name, short name, colour and marker of each of `patch_kinds`."""
+    """The name, short name, colour and marker of each of `patch_kinds`."""
     normal = say("normal image", "正常图像"), say("normal", "正常"), style.NORMAL_COLOUR, "o"
     if not has_masks:  # 无从知道图块在缺陷之上还是之外
         return [normal, (say("defective image", "缺陷图像"), say("defective", "缺陷"), style.DEFECT_COLOUR, "D")]
@@ -65,7 +58,7 @@ def kinds_in_print(has_masks: bool, say: Say) -> list[tuple[str, str, str, str]]
 
 
 def contours(axes: Axes, variances: np.ndarray, say: Say) -> None:
-    """Ellipses of equal Mahalanobis distance in this plane, filled by density."""
+    """Draw ellipses of equal Mahalanobis distance in this plane, darker where the density is higher."""
     for radius in reversed(RADII):
         size = 2 * radius * np.sqrt(variances)  # 全轴长：标准差的 2·radius 倍
         axes.add_patch(Ellipse((0, 0), *size, fc="0.5", ec="none", alpha=0.12))
@@ -73,8 +66,8 @@ def contours(axes: Axes, variances: np.ndarray, say: Say) -> None:
         axes.add_patch(Ellipse((0, 0), *size, fc="none", ec="0.35", lw=0.7, label=label))
 
 
-def figure(results: Results, name: str, say: Say) -> Figure:
-    """Left the plane of the two leading directions, right the distances in all dimensions."""
+def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> Figure:
+    """Draw the plane of the two leading directions on the left, and the distances in all dimensions on the right."""
     arrays = results.arrays(name)
     means, covariances, grid = results.fitted(name)
     centre = grid[0] // 2 * grid[1] + grid[1] // 2  # 按行编号
@@ -110,18 +103,9 @@ def figure(results: Results, name: str, say: Say) -> Figure:
     return drawing
 
 
-def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
-    """Write ``patch_gaussian_{class}_{arch}``."""
-    for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS):
-        for name in chosen_classes(args, results):
-            stem = f"patch_gaussian_{name}_{style.arch_short(results.store.key)}"
-            yield from save(figure(results, name, say), args, stem)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("patch_gaussian", __doc__, figure, each_class=True, lacking=WITHOUT_GAUSSIANS)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

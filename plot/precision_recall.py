@@ -7,23 +7,15 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import WITHOUT_MAPS, Results, open_results
+from _options import Script
+from _results import WITHOUT_MAPS, Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiment.report import style
-from system.errors import UserError
 from experiment.report.style import Say
-
-
-def options() -> Parser:
-    """The command line."""
-    return parser(__doc__)
 
 
 def best_point(curve: np.ndarray) -> np.ndarray:
@@ -34,27 +26,20 @@ def best_point(curve: np.ndarray) -> np.ndarray:
 
 
 def equal_f1_lines(axes: Axes) -> None:
-    """Grey lines on which F1 is 0.2, 0.4, 0.6 and 0.8, labelled at the right edge."""
+    """Draw grey lines on which F1 is 0.2, 0.4, 0.6 and 0.8, labelled at the right edge."""
     for f1 in (0.2, 0.4, 0.6, 0.8):
         recall = np.linspace(f1 / (2 - f1), 1, 100)  # 由精确率为 1 处起
         axes.plot(recall, f1 * recall / (2 * recall - f1), color="0.8", lw=0.6)  # 由 F1 的定义解出精确率
         axes.text(1.02, f1 / (2 - f1), f"F1 {f1}", size=style.SMALL_SIZE, color="0.45", va="center")
 
 
-def figure(results: Results, say: Say) -> Figure:
-    """One panel, its legend beside it."""
-    curves = {}
-    for name in results.classes:
-        arrays, f1 = results.arrays(name), results.row(name)["pixel_f1"]
-        if arrays["pixel_pr"] is not None and f1 is not None:  # 要有掩码与缺陷
-            curves[name] = arrays, f1
-    if not curves:
-        raise UserError(f"no class in {str(results.store.results)!r} has both masks and defects: no pixel-level curve")
+def figure(results: Results, args: argparse.Namespace, say: Say) -> Figure:
+    """Draw one panel with its legend beside it."""
     lines = style.class_lines(results.classes)
     drawing = Figure((style.DOUBLE, 3.4), layout="constrained")
     axes = drawing.subplots()
     equal_f1_lines(axes)
-    for name, (arrays, f1) in curves.items():
+    for name, (arrays, f1) in results.measured("pixel_pr", "pixel_f1", "pixel-level curve").items():
         best_at = say(f": F1 {f1:.3f} at {arrays['threshold']:.3f}", f"：F1 {f1:.3f}，阈值 {arrays['threshold']:.3f}")
         label = style.printable(name) + best_at
         axes.plot(*arrays["pixel_pr"].T, label=label, **lines[name])
@@ -71,16 +56,9 @@ def figure(results: Results, say: Say) -> Figure:
     return drawing
 
 
-def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
-    """Write ``precision_recall_{arch}``."""
-    for results in open_results(args.result, args.arch, WITHOUT_MAPS):
-        yield from save(figure(results, say), args, f"precision_recall_{style.arch_short(results.store.key)}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("precision_recall", __doc__, figure, lacking=WITHOUT_MAPS)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,51 +7,25 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import WITHOUT_MAPS, Results, open_results
+from _options import Script
+from _results import WITHOUT_MAPS, Results
 from matplotlib.figure import Figure
 
 from experiment.report import style
 from padim.overlap import PRO_LIMIT
-from system.errors import UserError
 from experiment.report.style import Say
 
 
-def options() -> Parser:
-    """The command line."""
-    return parser(__doc__)
-
-
-def curves(results: Results) -> dict[str, tuple[np.ndarray, float]]:
-    """Every class's stored curve (K, 2) with its AUPRO, where they are defined.
-
-    Raises
-    ------
-    UserError
-        If no class has them.
-    """
-    found = {}
-    for name in results.classes:
-        arrays, row = results.arrays(name), results.row(name)
-        if arrays["pixel_pro"] is not None and row["pixel_aupro"] is not None:  # 要有掩码与缺陷
-            found[name] = arrays["pixel_pro"], row["pixel_aupro"]
-    if not found:
-        raise UserError(f"no class in {str(results.store.results)!r} has both masks and defects: no PRO curve")
-    return found
-
-
-def figure(results: Results, say: Say) -> Figure:
-    """One panel, its legend beside it."""
-    found = curves(results)
+def figure(results: Results, args: argparse.Namespace, say: Say) -> Figure:
+    """Draw one panel with its legend beside it."""
+    found = results.measured("pixel_pro", "pixel_aupro", "PRO curve")
     lines = style.class_lines(results.classes)
     drawing = Figure((style.DOUBLE, 3.4), layout="constrained")
     axes = drawing.subplots()
-    for name, (curve, area) in found.items():
-        axes.plot(*curve.T, label=f"{style.printable(name)}  {area:.3f}", **lines[name])
+    for name, (arrays, area) in found.items():
+        axes.plot(*arrays["pixel_pro"].T, label=f"{style.printable(name)}  {area:.3f}", **lines[name])
     axes.set(xlim=(-0.01 * PRO_LIMIT, 1.01 * PRO_LIMIT), ylim=(-0.01, 1.01))  # 横轴只到积分的上限
     axes.set(xlabel=say("False-positive rate", "假阳性率"), ylabel=say("Per-region overlap", "区域重叠率"))
     mean = f"{np.mean([area for _, area in found.values()]):.3f}"
@@ -64,16 +38,9 @@ def figure(results: Results, say: Say) -> Figure:
     return drawing
 
 
-def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
-    """Write ``pro_curve_{arch}``."""
-    for results in open_results(args.result, args.arch, WITHOUT_MAPS):
-        yield from save(figure(results, say), args, f"pro_curve_{style.arch_short(results.store.key)}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("pro_curve", __doc__, figure, lacking=WITHOUT_MAPS)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -45,18 +45,18 @@ def options() -> Parser:
 
 
 def factored(names: Sequence[str | None]) -> Entry:
-    """Names by what all of them begin with and the rest of each; None stays None."""
+    """What all of these names begin with, and the rest of each; None stays None."""
     start = commonprefix([name for name in names if name is not None])  # noqa: RUF071 逐字符才对：文件名也有共同的开头
     return {"start": start, "rest": [None if name is None else name[len(start) :] for name in names]}
 
 
 def rounded(value: float | None) -> float | None:
-    """Seven digits, which is what float32 has; decisions allow for `ROUNDING`, which is more."""
+    """A number to seven digits, which is what float32 has; decisions allow for `ROUNDING`, which is more."""
     return None if value is None else float(f"{value:.7g}")
 
 
-def figures_of_merit(row: Entry) -> Entry:
-    """A row's `COLUMNS`, as far as they are known."""
+def metrics(row: Entry) -> Entry:
+    """A row's values of `COLUMNS`, as far as they are known."""
     flat = row | {"seconds": row.get("seconds", {}).get("total")}
     for kind in ("published", "difference"):
         flat |= {f"{kind}_{level}": (row[kind] or {}).get(level) for level in LEVELS}
@@ -103,12 +103,10 @@ def scored_run(results: Results, drawn: set[str]) -> Entry:
         "verdict": content.get("verdict"),
         "tolerance": (content.get("verdict") or {}).get("tolerance", tolerance_of(key)),
         "rows": [
-            {"name": name, "figures": figures_of_merit(rows[name]), "remarks": rows[name]["remarks"]}
+            {"name": name, "figures": metrics(rows[name]), "remarks": rows[name]["remarks"]}
             for name in style.class_order(rows)
         ],
-        "averages": [
-            {"name": group, "figures": figures_of_merit(row)} for group, row in content["averages"].items() if row
-        ],
+        "averages": [{"name": group, "figures": metrics(row)} for group, row in content["averages"].items() if row],
         "classes": [scored_class(results, name, drawn) for name in results.classes if results.scores(name).exists()],
     }
 
@@ -152,7 +150,7 @@ def contents(root: Path) -> Entry:
     predictions = read_predictions(root)
     runs = [predicted_run(predictions, drawn)] if predictions else []
     if architectures(root) or not predictions:
-        runs = [scored_run(results, drawn) for results in open_results(root, None, unscored=True)] + runs
+        runs = [scored_run(results, drawn) for results in open_results(root, None, which="every")] + runs
     return {"rounding": ROUNDING, "columns": COLUMNS, "runs": runs}
 
 

@@ -7,20 +7,15 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
-from _options import Parser, parser, run, save
-from _results import Results, open_results
+from _options import Script
+from _results import Results
+
+from matplotlib.figure import Figure
 
 from experiment.report.figures import Curves, roc_drawing
 from experiment.files.records import LEVELS
-from experiment.report.style import Say, arch_short, printable
-
-
-def options() -> Parser:
-    """The command line."""
-    return parser(__doc__)
+from experiment.report.style import Say, printable
 
 
 def curves(results: Results) -> Curves:
@@ -35,16 +30,14 @@ def curves(results: Results) -> Curves:
     return found
 
 
-def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
-    """Write ``roc_curve_{arch}``."""
-    for results in open_results(args.result, args.arch):
-        yield from save(roc_drawing(curves(results), say), args, f"roc_curve_{arch_short(results.store.key)}")
+def figure(results: Results, args: argparse.Namespace, say: Say) -> Figure:
+    """Draw two panels, the image level and the pixel level."""
+    return roc_drawing(curves(results), say)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("roc_curve", __doc__, figure)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,12 +7,10 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import Results, open_results, raw_scores
+from _options import Script
+from _results import Results, raw_scores
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -27,11 +25,6 @@ COLUMNS, BINS = 5, 20
 LOW, MOST = 1 / 3, 0.9  # 九成得分不到范围的三分之一：横轴取对数
 
 
-def options() -> Parser:
-    """The command line."""
-    return parser(__doc__)
-
-
 def is_crowded(scores: np.ndarray) -> bool:
     """Whether a few scores are so high that all others would share the first bins; and logarithms exist."""
     low, high = scores.min(), scores.max()
@@ -39,7 +32,7 @@ def is_crowded(scores: np.ndarray) -> bool:
 
 
 def show_class(axes: Axes, results: Results, name: str, ticks: int, say: Say) -> None:
-    """One panel: raw scores of normal and of defective pictures, and the threshold."""
+    """Draw one panel: the raw scores of normal and of defective pictures, and the threshold."""
     arrays = results.arrays(name)
     scores, threshold = raw_scores(arrays), class_thresholds(results.store, name, arrays).decision
     shown = scores if threshold is None else np.append(scores, threshold)  # 由好图得分而来的阈值，可能在所有得分之上
@@ -66,8 +59,8 @@ def show_class(axes: Axes, results: Results, name: str, ticks: int, say: Say) ->
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
 
 
-def figure(results: Results, say: Say) -> Figure:
-    """A panel a class, each with an axis of its own."""
+def figure(results: Results, args: argparse.Namespace, say: Say) -> Figure:
+    """Draw a panel for each class, with an axis of its own."""
     names = results.classes
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
@@ -89,16 +82,9 @@ def figure(results: Results, say: Say) -> Figure:
     return drawing
 
 
-def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
-    """Write ``score_distribution_{arch}``."""
-    for results in open_results(args.result, args.arch):
-        yield from save(figure(results, say), args, f"score_distribution_{style.arch_short(results.store.key)}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script("score_distribution", __doc__, figure)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,21 +7,12 @@ import _root  # noqa: F401, I001
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _options import Parser, parser, run, save
-from _results import (
-    WITHOUT_GAUSSIANS,
-    Results,
-    chosen_classes,
-    class_options,
-    colour_option,
-    open_results,
-    raw_scores,
-)
+from _options import Script, colour_option
+from _results import WITHOUT_GAUSSIANS, Results, architectures, raw_scores
 from matplotlib.figure import Figure, SubFigure
 
 from experiment.report import style
@@ -40,13 +31,8 @@ BINS = 48
 LEFT_OUT_COLOUR, ALONE_COLOUR, PERCENTILE_COLOUR = "0.45", "0.7", style.PALETTE[2]
 
 
-def options() -> Parser:
-    """The command line."""
-    return colour_option(class_options(parser(__doc__)))
-
-
 def title(results: Results, name: str, left_out: list[float], count: int, by_lots: bool, say: Say) -> str:
-    """What is shown; in a second line what is framed."""
+    """What is shown and, in a second line, what is framed."""
     limit, n = stands_out_from(left_out), len(left_out)
     what = f"{style.printable(name)}{say(', ', '，')}{style.arch_label(results.store.key)}{say(': ', '：')}" + say(
         f"the {count} most unusual of {n} training pictures, each scored as if {'its lot were ' * by_lots}left out",
@@ -71,7 +57,7 @@ def caption(file: str, score: float) -> str:
 
 
 def side_by_side(picture: np.ndarray, overlay: np.ndarray) -> np.ndarray:
-    """Both (H, W, 3) uint8, with a white seam."""
+    """A picture and its overlay, (H, W, 3) uint8 each, with a white seam between them."""
     seam = np.full((len(picture), max(1, picture.shape[1] // 50), 3), 255, np.uint8)
     return np.hstack([picture, seam, overlay])
 
@@ -79,7 +65,7 @@ def side_by_side(picture: np.ndarray, overlay: np.ndarray) -> np.ndarray:
 def show_pictures(
     part: SubFigure, unusual: dict[str, Any], limit: float | None, size: float, colours: Colours, say: Say
 ) -> None:
-    """Every picture beside its map, ``size`` inches high, framed where it stands out; one colour scale."""
+    """Draw every picture beside its map, ``size`` inches high and framed where it stands out, on one colour scale."""
     maps, rows = unusual["maps"], -(-len(unusual["maps"]) // COLUMNS)
     total = HEAD + rows * (CAPTION + size)
 
@@ -103,7 +89,7 @@ def show_pictures(
 def distributions(
     left_out: list[float], alone: list[float] | None, arrays: dict[str, Any] | None, say: Say
 ) -> list[tuple[str, str, np.ndarray]]:
-    """Name, colour and raw image scores of the training pictures, and of the good and the defective test pictures."""
+    """The name, colour and raw scores of the training pictures, and of the good and the defective test pictures."""
     if alone is None:
         found = [(say("left-out training", "留一训练图像"), LEFT_OUT_COLOUR, np.array(left_out))]
     else:
@@ -120,7 +106,7 @@ def distributions(
 def thresholds(
     left_out: list[float], alone: list[float] | None, arrays: dict[str, Any] | None, say: Say
 ) -> list[tuple[str, float, Line]]:
-    """Name, raw score and look of the thresholds."""
+    """The name, raw score and look of each threshold."""
     en, zh = f"{PERCENTILE:g}th percentile of ", f"得分的第 {PERCENTILE:g} 百分位"
     words = (
         say(f"{en}the left-out scores", f"留一{zh}") if alone is None else say(f"{en}those by lots", f"按批留出{zh}")
@@ -139,7 +125,7 @@ def thresholds(
 def show_scores(
     part: SubFigure, strips: list[tuple[str, str, np.ndarray]], lines: list[tuple[str, float, Line]], say: Say
 ) -> None:
-    """A strip for each distribution, below one another with the same bins, and the thresholds through all of them."""
+    """Draw the distributions below one another with the same bins, and the thresholds through all of them."""
     total = LEGEND + STRIP * len(strips) + AXIS
     place = {"left": NAMES / style.DOUBLE, "right": 1 - MARGIN / style.DOUBLE}
     place |= {"bottom": AXIS / total, "top": 1 - LEGEND / total, "hspace": 0.2}
@@ -169,7 +155,7 @@ def lot_label(lot: str, count: int, say: Say) -> str:
 
 
 def show_lots(part: SubFigure, left_out: list[float], lots: np.ndarray, say: Say) -> None:
-    """A row for each lot, the highest median on top: scores, their median; red where it stands out as a whole."""
+    """Draw each lot's scores and their median, the highest on top; red is a lot that stands out as a whole."""
     scores, apart = np.array(left_out), lots_that_stand_out(left_out, lots.tolist())
     each = {lot: scores[lots == lot] for lot in dict.fromkeys(lots.tolist())}
     shown = sorted(each, key=lambda lot: np.median(each[lot]))[-LOTS:]
@@ -199,11 +185,11 @@ def show_lots(part: SubFigure, left_out: list[float], lots: np.ndarray, say: Say
     axes.set_title(say(f"Lots ({some}): {which}", f"批次（{some}）：{which}"), loc="left", size=style.TEXT_SIZE)
 
 
-def figure(results: Results, name: str, wanted: str | None, say: Say) -> Figure:
-    """Above the pictures, the most unusual first; below the distributions with the thresholds, then the lots."""
+def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> Figure:
+    """Draw the pictures, the most unusual first; below them the distributions with the thresholds, then the lots."""
     left_out, alone, unusual = results.left_out(name)
     arrays = results.arrays(name) if results.store.arrays(name).exists() else None  # 没有测试图像的一类没有
-    colours = results.colours(name, arrays or {}, wanted)  # 与测试图像的热图同一尺度
+    colours = results.colours(name, arrays or {}, args.colours)  # 与测试图像的热图同一尺度
     strips, count, lots = distributions(left_out, alone, arrays, say), len(unusual["files"]), unusual["lots"]
 
     # 双栏宽；图太高时缩小，使整图不超出一页
@@ -225,18 +211,23 @@ def figure(results: Results, name: str, wanted: str | None, say: Say) -> Figure:
     return drawing
 
 
-def draw(args: argparse.Namespace, say: Say) -> Iterator[Path]:
-    """Write ``training_pictures_{class}_{arch}``."""
-    for results in open_results(args.result, args.arch, WITHOUT_GAUSSIANS, training=True):
-        for name in chosen_classes(args, results):
-            stem = f"training_pictures_{name}_{style.arch_short(results.store.key)}"
-            yield from save(figure(results, name, args.colours, say), args, stem)
+def with_left_out(root: Path) -> list[str]:
+    """The models in a result folder that have left-out scores."""
+    return [arch for arch in architectures(root) if any(root.glob(f"temp_{arch}/*_left_out.npz"))]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    return run(draw, options().parse_args(argv))
-
+SCRIPT = Script(
+    "training_pictures",
+    __doc__,
+    figure,
+    own_options=colour_option,
+    each_class=True,
+    lacking=WITHOUT_GAUSSIANS,
+    which="left_out",
+    on_request=with_left_out,
+)
+options = SCRIPT.options
+main = SCRIPT.main
 
 if __name__ == "__main__":
     sys.exit(main())
