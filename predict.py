@@ -32,7 +32,7 @@ def predict(scoring: "Scoring") -> None:
     UserError
         For what the user must change.
     """
-    with scoring as run:  # 先查后做：能预先发现的错误，写任何东西之前都已报出
+    with scoring as run:  # all is checked before anything is written; 先查后做
         for block in run.score():  # III.C：马氏距离，异常图；异常图的最大值是得分
             run.take(block)  # 按阈值判定，写一行，画一张图
         run.report()  # 总记录，各有几张，写了什么

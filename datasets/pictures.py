@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from datasets.images import DataError, read_image
+from datasets.images import DataError, read_picture
 from datasets.preprocessing import Preprocessing, words
 from datasets.walk import walk
 from system.errors import UserError
@@ -177,7 +177,7 @@ class NewPictures:
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.int64, np.bool_, np.ndarray]:
         file = self.files[index]
         try:
-            picture = read_image(file, self.preprocessing.bits)
+            picture = read_picture(file, self.preprocessing.bits)
             self._check(file, picture)
             framed, size, readable = self.preprocessing.framed(picture), picture.size, True  # (H, W, 3)
         except DataError as problem:

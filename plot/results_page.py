@@ -26,7 +26,7 @@ from experiment.report.drift import drift
 from experiment.scoring.answers import read_predictions
 from experiment.files.records import LEVELS
 from experiment.report.threshold import ROUNDING, class_thresholds
-from padim.metrics import FIGURES
+from experiment.files.arrays import METRICS
 from system import command
 
 PARTS = Path(__file__).with_name("page")
@@ -34,7 +34,7 @@ COMPARED = [
     (f"{level}_rocauc", f"{level}_rocauc_interval", f"published_{level}", f"difference_{level}") for level in LEVELS
 ]
 MAIN = tuple(key for each in COMPARED for key in each)
-COLUMNS = (*MAIN, *(key for key in FIGURES if key not in MAIN), "n_train", "n_test", "seconds")
+COLUMNS = (*MAIN, *(key for key in METRICS if key not in MAIN), "n_train", "n_test", "seconds")
 
 Entry = dict[str, Any]
 
@@ -73,7 +73,7 @@ def scored_class(results: Results, name: str, drawn: set[str]) -> Entry:
     kinds = arrays["kinds"].tolist()
     names = sorted(set(kinds), key=lambda kind: (kind != "good", kind))
     thresholds = class_thresholds(store, name, arrays)
-    figures = [store.picture(name, i).relative_to(store.root).as_posix() for i in range(len(files))]
+    figures = [store.figure(name, i).relative_to(store.root).as_posix() for i in range(len(files))]
     return {
         "name": name,
         "threshold": rounded(thresholds.decision),

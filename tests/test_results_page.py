@@ -47,8 +47,8 @@ def folder(tmp_path_factory) -> Path:
     Store(root, other).arrays("tile").unlink()  # 没有测试图片的一类
     store, drawer = Store(root, "resnet18"), Drawer()
     arrays = store.read_arrays(ODD)
-    drawer.draw(store, ODD, range(12), arrays, COLOURS).finish()
-    drawer.draw(store, "grid", [0, 5], store.read_arrays("grid"), COLOURS).finish()
+    drawer.draw(store, ODD, range(12), arrays["masks"], COLOURS).finish()
+    drawer.draw(store, "grid", [0, 5], store.read_arrays("grid")["masks"], COLOURS).finish()
     drawer.stop()
     files = [f"test/{f.split('/')[1]}/图 {i} {HOSTILE}.png" for i, f in enumerate(arrays["files"].tolist())]
     store.write_arrays(ODD, arrays | {"files": np.array(files)})
@@ -518,9 +518,9 @@ def test_two_thousand_pictures(seen, tmp_path):
            "labels": labels, "kinds": kinds, "image_scores": rng.random(count).astype(np.float32), "masks": None,
            "patches": np.zeros((count, 2), np.float32), "pixel_wins": None, "pixel_aupimo": None}  # fmt: skip
     store.write_arrays("bottle", arrays | few)
-    blank_figure(store.picture("bottle", 0))
+    blank_figure(store.figure("bottle", 0))
     for i in range(1, count):
-        os.link(store.picture("bottle", 0), store.picture("bottle", i))
+        os.link(store.figure("bottle", 0), store.figure("bottle", i))
     assert page.main(["--result", str(tmp_path)]) == 0
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     data = re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)[1]
@@ -548,7 +548,7 @@ def test_names_that_are_no_text(seen, tmp_path):
     name = os.fsdecode(b"caf\xe9")
     write_results(tmp_path, "resnet18", (name,))
     store, drawer = Store(tmp_path, "resnet18"), Drawer()
-    drawer.draw(store, name, [3], store.read_arrays(name), COLOURS).finish()
+    drawer.draw(store, name, [3], store.read_arrays(name)["masks"], COLOURS).finish()
     drawer.stop()
     assert page.main(["--result", str(tmp_path)]) == 0
     seen.show(tmp_path)

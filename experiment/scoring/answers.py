@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiment.files.records import is_predictions
+from experiment.files.records import is_predictions, read_record
 from experiment.files.signed import is_signed
 from experiment.report.threshold import Thresholds
-from system.errors import UserError
-from system.files import read_json, without_leftovers, write_json
+from system.files import without_leftovers, write_json
 from system.lock import lock
 
 if TYPE_CHECKING:
@@ -217,17 +216,6 @@ def write_predictions(
 
 
 def read_predictions(folder: Path) -> dict[str, Any] | None:
-    """The record of all pictures as written, or None where there is none.
-
-    Raises
-    ------
-    UserError
-        If the file holds something else.
-    """
-    path = predictions_of(folder)
-    content = read_json(path)
-    if content is None and not path.exists():
-        return None
-    if not is_predictions(content):
-        raise UserError(f"{str(path)!r} is no record of predict.py, or is damaged; make it again with predict.py --out")
-    return content
+    """The record of all pictures as written, or None where there is none; UserError where it holds something else."""
+    refusal = "is no record of predict.py, or is damaged; make it again with predict.py --out"
+    return read_record(predictions_of(folder), is_predictions, refusal)
