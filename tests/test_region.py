@@ -21,16 +21,17 @@ from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
 from datasets.preprocessing import Preprocessing
 from datasets.region import read_region
+from experiment.files.arrays import METRICS, arrays_of, row_of
 from experiment.files.folder import Store
 from experiment.files.region import from_text, is_region, to_text
 from experiment.report.colours import OF_THRESHOLD, Colours, predicted_mask
-from experiment.report.figures import panel_images
+from experiment.report.figures import panel_pictures
 from experiment.report.results import curves
 from experiment.saving import load, save
 from experiment.scoring.maps import full_size
 from padim.apart import evaluate_apart
 from padim.counts import count_pixels
-from padim.metrics import FIGURES, evaluate_maps
+from padim.metrics import evaluate_maps
 from padim.model import PaDiM
 from padim.uncertainty import drawn_areas, draws
 from system.errors import UserError
@@ -90,11 +91,19 @@ def scored(steps=None):
     return maps, masks, labels, region
 
 
+def evaluated(maps, labels, masks, region=None):
+    """The arrays and the row of `evaluate_maps`."""
+    found = evaluate_maps(maps, labels, masks, region=region)
+    return arrays_of(found, [], [], labels, masks, np.empty(0)), row_of(found, {}, None, "") | {
+        "remarks": found.remarks
+    }
+
+
 @pytest.mark.parametrize("steps", [None, 2])
 def test_figures_of_merit_are_those_of_its_pixels(steps):
     """Against scikit-learn and the definitions, in float64; whatever stands outside changes no bit."""
     maps, masks, labels, region = scored(steps)
-    arrays, row = evaluate_maps(maps, labels, masks, region=region)
+    arrays, row = evaluated(maps, labels, masks, region=region)
     pixels, truth = maps[:, region].astype(np.float64), masks[:, region]
     precision, recall, thresholds = precision_recall_curve(truth.ravel(), pixels.ravel())
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
@@ -128,11 +137,11 @@ def test_figures_of_merit_are_those_of_its_pixels(steps):
         both = np.repeat(truth, drawn, 0).ravel(), np.repeat(pixels, drawn, 0).ravel()
         assert found == pytest.approx(roc_auc_score(*both), abs=1e-12)
     for anything in (np.nan, np.inf, -1e9):
-        again, other = evaluate_maps(np.where(region, maps, np.float32(anything)), labels, masks, region=region)
+        again, other = evaluated(np.where(region, maps, np.float32(anything)), labels, masks, region=region)
         assert other == row
         assert all(np.array_equal(again[key], arrays[key]) for key in again if key != "pixel_aupimo")
     with pytest.raises(UserError, match="not finite"):
-        evaluate_maps(np.where(region, np.float32(np.nan), maps), labels, masks, region=region)
+        evaluated(np.where(region, np.float32(np.nan), maps), labels, masks, region=region)
 
 
 def test_a_rectangle_is_the_picture_cropped():
@@ -140,20 +149,20 @@ def test_a_rectangle_is_the_picture_cropped():
     region[:] = False
     region[5:25, 4:30] = True
     here = np.s_[:, 5:25, 4:30]
-    cut, wanted = evaluate_maps(np.ascontiguousarray(maps[here]), labels, np.ascontiguousarray(masks[here]))
-    arrays, row = evaluate_maps(maps, labels, masks, region=region)
+    cut, wanted = evaluated(np.ascontiguousarray(maps[here]), labels, np.ascontiguousarray(masks[here]))
+    arrays, row = evaluated(maps, labels, masks, region=region)
     assert row == wanted
     for key in cut.keys() - {"masks"}:
         np.testing.assert_array_equal(arrays[key], cut[key])
     kinds = ["a" if label else "good" for label in labels]
-    apart = evaluate_apart(maps, labels, masks, kinds, ("a",), region=region)["a"]
-    assert {key: apart[key] for key in FIGURES} == {key: row[key] for key in FIGURES}
+    apart = row_of(evaluate_apart(maps, labels, masks, kinds, ("a",), region=region)["a"], {}, None, "")
+    assert {key: apart[key] for key in METRICS} == {key: row[key] for key in METRICS}
 
 
 def test_one_of_all_pixels_changes_no_bit():
     maps, masks, labels, region = scored()
-    wanted, wanted_row = evaluate_maps(maps, labels, masks)
-    arrays, row = evaluate_maps(maps, labels, masks, region=np.ones_like(region))
+    wanted, wanted_row = evaluated(maps, labels, masks)
+    arrays, row = evaluated(maps, labels, masks, region=np.ones_like(region))
     assert row == wanted_row
     for key in wanted:
         np.testing.assert_array_equal(arrays[key], wanted[key])
@@ -163,10 +172,10 @@ def test_a_defect_outside_is_said():
     maps, masks, labels, region = scored()
     masks[1] = 0
     masks[1][~region] = 1
-    _, row = evaluate_maps(maps, labels, masks, region=region)
+    _, row = evaluated(maps, labels, masks, region=region)
     words = "1 of 12 defective test pictures have no defect pixel within the region, and still count as defective"
     assert words in row["remarks"]
-    _, row = evaluate_maps(maps, labels, masks)
+    _, row = evaluated(maps, labels, masks)
     assert not any("region" in words for words in row["remarks"])
 
 
@@ -224,7 +233,7 @@ def test_figures_are_dimmed_outside():
     picture, truth = rng.integers(0, 256, (60, 70, 3), np.uint8), rng.random((60, 70)) < 0.5
     raw = (rng.random((60, 70)) + 10 * disc(60, 70)).astype(np.float32)
     colours = Colours(0.0, 10.0, 5.0, OF_THRESHOLD)
-    whole, cut = (panel_images(picture, truth, each, colours) for each in (raw, np.where(region, raw, np.nan)))
+    whole, cut = (panel_pictures(picture, truth, each, colours) for each in (raw, np.where(region, raw, np.nan)))
     assert (cut[0] == picture).all()
     for dimmed, panel, source in zip(cut[1:], whole[1:], (whole[1], picture, whole[3], picture), strict=True):
         inner = region & ~np.any(dimmed != panel, 2)
@@ -306,12 +315,12 @@ def test_ones_are_bit_for_bit_no_region(runs, sample, tmp_path):
     assert row(none) == row(ones) and fit_of(none)[0] == fit_of(ones)[0]
     assert {**record(none), "region": None} == {**record(ones), "region": None}
     assert (from_text(record(ones)["region"]) == np.ones((56, 56), bool)).all() and record(none)["region"] is None
-    for path in ("maps", "images"):
+    for path in ("maps", "pictures"):
         assert getattr(store(none), path)("linen").read_bytes() == getattr(store(ones), path)("linen").read_bytes()
     for reader in (Store.read_arrays, Store.read_left_out):
         a, b = (reader(store(each), "linen") for each in (none, ones))
         assert all(np.array_equal(a[key], b[key], equal_nan=key == "pixel_aupimo") for key in a)
-    assert store(none).picture("linen", 0).read_bytes() == store(ones).picture("linen", 0).read_bytes()
+    assert store(none).figure("linen", 0).read_bytes() == store(ones).figure("linen", 0).read_bytes()
     a, b = (
         predicted(store(each).fitted("linen"), sample / "linen/test", tmp_path / each.name) for each in (none, ones)
     )
@@ -327,10 +336,11 @@ def test_what_lies_outside_takes_no_part(runs):
     assert (maps[:, region] == whole[:, region]).all() and np.isnan(maps[:, ~region]).all()
     assert fit_of(none)[0] == fit_of(cut)[0]
     stored = store(none).read_arrays("linen")
-    wanted, figures = evaluate_maps(whole, stored["labels"], stored["masks"], region=region)
+    wanted, figures = evaluated(whole, stored["labels"], stored["masks"], region=region)
     arrays = store(cut).read_arrays("linen")
-    assert all(np.array_equal(arrays[key], wanted[key], equal_nan=key == "pixel_aupimo") for key in wanted)
-    assert {key: row(cut)[key] for key in FIGURES} == {key: figures[key] for key in FIGURES}
+    for key in wanted.keys() - {"files", "kinds", "patches"}:
+        np.testing.assert_array_equal(arrays[key], wanted[key])
+    assert {key: row(cut)[key] for key in METRICS} == {key: figures[key] for key in METRICS}
     assert row(none) != row(cut) and (from_text(record(cut)["region"]) == region).all()
     unusual = store(cut).read_left_out("linen")
     assert (np.nanmax(unusual["maps"], (1, 2)) == unusual["scores"].astype(np.float32)).all()
@@ -338,8 +348,8 @@ def test_what_lies_outside_takes_no_part(runs):
     assert sorted(record(cut)["left_out_scores"])[::-1] == unusual["scores"].tolist()
     assert all(a <= b for a, b in zip(record(cut)["left_out_scores"], record(none)["left_out_scores"], strict=True))
     assert curves(store(cut).read_results(), store(cut))["linen"]["pixel"] is not None
-    figure = np.asarray(Image.open(store(cut).picture("linen", 0)).convert("RGB"))
-    assert not np.array_equal(figure, np.asarray(Image.open(store(none).picture("linen", 0)).convert("RGB")))
+    figure = np.asarray(Image.open(store(cut).figure("linen", 0)).convert("RGB"))
+    assert not np.array_equal(figure, np.asarray(Image.open(store(none).figure("linen", 0)).convert("RGB")))
 
 
 def test_another_region_fits_nothing_again(runs, sample, tmp_path, capsys):
@@ -387,7 +397,7 @@ def test_classes_of_one_table_have_their_regions(runs, sample, tmp_path, capsys)
     for given, words in (
         ([], "holds class 'linen', scored with another --region or with none; run it, too (--classes)"),
         (["--region", str(regions / "flange.png")], "holds class 'linen', scored with another --region"),
-        (["--region", str(regions)], "linen.png' for class 'linen'"),
+        (["--region", str(regions)], "holds class 'linen', scored with another --region"),
     ):
         assert main.main([*flange, *given]) == 2
         assert words in one_error(capsys)

@@ -82,8 +82,7 @@ class Stored:
         if self.record["precision"] == "tf32" and self.device_type != "cuda":
             raise UserError(f"{str(self.path)!r} was made with --precision tf32, which needs a GPU; see --device")
         self.model = model_of(self.record, weights or self.record["weights"], self._device)
-        numbers = batch_size, 0, min(count, BLOCK)
-        memory.check(self.model, self.name, *numbers, evaluated=False, more=more, remedy=remedy)
+        memory.check(self.model, self.name, batch_size, 0, min(count, BLOCK), evaluated=False, more=more, remedy=remedy)
         try:
             load(self.model, self.path)
         except DamagedError as problem:
