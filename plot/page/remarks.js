@@ -61,4 +61,6 @@ const REMARKS = [
   [/^no pixel figures of merit: all pixels of the masks are alike$/, "没有像素级指标：掩码的像素全都相同"],
   [/^AUPIMO starts at .* under ten of the (\d+) pixels of the good test pictures: it is coarse$/,
     "AUPIMO 从假阳性率 1e-5 算起，在正常测试图像的 $1 个像素里不到十个：数值粗略"],
+  [/^(\d+) of (\d+) defective test pictures have no defect pixel within the region, and still count as defective$/,
+    "$2 张缺陷测试图像中有 $1 张在区域之内没有缺陷像素，仍算有缺陷"],
 ];
