@@ -82,7 +82,7 @@ def scored_class(results: Results, name: str, drawn: set[str]) -> Entry:
         "labels": arrays["labels"].tolist(),
         "kinds": {"names": names, "of": [names.index(kind) for kind in kinds]},
         "scores": [rounded(score) for score in raw_scores(arrays).tolist()],
-        "logarithmic": is_crowded(raw_scores(arrays)),
+        "logarithmic": is_crowded(raw_scores(arrays), thresholds.decision),
         "figures": factored([figure if figure in drawn else None for figure in figures]),
     }
 
@@ -124,7 +124,7 @@ def predicted_run(content: Entry, drawn: set[str]) -> Entry:
         "origin": thresholds["origin"],
         "files": factored([picture["file"] for picture in pictures]),
         "scores": [rounded(picture["score"]) for picture in pictures],
-        "logarithmic": is_crowded(np.array([picture["score"] for picture in pictures])),
+        "logarithmic": is_crowded(np.array([picture["score"] for picture in pictures]), thresholds["decision"]),
         "p_values": [rounded(picture["p_value"]) for picture in pictures],
         "figures": factored([picture["figure"] if picture["figure"] in drawn else None for picture in pictures]),
     }

@@ -25,10 +25,11 @@ COLUMNS, BINS = 5, 20
 LOW, MOST = 1 / 3, 0.9  # 九成得分不到范围的三分之一：横轴取对数
 
 
-def is_crowded(scores: np.ndarray) -> bool:
-    """Whether a few scores are so high that all others would share the first bins; and logarithms exist."""
+def is_crowded(scores: np.ndarray, threshold: float | None) -> bool:
+    """Whether a few scores are so high that all others would share the first bins; and all have logarithms."""
     low, high = scores.min(), scores.max()
-    return bool(low > 0 and np.mean(scores < low + LOW * (high - low)) >= MOST)
+    has_logarithms = low > 0 and (threshold is None or threshold > 0)
+    return bool(has_logarithms and np.mean(scores < low + LOW * (high - low)) >= MOST)
 
 
 def show_class(axes: Axes, results: Results, name: str, ticks: int, say: Say) -> None:
@@ -37,7 +38,7 @@ def show_class(axes: Axes, results: Results, name: str, ticks: int, say: Say) ->
     scores, threshold = raw_scores(arrays), class_thresholds(results.store, name, arrays).decision
     shown = scores if threshold is None else np.append(scores, threshold)  # 由好图得分而来的阈值，可能在所有得分之上
     low, high = float(shown.min()), float(shown.max())
-    if is_crowded(scores) and low > 0:
+    if is_crowded(scores, threshold):
         axes.set_xscale("log")
         bins = np.geomspace(low, high, 2 * BINS + 1).tolist()
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=4))

@@ -218,6 +218,22 @@ def test_a_few_very_high_scores_do_not_crowd_the_others(seen, tmp_path):
     )
 
 
+def test_a_threshold_above_all_scores_has_its_place(seen, tmp_path):
+    write_results(tmp_path, "resnet18", ("grid",))
+    store = Store(tmp_path, "resnet18")
+    ends = {f"{of}score_{end}": value for of in ("", "image_") for end, value in (("min", 10.0), ("max", 20.0))}
+    found = ends | {"image_scores": np.linspace(0, 1, 12), "image_threshold_raw": 30.0}
+    store.write_arrays("grid", store.read_arrays("grid") | found)
+    assert page.main(["--result", str(tmp_path)]) == 0
+    seen.show(tmp_path, "#en/resnet18/grid")
+    slider = seen.one("#slider")
+    assert float(slider.get_property("value")) == pytest.approx(1000 * 1.03 / 1.06, abs=1)
+    assert [float(seen.one(end).text) for end in ("#low", "#high")] == [9.4, 30.6]
+    for key in (Keys.PAGE_DOWN, Keys.END, Keys.HOME):
+        slider.send_keys(key)
+        check_counts(seen, tmp_path, "grid")
+
+
 def test_sorting_and_filtering_of_pictures(seen, folder):
     seen.show(folder, "#en/resnet18/bottle")
     files, labels, raw, best = scores(folder, "bottle")

@@ -90,6 +90,7 @@ function share(score) {
 
 function showHistogram(each) {
   const scores = pictures.map((picture) => picture.score);
+  if (each.threshold !== null) scores.push(each.threshold); // 也许在所有得分之外
   axis = each.logarithmic ? LOGARITHMIC : LINEAR;
   const [least, most] = [Math.min, Math.max].map((extreme) => axis.to(scores.reduce((a, b) => extreme(a, b))));
   const margin = 0.03 * (most - least) || Math.max(0.03 * Math.abs(most), 1e-3); // 两端之外：全判缺陷，全判正常
