@@ -102,7 +102,14 @@ def begin(
 
     for name, found in checked.items():
         numbers = args.batch_size, found.n_train, found.n_test
-        room = memory.check(model, name, *numbers, processes=ranks.local_size, stored=not args.no_features)
+        room = memory.check(
+            model,
+            name,
+            *numbers,
+            processes=ranks.local_size,
+            stored=not args.no_features,
+            preprocessing=data.preprocessing,
+        )
         lots, _ = to_leave_out(args, name, *map(partial(data.split, name), SPLITS))
         if lots and isinstance(model, PaDiM):
             memory.check_group(model, name, lots.largest, room.spare)
