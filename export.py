@@ -40,7 +40,7 @@ def export(args: Namespace) -> None:
     from experiment.scoring.onnx_export import EXAMPLE, bytes_besides, metadata, write_exported
     from experiment.scoring.torch_model import Stored
 
-    # 先查后做：能预先发现的错误都在写任何东西之前报出
+    # All is checked before anything is written: 先查后做
     stored = Stored(args.model, "cpu")
     if (precision := stored.record["precision"]) != "float32":
         raise UserError(

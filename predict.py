@@ -1,10 +1,11 @@
 """Score new pictures with what main.py stored or export.py wrote: a row or JSON for each, on request a figure.
 
-用 main.py 存下的特征或 export.py 导出的模型给新图片打分：每张一行 CSV 或 JSON，可附定位图。
+用 main.py 存下的特征或 export.py 导出的模型给新图片打分：每张一行 CSV 或 JSON，可附定位图；- 表示随来随判。
 
 Rows ``file,score,decision,p_value`` go to standard output, with --out DIR to DIR/predictions.csv, and with what they
 were made from to DIR/predictions.json; progress and messages go to standard error. A picture that cannot be read is
-named there, the others go on, and the exit status is 2. An exported model (….onnx) needs no PyTorch.
+named there, the others go on, and the exit status is 2. In place of pictures - takes their names from standard input,
+and answers each as it comes. An exported model (….onnx) needs no PyTorch.
 """
 
 import sys
@@ -31,7 +32,7 @@ def predict(scoring: "Scoring") -> None:
     UserError
         For what the user must change.
     """
-    with scoring as run:  # 先查后做：能预先发现的错误，写任何东西之前都已报出
+    with scoring as run:  # all is checked before anything is written; 先查后做
         for block in run.score():  # III.C：马氏距离，异常图；异常图的最大值是得分
             run.take(block)  # 按阈值判定，写一行，画一张图
         run.report()  # 总记录，各有几张，写了什么

@@ -28,9 +28,9 @@ import torch
 
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
-from experiment.masks import PackedMasks
 from experiment.options import decoding_threads
 from experiment.saving import save
+from experiment.score_files import PackedMasks
 from padim import PRECISIONS
 from padim.backbone import ARCHITECTURES
 from padim.device import pick_device, tf32, to_device
@@ -146,17 +146,16 @@ def precisions(arch: str, device: torch.device, data: Path, name: str, workers: 
         model.fit(fitted)
         maps = np.concatenate([scores.maps for scores in model.score(scored)])
         model.release()
-        _, found = evaluate_maps(maps, test.labels, torch.cat(masks).numpy())
-        row = {figure: value for figure, value in found.items() if value is not None}  # 样本有标注：都有值
+        found = evaluate_maps(maps, test.labels, torch.cat(masks).numpy())
+        areas = {level: area for level, area in found.rocauc.items() if area is not None}  # 样本有标注：都有值
         if each == "float32":
-            exact, exact_row = maps, row
+            exact, exact_areas = maps, areas
         deviations = np.abs(maps - exact) / exact
         result[each] = {
             "forward, times faster": seconds["float32"] / seconds[each],
             "maps, median relative deviation": float(np.median(deviations)),
             "maps, largest relative deviation": float(deviations.max()),
-            "image ROC AUC, difference": row["image_rocauc"] - exact_row["image_rocauc"],
-            "pixel ROC AUC, difference": row["pixel_rocauc"] - exact_row["pixel_rocauc"],
+            **{f"{level} ROC AUC, difference": areas[level] - exact_areas[level] for level in areas},
         }
     return result
 

@@ -38,7 +38,6 @@ from benchmarks.report import show, table
 from benchmarks.tree import measure
 from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
-from experiment.files.records import LEVELS
 from experiment.options import decoding_threads
 from padim import BLOCK
 from padim.device import describe_device, pick_device, tf32
@@ -184,9 +183,8 @@ def maps_of(model: PaDiM, train: list[torch.Tensor], test: list[torch.Tensor]) -
 
 def differences(maps: np.ndarray, wanted: np.ndarray, test: MVTecDataset, masks: np.ndarray) -> dict:
     """The largest relative deviation of maps, and the differences in ROC AUC."""
-    rows = [evaluate_maps(each, test.labels, masks)[1] for each in (maps, wanted)]
-    areas = {level: [row[f"{level}_rocauc"] or 0.0 for row in rows] for level in LEVELS}  # 样本有标注：都有值
-    result = {f"{level} ROC AUC, difference": own - theirs for level, (own, theirs) in areas.items()}
+    own, theirs = (evaluate_maps(each, test.labels, masks).rocauc for each in (maps, wanted))
+    result = {f"{k} ROC AUC, difference": (own[k] or 0) - (theirs[k] or 0) for k in own}  # 样本有标注：都有值
     return {"maps, largest relative deviation": float((np.abs(maps - wanted) / wanted).max())} | result
 
 

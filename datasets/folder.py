@@ -18,7 +18,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from PIL import Image
 
-from datasets.images import is_folder, read_image
+from datasets.images import is_folder, read_picture
 from datasets.masks import read_mask_of
 from datasets.preprocessing import Preprocessing, to_images
 from datasets.walk import spelled, visible
@@ -76,7 +76,7 @@ class FolderDataset(ABC):
     LEFT_OUT : str
         Which pictures it leaves out, in words.
     APART : tuple of str
-        Kinds of defect whose figures of merit are usually given apart, too.
+        Kinds of defect whose metrics are usually given apart, too.
     files : list of Path
         The pictures, in the set's order.
     kinds : list of str
@@ -144,7 +144,7 @@ class FolderDataset(ABC):
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.int64, np.ndarray]:
-        picture, key = read_image(self.files[index], self.preprocessing.bits), self._key(index)
+        picture, key = read_picture(self.files[index], self.preprocessing.bits), self._key(index)
         framed = self.preprocessing.framed(picture, key)  # (224, 224, 3)
         parts = [np.asarray(read_mask_of(path, self.files[index], picture.size)) for path in self.masks[index]]
         if not parts:
@@ -154,7 +154,7 @@ class FolderDataset(ABC):
 
     def picture(self, index: int) -> np.ndarray:
         """A picture as it is prepared, not yet normalised: uint8 (224, 224, 3)."""
-        return self.preprocessing.framed(read_image(self.files[index], self.preprocessing.bits), self._key(index))
+        return self.preprocessing.framed(read_picture(self.files[index], self.preprocessing.bits), self._key(index))
 
     def without_mask(self, index: int, picture: np.ndarray) -> tuple[np.ndarray, np.int64, np.ndarray]:
         """The item of a picture that has no mask; ``picture`` is what `picture` gives."""

@@ -59,8 +59,8 @@ def opened(path: Path) -> Iterator[ImageFile]:
         if not path.is_file():  # 命名管道会让 open 永远等下去
             raise ValueError(_no_file(path))
         tga = ("TGA",) if path.suffix.lower() == ".tga" else ()  # 没有标志的格式，只凭扩展名
-        with Image.open(path, formats=(*_FORMATS, *tga)) as image:
-            yield image
+        with Image.open(path, formats=(*_FORMATS, *tga)) as picture:
+            yield picture
     except MemoryError:  # 不是文件的错
         raise
     except Exception as problem:  # 损坏的文件能让 Pillow 抛出任何类型
@@ -86,28 +86,30 @@ def _shifted(values: np.ndarray, bits: int) -> np.ndarray:
     return (values >> (bits - 8)).astype(np.uint8)
 
 
-def _grey_to_8_bit(image: Image.Image, tags: Mapping[int, Any], bits: int | None) -> Image.Image:
+def _grey_to_8_bit(picture: Image.Image, tags: Mapping[int, Any], bits: int | None) -> Image.Image:
     """Deep grey as a viewer shows it: the high byte (Pillow's own conversion would clip at 255).
 
     ``tags`` are a TIFF's: 258 is the number of bits, 262 is 0 where zero means white.
     """
     own = tags.get(258, (16,))[0]
     if own > 16:
-        raise ValueError(f"pixel type {image.mode}: convert it to 8 or 16 bits a channel")
-    grey = _shifted(np.asarray(image), bits or own)
+        raise ValueError(f"pixel type {picture.mode}: convert it to 8 or 16 bits a channel")
+    grey = _shifted(np.asarray(picture), bits or own)
     return Image.fromarray(255 - grey if tags.get(262) == 0 else grey)
 
 
 def _turned(file: ImageFile) -> Image.Image:
     """The picture, decoded and turned as EXIF says."""
-    file.load()  # TIFF 在解码时已按方向标签转好，标签随之消失，故先解码再查方向
+    file.load()  # before its orientation is asked for: TIFF 在解码时已按方向标签转好，标签随之消失
     ImageOps.exif_transpose(file, in_place=True)
     return file
 
 
-def _is_deep_colour(image: ImageFile) -> bool:
+def _is_deep_colour(picture: ImageFile) -> bool:
     """Whether colours of 16 bits lie in a file of which Pillow keeps the high bytes; before it is loaded."""
-    return image.mode in ("RGB", "RGBA") and all(_deep_order(tile.args) for tile in image.tile) and bool(image.tile)
+    return (
+        picture.mode in ("RGB", "RGBA") and all(_deep_order(tile.args) for tile in picture.tile) and bool(picture.tile)
+    )
 
 
 def _deep_order(arguments: Any) -> re.Match[str] | None:
@@ -131,7 +133,7 @@ def _deep_colour(path: Path, high: Image.Image) -> np.ndarray:
     return np.asarray(high)[..., :3].astype(np.uint16) << 8 | low
 
 
-def read_image(path: Path, bits: int | None = None) -> Image.Image:
+def read_picture(path: Path, bits: int | None = None) -> Image.Image:
     """Decode a picture to 8-bit RGB.
 
     16-bit values keep their high byte, transparent pixels lie on white, palettes are looked up,
@@ -153,20 +155,20 @@ def read_image(path: Path, bits: int | None = None) -> Image.Image:
     with opened(path) as file:
         tags, deep_colour = dict(getattr(file, "tag_v2", {})), bits is not None and _is_deep_colour(file)
         size = _header(file).size
-        image = _turned(file)
-        if image.size != size:  # 开始前的检查只读了文件头
+        picture = _turned(file)
+        if picture.size != size:  # 开始前的检查只读了文件头
             raise ValueError("its orientation stands behind its pixels; save it again")
-        if image.mode.startswith("I") or image.mode == "F":
-            image = _grey_to_8_bit(image, tags, bits)
+        if picture.mode.startswith("I") or picture.mode == "F":
+            picture = _grey_to_8_bit(picture, tags, bits)
         elif deep_colour and bits:
-            colours = Image.fromarray(_shifted(_deep_colour(path, image), bits))
-            if image.mode == "RGBA":
-                colours.putalpha(image.getchannel("A"))
-            image = colours
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)  # 透明处见白底
-        return image if image.mode == "RGB" else image.convert("RGB")  # 免去一次整图复制
+            colours = Image.fromarray(_shifted(_deep_colour(path, picture), bits))
+            if picture.mode == "RGBA":
+                colours.putalpha(picture.getchannel("A"))
+            picture = colours
+        if picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)  # 透明处见白底
+        return picture if picture.mode == "RGB" else picture.convert("RGB")  # 免去一次整图复制
 
 
 def highest_value(path: Path) -> int:
@@ -179,8 +181,8 @@ def highest_value(path: Path) -> int:
     """
     with opened(path) as file:
         is_colour = _is_deep_colour(file)
-        image = _turned(file)
-        return int((_deep_colour(path, image) if is_colour else np.asarray(image)).max())
+        picture = _turned(file)
+        return int((_deep_colour(path, picture) if is_colour else np.asarray(picture)).max())
 
 
 class Header(NamedTuple):
@@ -209,18 +211,18 @@ def read_header(path: Path) -> Header:
     DataError
         If the file is not a picture; the message names it.
     """
-    with opened(path) as image:
-        return _header(image)
+    with opened(path) as picture:
+        return _header(picture)
 
 
-def _header(image: ImageFile) -> Header:
-    tags = getattr(image, "tag_v2", {})
-    deep = tags.get(258, (16,))[0] if image.mode.startswith("I") else 16 if _is_deep_colour(image) else 8
+def _header(picture: ImageFile) -> Header:
+    tags = getattr(picture, "tag_v2", {})
+    deep = tags.get(258, (16,))[0] if picture.mode.startswith("I") else 16 if _is_deep_colour(picture) else 8
     # PNG 的 getexif 会触发解码；TIFF 的 size 已按方向转好
-    if image.format == "TIFF":
-        return Header(image.size, tags.get(274, 1), deep)
-    if image.format == "PNG" and {"exif", "xmp", "XML:com.adobe.xmp"}.isdisjoint(image.info):
-        return Header(image.size, 1, deep)
-    orientation = image.getexif().get(0x0112, 1)
+    if picture.format == "TIFF":
+        return Header(picture.size, tags.get(274, 1), deep)
+    if picture.format == "PNG" and {"exif", "xmp", "XML:com.adobe.xmp"}.isdisjoint(picture.info):
+        return Header(picture.size, 1, deep)
+    orientation = picture.getexif().get(0x0112, 1)
     # 方向标签 5 至 8：显示时行列互换
-    return Header(image.size[::-1] if orientation >= 5 else image.size, orientation, deep)
+    return Header(picture.size[::-1] if orientation >= 5 else picture.size, orientation, deep)

@@ -40,13 +40,13 @@ def decode_mask(path: Path) -> Mask:
     """
     with opened(path) as file:
         file.load()
-        image = ImageOps.exif_transpose(file)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-        elif image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):  # 这些模式里，零不一定是黑
-            image = image.convert("RGB")
-        values = np.asarray(image)  # 不经 convert("L")：1/65535 或 (0, 0, 1) 也不是零
-        if image.mode == "RGBA":
+        mask = ImageOps.exif_transpose(file)
+        if mask.has_transparency_data:
+            mask = mask.convert("RGBA")
+        elif mask.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV"):  # 这些模式里，零不一定是黑
+            mask = mask.convert("RGB")
+        values = np.asarray(mask)  # 不经 convert("L")：1/65535 或 (0, 0, 1) 也不是零
+        if mask.mode == "RGBA":
             values = values[..., :3] * (values[..., 3:] > 0)  # 全透明的像素看不见，不算缺陷
         if values.ndim == 3:
             values = values.max(-1)
@@ -63,7 +63,7 @@ def _count(values: np.ndarray) -> int:
 
 
 def read_mask(path: Path) -> Image.Image:
-    """A mask as an ``L`` image of 0 and 255; see `decode_mask`."""
+    """A mask in Pillow's mode ``L``, 0 and 255; see `decode_mask`."""
     return Image.fromarray(decode_mask(path).defect.astype(np.uint8) * 255)
 
 

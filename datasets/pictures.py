@@ -3,18 +3,21 @@
 没有标注的图片：来自文件与文件夹。
 """
 
-from collections.abc import Mapping
+import io
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from datasets.images import DataError, read_image
+from datasets.images import DataError, read_picture
 from datasets.preprocessing import Preprocessing, words
 from datasets.walk import walk
 from system.errors import UserError
 
+_NAMES = 1 << 16  # 字节；一次至多读入这么多的文件名
 _LONGEST = 200  # 字节；文件名至多 255，还要加序号、.png 与临时的扩展名
 
 
@@ -48,8 +51,7 @@ def find_pictures(inputs: list[Path], own: Mapping[Path, str] | None = None) -> 
         link in it leads nowhere.
     """
     found: list[Picture] = []
-    taken: dict[Path, int] = {}  # 图名 → 同名的下一张的编号
-    own = own or {}
+    figure, own = _figures(), own or {}
     for place in inputs:
         for folder, what in own.items() if place.exists() else ():
             if place.resolve().is_relative_to(folder.resolve()):
@@ -66,14 +68,69 @@ def find_pictures(inputs: list[Path], own: Mapping[Path, str] | None = None) -> 
             files = [(place, Path(place.name))]
         else:
             raise UserError(f"no picture or folder {str(place)!r}; give what is there")
-        for file, name in files:
-            first = figure = _figure_of(name)
-            while figure in taken:  # 不同文件夹里的同名图片
-                taken[first] += 1
-                figure = first.with_stem(f"{first.stem}_{taken[first]}")
-            taken[figure] = 1
-            found.append(Picture(file, figure))
+        found += [Picture(file, figure(name)) for file, name in files]
     return found
+
+
+def arriving(names: io.TextIOWrapper | None, own: Collection[Path] = ()) -> Iterator[list[Picture]]:
+    """The pictures named by a stream, in its order, as many at a time as have arrived.
+
+    Whether a file is there shows when it is read: it may be gone, or come back, at any time.
+
+    Parameters
+    ----------
+    names : TextIOWrapper, or None where there is none
+        Not read yet; one name a line, empty lines are skipped.
+    own : collection of Path
+        Folders whose files are left out, where figures go for instance: who watches a folder names these, too.
+
+    Raises
+    ------
+    UserError
+        If the stream cannot be read.
+    """
+    figure, own = _figures(), [folder.resolve() for folder in own]
+    for lines in _lines(names):
+        files = [Path(line) for line in lines if line.strip()]
+        yield [Picture(file, figure(Path(file.name))) for file in files if not _is_below(file, own)]
+
+
+def _lines(stream: io.TextIOWrapper | None) -> Iterator[list[str]]:
+    """Whole lines without their ends, as many as have arrived."""
+    rest, chunk = b"", b"?"
+    while chunk:
+        try:
+            if stream is None:
+                raise OSError("there is none")
+            chunk = stream.buffer.read1(_NAMES)  # type: ignore[attr-defined]  # 有多少读多少，没有才等
+        except OSError as problem:
+            reason = problem.strerror or problem
+            raise UserError(f"no names from standard input ({reason}); pipe them into predict.py") from problem
+        *lines, rest = (rest + chunk).split(b"\n")
+        whole = lines if chunk else [rest]  # 最后一行也许没有行尾
+        yield [line.removesuffix(b"\r").decode(stream.encoding, "surrogateescape") for line in whole]
+
+
+def _is_below(file: Path, folders: list[Path]) -> bool:
+    if not folders or "\0" in str(file):  # 不能是文件名的，读的时候再说
+        return False
+    real = Path(os.path.realpath(file))  # 不用 resolve：链接成环时它会抛错
+    return any(real.is_relative_to(folder) for folder in folders)
+
+
+def _figures() -> Callable[[Path], Path]:
+    """A function from pictures' names to those of their figures, each of which it gives once."""
+    taken: dict[Path, int] = {}  # 图名 → 同名的下一张的编号
+
+    def figure_of(name: Path) -> Path:
+        first = figure = _figure_of(name)
+        while figure in taken:  # 不同文件夹里的同名图片
+            taken[first] += 1
+            figure = first.with_stem(f"{first.stem}_{taken[first]}")
+        taken[figure] = 1
+        return figure
+
+    return figure_of
 
 
 def _figure_of(name: Path) -> Path:
@@ -81,7 +138,7 @@ def _figure_of(name: Path) -> Path:
     own = name.stem if name.suffix == ".png" else name.name
     while len(own.encode("utf-8", "surrogateescape")) > _LONGEST:
         own = own[:-1]
-    return name.with_name(f"{own}.png")
+    return name.parent / f"{own}.png"
 
 
 def find_others(inputs: list[Path], out: Path | None = None) -> list[Path]:
@@ -120,7 +177,7 @@ class NewPictures:
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.int64, np.bool_, np.ndarray]:
         file = self.files[index]
         try:
-            picture = read_image(file, self.preprocessing.bits)
+            picture = read_picture(file, self.preprocessing.bits)
             self._check(file, picture)
             framed, size, readable = self.preprocessing.framed(picture), picture.size, True  # (H, W, 3)
         except DataError as problem:

@@ -46,7 +46,7 @@ class Preprocessing:
     seed : int
         Of the random angles and places; without effect on ``aligned``.
     bits : int, optional
-        How many bits of deep pictures are used, see `datasets.images.read_image`.
+        How many bits of deep pictures are used, see `datasets.images.read_picture`.
     """
 
     resize: Extent = 256
@@ -99,7 +99,7 @@ class Preprocessing:
 
     @property
     def is_published(self) -> bool:
-        """Whether this is what the published figures were computed with."""
+        """Whether this is what the published metrics were computed with."""
         return self.record() == Preprocessing().record()
 
     def output_size(self, size: tuple[int, int], file: Path) -> tuple[int, int]:
@@ -216,7 +216,7 @@ class Preprocessing:
         if in_one_step and (cropped := _resized_centre(picture, (height, width), _pair(self.crop))) is not None:
             return cropped
         if picture.size != (width, height):
-            # 先行后列，各自一步：Pillow 一步做完时，次序因版本与尺寸而异，而每步都取整到字节
+            # Rows, then columns, each a step of its own: Pillow 一步做完时，次序因版本与尺寸而异，而每步都取整到字节
             picture = picture.resize((width, picture.height), scaling).resize((width, height), scaling)
         if centred:
             return _cropped_centre(picture, _pair(self.crop)) if self.crop else picture

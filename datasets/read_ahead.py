@@ -59,7 +59,7 @@ def read_ahead(dataset: Indexed, batch_size: int, workers: int) -> Generator[lis
         refill()
         while ahead:
             items = take(min(batch_size, len(ahead)))
-            refill()  # 先补足再交出：这一批在用，解码不停
+            refill()  # before these are handed out: 这一批在用，解码不停
             yield items
     finally:
         pool.shutdown(cancel_futures=True)  # 中途停止：排着队的不再解码

@@ -45,11 +45,11 @@ class VisADataset(FolderDataset):
                 raise DataError(f"{where}: no split and label of VisA: {row['split']!r}, {row['label']!r}; mend it")
             if row["split"] != split:
                 continue
-            image = self._file(row["image"], where)
+            picture = self._file(row["image"], where)
             if row["label"] == "normal":
-                entries.append(Entry(image, GOOD))
+                entries.append(Entry(picture, GOOD))
             else:
-                entries.append(Entry(image, "anomaly", (self._file(row["mask"], where),)))
+                entries.append(Entry(picture, "anomaly", (self._file(row["mask"], where),)))
         return Listing(entries)
 
     def _rows(self, table: Path) -> list[tuple[int, dict[str, str]]]:

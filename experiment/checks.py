@@ -23,8 +23,7 @@ from datasets.folder import SPLITS
 from datasets.preprocessing import Preprocessing
 from experiment import memory
 from experiment.files.folder import Store
-from experiment.files.gaussians import stored_state
-from experiment.files.provenance import DataFolder, check_same_data, gone
+from experiment.files.provenance import DataFolder, stored_state
 from experiment.files.records import configuration
 from experiment.lots import to_leave_out
 from experiment.models import describe
@@ -42,7 +41,8 @@ def check_data(
 ) -> tuple[DataFolder, dict[str, CheckedClass]]:
     """The data folder of ``args.data_path`` and its classes, or ``args.classes``, checked; and that one can write.
 
-    What a user should know of the pictures is said beforehand, and is among each class's remarks.
+    With --demo the sample data is drawn first, where it is not there as this version draws it. What a user should know
+    of the pictures is said, and is among each class's remarks.
 
     Raises
     ------
@@ -51,6 +51,10 @@ def check_data(
     OSError
         If nothing can be written to the result folder.
     """
+    if getattr(args, "demo", False):
+        from datasets.sample import renew_sample
+
+        renew_sample(args.data_path)
     dataset = DATASETS[args.dataset]
     root, wanted = locate(dataset, args.data_path, args.classes)
     bar = tqdm(find_classes(dataset, root, wanted), desc="checking", unit="class")
@@ -62,17 +66,6 @@ def check_data(
         for words in found.remarks:
             report.remark(name, words)
     return DataFolder(dataset, root, preprocessing), checked
-
-
-def prepare_data(
-    args: argparse.Namespace, preprocessing: Preprocessing, store: Store
-) -> tuple[DataFolder, dict[str, CheckedClass]]:
-    """As `check_data`; with --demo the sample data is drawn first, where it is not there as this version draws it."""
-    if args.demo:
-        from datasets.sample import renew_sample
-
-        renew_sample(args.data_path)
-    return check_data(args, preprocessing, store)
 
 
 def begin(
@@ -100,21 +93,23 @@ def begin(
     from padim.device import describe_device  # 连带 torch：数据的检查不必等它
     from padim.model import PaDiM
 
+    is_stored = not args.no_features
     for name, found in checked.items():
-        numbers = args.batch_size, found.n_train, found.n_test
         room = memory.check(
             model,
             name,
-            *numbers,
+            args.batch_size,
+            found.n_train,
+            found.n_test,
             processes=ranks.local_size,
-            stored=not args.no_features,
+            stored=is_stored,
             preprocessing=data.preprocessing,
         )
         lots, _ = to_leave_out(args, name, *map(partial(data.split, name), SPLITS))
         if lots and isinstance(model, PaDiM):
             memory.check_group(model, name, lots.largest, room.spare)
         command = f"python predict.py --model {shlex.quote(str(store.fitted(name)))} PICTURES"
-        how = "nothing is stored" if args.no_features else f"score others with: {command}"
+        how = f"score others with: {command}" if is_stored else "nothing is stored"
         lines = [(cut_off(found.longest, data.preprocessing, room.times), sys.stderr)]
         lines += [] if found.n_test else [(f"no test pictures, nothing is scored; {how}", sys.stdout)]
         for words, place in lines:
@@ -130,15 +125,7 @@ def begin(
         for name in checked:
             stored_state(store.fitted(name), made_from)
     given = json.loads(json.dumps(vars(args), default=str))  # 与读回的同形，才比得出是否同一条命令
-    common = configuration(made_from)
-
-    def check(rows: dict[str, Any]) -> None:
-        for name in gone(rows, data, checked):
-            print(f"{name}: its folder is gone from {str(data.root)!r}; its row goes, too")
-            del rows[name]
-        check_same_data(rows, data, checked, store.results)
-
-    results = report.begin(store, given, common, args.refit, check)
+    results = report.kept_results(store, given, configuration(made_from), data, checked, args.refit)
     results["run"] |= {
         "command": shlex.join(["python", *sys.argv]),
         "versions": made_from["versions"],

@@ -1,4 +1,4 @@
-"""What follows a class's scores, in a thread: figures of merit, small arrays, its row, its localization figures.
+"""What follows a class's scores, in a thread: metrics, small arrays, its row, its localization figures.
 
 一类打完分之后的事，在一个线程里：评估、存小数组、记一行结果、画定位图；下一类的计算不等它。
 """
@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from datasets.folder import FolderDataset
+from experiment.current import Current
+from experiment.files.arrays import arrays_of, row_of
 from experiment.files.folder import Store
 from experiment.report.colours import OF_CLASS, are_faint, colours_of, scale_of
 from experiment.report.figures import Drawer, Drawings, chosen_figures
-from experiment.report.results import UNSCORED, ResultsFile, Stopwatch, remark
+from experiment.report.results import ResultsFile, remark
 from experiment.report.threshold import test_set, thresholds_of
 from experiment.score_files import ScoreFiles
 from padim.apart import evaluate_apart
-from padim.metrics import evaluate_maps
+from padim.metrics import ClassEvaluation, evaluate_maps
 from system.command import wait_for
 from system.errors import UserError
 from system.files import close, write_json
@@ -42,7 +44,7 @@ class Evaluator:
     Attributes
     ----------
     waited : float
-        Seconds that the run has waited for figures of merit.
+        Seconds that the run has waited for metrics.
     """
 
     def __init__(self, store: Store, results: ResultsFile, figures: str | int):
@@ -51,79 +53,62 @@ class Evaluator:
         self._evaluation: Future[Drawings] | None = None
         self._drawings: Drawings | None = None
 
-    def hand_over(
-        self,
-        name: str,
-        test: FolderDataset,
-        files: ScoreFiles,
-        watch: Stopwatch,
-        known: dict[str, Any],
-        record: dict[str, Any] | None,
-    ) -> None:
+    def hand_over(self, now: Current, test: FolderDataset, files: ScoreFiles, record: dict[str, Any] | None) -> None:
         """Take the next class, once the one before it is finished.
 
         Parameters
         ----------
-        name : str
+        now : Current
         test : FolderDataset
         files : ScoreFiles
             All of its test pictures' scores.
-        watch : Stopwatch
-            Begun with the class.
-        known : dict
-            What else its row holds.
         record : dict or None
             The JSON beside its pickle, which gets the thresholds; None where nothing is stored.
         """
         try:
             self.finish()
         finally:  # 上一类出了错，这一类也不白算
-            self._evaluation = self._thread.submit(self._evaluate, name, test, files, watch, known, record)
+            self._evaluation = self._thread.submit(self._evaluate, now, test, files, record)
 
     def _evaluate(
-        self,
-        name: str,
-        test: FolderDataset,
-        files: ScoreFiles,
-        watch: Stopwatch,
-        known: dict[str, Any],
-        record: dict[str, Any] | None,
+        self, now: Current, test: FolderDataset, files: ScoreFiles, record: dict[str, Any] | None
     ) -> Drawings:
-        arrays, row, apart, store = dict[str, Any](), dict(UNSCORED), dict[str, Any](), self._store
-        chosen = chosen_figures(len(test), self._figures)
-        with files.staged as staged:  # all is written and synced before its end, which takes the old files away
+        name, watch, store, chosen = now.name, now.watch, self._store, chosen_figures(len(test), self._figures)
+        found, masks, arrays, apart = None, None, dict[str, Any](), dict[str, ClassEvaluation]()
+        with now.staged as staged:  # all is written and synced before its end, which takes the old files away
             if len(test):
                 with watch.stage("evaluate"):
                     maps = np.load(files.maps_path, mmap_mode="r") if files.has_maps else None
                     masks = files.masks if files.has_maps and test.has_masks else None
                     try:
-                        arrays, row = evaluate_maps(maps, test.labels, masks, files.own_scores)
+                        found = evaluate_maps(maps, test.labels, masks, files.own_scores)
                     except UserError as problem:  # 说出来时，可能已在算下一类
                         raise UserError(f"class {name!r}: {problem}") from problem
                     apart = evaluate_apart(maps, test.labels, masks, test.kinds, test.APART, files.own_scores)
                     if maps is not None:
                         close(maps)  # Windows 不许改名仍映射着的文件
-                    small = {"files": np.array(test.names()), "kinds": np.array(test.kinds), "patches": files.centres}
-                    store.write_arrays(name, arrays | small, staged)
+                    arrays = arrays_of(found, test.names(), test.kinds, test.labels, masks, files.centres)
+                    store.write_arrays(name, arrays, staged)
             else:
-                staged.remove(store.arrays(name), store.maps(name), store.images(name))
-            for words in row["remarks"]:
+                staged.remove(store.arrays(name), store.maps(name), store.pictures(name))
+            remarks = [] if found is None else found.remarks
+            for words in remarks:
                 remark(name, words)
             thresholds = thresholds_of(store.fitted(name), record, arrays)
-            row |= {"image_threshold": thresholds.decision, "threshold_origin": thresholds.origin}
-            row |= apart | known | {"remarks": [*known["remarks"], *row["remarks"]]}
+            row = row_of(found, apart, thresholds.decision, thresholds.origin)
+            row |= now.data | {"n_test": len(test), "remarks": [*now.data["remarks"], *remarks]}
             if record is not None:
                 write_json(store.fitted(name).with_suffix(".json"), record | {"test_set": test_set(arrays)}, staged)
             is_new = self._results.record(name, row | {"seconds": watch.seconds | {"total": watch.total}}, staged)
-            kept = [] if is_new else [store.picture(name, i) for i in chosen]  # 得分没变：旧图一张张换
-            staged.remove(*(path for path in store.pictures(name) if path not in kept))
+            kept = [] if is_new else [store.figure(name, i) for i in chosen]  # 得分没变：旧图一张张换
+            staged.remove(*(path for path in store.figures(name) if path not in kept))
         self._results.say(name)
         colours = colours_of(thresholds, scale_of(self._results.content, name))
         if chosen and colours.bar == OF_CLASS:
             maps = np.load(store.maps(name), mmap_mode="r")
             if are_faint(colours, [float(np.max(maps[i])) for i in np.flatnonzero(test.labels)]):
                 remark(name, FAINT, sys.stdout)
-        return self._drawer.draw(store, name, chosen, arrays, colours)
+        return self._drawer.draw(store, name, chosen, masks, colours)
 
     def finish_row(self) -> None:
         """Wait for the row of the class that was taken last."""
@@ -143,5 +128,5 @@ class Evaluator:
 
     def stop(self) -> None:
         """Begin nothing more; what is being computed or drawn is ended."""
-        self._thread.shutdown(cancel_futures=True)  # 先停它：它还会交图去画
+        self._thread.shutdown(cancel_futures=True)  # the evaluation first, which still hands figures in; 先停它
         self._drawer.stop()

@@ -3,6 +3,7 @@
 好图的得分（训练图像留出后的得分，或验证图像的得分），不用标签就能定阈值；最不寻常的几张图连同异常图一起留下。
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -61,28 +62,26 @@ class GoodScores:
         self._scores: dict[int, float] = {}
         self._alone: dict[int, float] = {}
         self._unusual: list[Unusual] = []
-        self._waiting: list[np.ndarray] = []  # 已解码、还没有得分的图片
+        self._waiting: deque[tuple[int, np.ndarray]] = deque()  # 已解码、还没有得分的：编号与图片
 
     def keep(self, batches: Iterable["Tensor"]) -> Iterator["Tensor"]:
         """The batches as they are; their pictures are kept until the scores come."""
         for images in batches:
-            self._waiting.extend(to_pictures(images.numpy()))
+            self._waiting.extend((next(self._numbers), picture) for picture in to_pictures(images.numpy()))
             yield images
 
     def append(self, scores: "Scores") -> None:
         """Take the next block of scores."""
-        pictures = self._waiting[: len(scores.maps)]
-        del self._waiting[: len(scores.maps)]
-        numbers = [next(self._numbers) for _ in pictures]
-        for i, score, one, picture in zip(numbers, scores.image_scores.tolist(), scores.maps, pictures, strict=True):
+        waited = [self._waiting.popleft() for _ in scores.maps]
+        for (i, picture), score, one in zip(waited, scores.image_scores.tolist(), scores.maps, strict=True):
             if len(self._unusual) < SHOWN or score > self._unusual[-1].score:
                 self._unusual = _most([*self._unusual, Unusual(i, score, one.copy(), picture.copy())])
             self._scores[i] = score
         if scores.alone is not None:
-            self._alone |= zip(numbers, scores.alone.tolist(), strict=True)
+            self._alone |= zip((i for i, _ in waited), scores.alone.tolist(), strict=True)
 
     def gather(self, ranks: Ranks) -> Gathered:
-        """Those of all ranks' pictures (the leader)."""
+        """The scores of all ranks' pictures, on the leader."""
         parts, unusual = ranks.to_leader((self._scores, self._alone)), ranks.to_leader(self._unusual)
         scores, alone = ([each for _, each in sorted(i for part in parts for i in part[k].items())] for k in (0, 1))
         return Gathered(scores, alone, _most([one for some in unusual for one in some]))

@@ -84,7 +84,7 @@ class Share:
 
 
 def grouped(names: Sequence[str], folder: str, by: str | int) -> Lots:
-    """Training pictures in groups.
+    """Put training pictures into groups.
 
     Parameters
     ----------

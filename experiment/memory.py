@@ -60,7 +60,7 @@ def check(
         How many processes of this run share this machine's main memory: what is free is divided among them.
         GPU memory is not, since each process has a GPU of its own.
     evaluated : bool
-        Whether the test images' scores are held against labels afterwards.
+        Whether the test pictures' scores are held against labels afterwards.
     stored : bool
         Whether the Gaussians are written to a file or read from one: on a GPU main memory then holds a copy of them.
     more : int
@@ -118,7 +118,7 @@ def _largest(model: "Pretrained", asked: Preprocessing, fits: Callable[["PaDiM"]
 
 
 def check_group(model: "PaDiM", name: str, size: int, spare: int) -> None:
-    """Raise UserError where so many training images of a class cannot be left out together.
+    """Raise UserError where so many training pictures of a class cannot be left out together.
 
     Parameters
     ----------

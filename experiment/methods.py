@@ -27,11 +27,11 @@ class Method:
     has_gaussians : bool
         Whether a class is stored as Gaussians, with left-out scores.
     published : tuple of str
-        Networks with which figures were published.
+        Networks with which metrics were published.
     tolerance : float
-        How far reproduced figures may lie from the published ones, which have three digits.
+        How far reproduced metrics may lie from the published ones, which have three digits.
     has_published_weights : bool
-        Whether those figures were made with torchvision's weights.
+        Whether those metrics were made with torchvision's weights.
     """
 
     label: str
@@ -54,7 +54,7 @@ class Network:
     label, tag : str
         Its name, and the short one of table heads and file names.
     rd : int or None
-        The channels that PaDiM's published figures were made with.
+        The channels that PaDiM's published metrics were made with.
     is_installed : bool
         Whether its ImageNet weights come with the requirements, so that nothing need be downloaded.
     """
@@ -91,7 +91,7 @@ PUBLISHED_LAYERS = {"layer1", "layer2", "layer3"}  # PaDiM 发表时的两个网
 
 
 def key_of(method: str, arch: str) -> str:
-    """Under which a model's results are filed."""
+    """The name under which a model's results are filed."""
     return arch if method == "padim" else f"{method}_{arch}"  # PaDiM 的键就是网络名
 
 
@@ -114,17 +114,17 @@ def place(key: str) -> tuple[int, int, str]:
 
 
 def is_published(key: str) -> bool:
-    """Whether figures of this model were published."""
+    """Whether metrics of this model were published."""
     return split_key(key)[1] in method_of(key).published
 
 
 def tolerance_of(key: str) -> float:
-    """How far a model's reproduced figures may lie from the published ones."""
+    """How far a model's reproduced metrics may lie from the published ones."""
     return method_of(key).tolerance if is_published(key) else Method.tolerance
 
 
 def has_other_weights(key: str) -> bool:
-    """Whether a model's published figures were made with weights that are not torchvision's."""
+    """Whether a model's published metrics were made with weights that are not torchvision's."""
     return is_published(key) and not method_of(key).has_published_weights
 
 

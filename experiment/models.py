@@ -8,13 +8,14 @@ Nothing here imports torch before it is called: pictures are checked, and decode
 import argparse
 import platform
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL
 
 from experiment.files.folder import Store
-from experiment.options import options
+from experiment.options import defaults
 from experiment.ranks import Ranks
 from experiment.report.published import departures
 from system.errors import UserError
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
 
 
 def is_as_published(args: argparse.Namespace) -> bool:
-    """Whether everything but ``--seed`` and the weights is as the published figures were made."""
+    """Whether everything but ``--seed`` and the weights is as the published metrics were."""
     from padim.backbone import ARCHITECTURES, find_architecture
 
-    defaults = {name: option.default for name, option in options().items()}
-    own = {"seed": defaults["seed"]}
+    usual = defaults()
+    own = {"seed": usual["seed"]}
     if args.method == "padim" and find_architecture(args.arch, args.layers) is ARCHITECTURES.get(args.arch):
-        own["layers"] = defaults["layers"]  # 明说的也可以是它自己的几层
-    return not departures(vars(args) | own, defaults)
+        own["layers"] = usual["layers"]  # 明说的也可以是它自己的几层
+    return not departures(vars(args) | own, usual)
 
 
 def build(args: argparse.Namespace, device: "torch.device", size: tuple[int, int], store: Store) -> "Pretrained":
@@ -59,16 +60,14 @@ def build(args: argparse.Namespace, device: "torch.device", size: tuple[int, int
     if args.method == "spade":
         from padim.baselines.spade import SPADE
 
-        kept = args.top_k, lambda shape: scratch(store.root, shape)
-        return SPADE(args.arch, args.weights, device, size, args.precision, *kept)
+        return SPADE(args.arch, args.weights, device, size, args.precision, args.top_k, partial(scratch, store.root))
     if args.method == "mahalanobis_ad":
         from padim.baselines.mahalanobis_ad import MahalanobisAD  # 连带 scikit-learn，别的方法用不到
 
         return MahalanobisAD(args.arch, args.weights, device, size, args.precision)
     from padim.model import PaDiM
 
-    chosen = {"precision": args.precision, "layers": args.layers, "reduction": args.reduction}
-    return PaDiM(args.arch, args.weights, args.rd, args.seed, device, size, **chosen)
+    return PaDiM(args.arch, args.weights, args.rd, args.seed, device, size, args.precision, args.layers, args.reduction)
 
 
 def together(model: "Pretrained", ranks: Ranks) -> dict[str, Any]:
@@ -126,9 +125,10 @@ def model_of(record: dict[str, Any], weights: str, device: "torch.device") -> "P
     from padim.model import PaDiM
 
     layers = [layer["name"] for layer in record["layers"]]
-    chosen = {"precision": record["precision"], "layers": layers, "reduction": record["reduction"]}
-    dimensions, size = record["dimensions"], tuple(record["size"])
-    model = PaDiM(record["arch"], weights, len(dimensions), record["seed"], device, size, **chosen)
+    dimensions, size, precision, reduction = (record[key] for key in ("dimensions", "size", "precision", "reduction"))
+    model = PaDiM(
+        record["arch"], weights, len(dimensions), record["seed"], device, tuple(size), precision, layers, reduction
+    )
     if model.weights_sha256 != record["weights_sha256"]:
         raise UserError(
             f"--weights {weights} are not what the features were made with ({record['weights']}, "

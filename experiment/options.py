@@ -6,8 +6,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ _names.__name__ = "list of names with commas between them"
 
 
 def _class_name(text: str) -> str:
-    """As a shell completes a folder's name: ``bottle/``."""
+    """A class's name, without the slash with which a shell completes a folder's: ``bottle/``."""
     return text.rstrip("/" + os.sep) or text
 
 
@@ -105,107 +104,73 @@ def _groups(text: str) -> str | int:
 _groups.__name__ = "choice ('one', 'folder' or a number of pictures)"
 
 
-@dataclass(frozen=True)
-class Option:
-    """What argparse is told; ``extra`` holds what only some options have."""
-
-    default: Any
-    help: str
-    type: Callable[[str], Any] | None = None
-    extra: tuple[tuple[str, Any], ...] = ()
-
-
-_N, _ABC, _SEVERAL = (("metavar", "N"),), (("metavar", "A,B,C"),), (("nargs", "+"), ("metavar", "NAME"))
-
-
-def _flag(words: str) -> Option:
-    return Option(False, words, None, (("action", "store_true"),))
-
-
-def _choice(default: str | None, words: str, choices: Iterable[str], **extra: str) -> Option:
-    return Option(default, words, None, (("choices", list(choices)), *extra.items()))
-
-
-def options() -> dict[str, Option]:
-    """All options of main.py, in the order of its help; the other commands take some of them."""
-    methods = "padim (default), or one of its predecessors: spade, mahalanobis_ad"
-    networks = (
-        "backbone: wide_resnet50_2, resnet18, efficientnet_lite0, efficientnet_b5, or another of torchvision's "
-        "(default %(default)s)"
-    )
-    heat = (
-        "of heat maps: class, the class's least to largest score; threshold, 0 to twice the threshold (default: class "
-        "where the run is the published one, else threshold)"
-    )
-    data_sets = f"{', '.join(DATASETS)} (default %(default)s: MVTec AD, or any folder in its layout)"
-    return {
-        "method": _choice("padim", methods, METHODS),
-        "arch": Option("wide_resnet50_2", networks),
-        "layers": Option(None, "the layers that are read (default: the backbone's own)", _names, _ABC),
-        "dataset": _choice("mvtec", data_sets, DATASETS, metavar="NAME"),
-        "data_path": Option(
-            FolderDataset.default_root(),
-            "one folder a class, or one class (default $MVTEC_PATH, else %(default)s; elpv: the installed package's)",
-            expanded,
-        ),
-        "save_path": Option(Path("mvtec_result"), "where results go (default %(default)s)", expanded),
-        "classes": Option(None, "default: the data set's that are there, else all found", _class_name, _SEVERAL),
-        "weights": Option("imagenet", "imagenet (default), random, or the path of a state dict"),
-        "seed": Option(1024, "of the random choice of channels (default %(default)s)", int),
-        "resize": Option(256, "shorter side in pixels, or HEIGHTxWIDTH exactly (default %(default)s)", extent(1), _N),
-        "crop": Option(224, "side, or HEIGHTxWIDTH; 0 for none (default %(default)s)", extent(0), _N),
-        "protocol": _choice(PROTOCOLS[0], "aligned (default), or rd: random rotation and crop, from --seed", PROTOCOLS),
-        "bits": Option(None, "of 16-bit pictures, how many are used: 8 to 16 (default: all)", _bits, _N),
-        "batch_size": Option(
-            32,
-            "images decoded together; on a GPU or with an exported model also those of a pass (default %(default)s)",
-            at_least(1),
-        ),
-        "num_workers": Option(
-            None,
-            "decoding threads (default: the cores but one, 1 to {cpu}; with a GPU to {cuda})".format(**THREADS),
-            at_least(0),
-        ),
-        "device": Option("auto", "auto (default: CUDA if there is one), cpu, cuda or cuda:N"),
-        "precision": _choice("float32", "float32 (default), tf32 (GPU), bf16", PRECISIONS),
-        "rd": Option(
-            None, "channels kept (default: the backbone's own; wide_resnet50_2 550, resnet18 100)", at_least(1)
-        ),
-        "top_k": Option(5, "nearest training images of spade (default %(default)s)", at_least(1)),
-        "reduction": _choice("random", "to fewer channels: random (default), or pca", ("random", "pca")),
-        "figures": Option("all", "a class: all (default), none, a number", _figures, _N),
-        "colours": _choice(None, heat, SCALES),
-        "leave_out": Option(
-            None,
-            "training pictures are scored as if left out, for a threshold without labels: one by one, by folders "
-            "within train/good, or N in a row",
-            _groups,
-            (("metavar", "one|folder|N"),),
-        ),
-        "no_features": _flag("neither read nor write the pickled training features"),
-        "refit": _flag("replace what is stored, whatever made it"),
-        "demo": _flag("run on procedural sample data with efficientnet_lite0; needs no download"),
-    }
-
-
 def decoding_threads(given: int | None, device: str) -> int:
     """``--num_workers`` as given, or what it is by default where a ``cpu`` or a ``cuda`` device computes."""
     return max(1, min(THREADS[device], cores() - 1)) if given is None else given
 
 
-def _add(parser: argparse.ArgumentParser, *names: str, **defaults: Any) -> None:
-    table = options()
-    for name in names:
-        option = table[name]
-        given: dict[str, Any] = dict(option.extra) | ({"type": option.type} if option.type else {})
-        default = defaults.get(name, option.default)
-        parser.add_argument(f"--{name}", default=default, help=option.help, **given)
+def _decoding(parser: argparse.ArgumentParser) -> None:
+    """The options of all commands that read pictures."""
+    add = parser.add_argument
+    batch_size = (
+        "images decoded together; on a GPU or with an exported model also those of a pass (default %(default)s)"
+    )
+    add("--batch_size", type=at_least(1), default=32, help=batch_size)
+    threads = "decoding threads (default: the cores but one, 1 to {cpu}; with a GPU to {cuda})".format(**THREADS)
+    add("--num_workers", type=at_least(0), help=threads)
+    add("--device", default="auto", help="auto (default: CUDA if there is one), cpu, cuda or cuda:N")
+
+
+def _network_and_data(parser: argparse.ArgumentParser) -> None:
+    """The options of main.py and ablation.py: the network, the pictures, how they are prepared, where results go."""
+    add = parser.add_argument
+    networks = "wide_resnet50_2, resnet18, efficientnet_lite0, efficientnet_b5, or another of torchvision's"
+    add("--arch", default="wide_resnet50_2", help=f"backbone: {networks} (default %(default)s)")
+    layers = "the layers that are read (default: the backbone's own)"
+    add("--layers", type=_names, metavar="A,B,C", help=layers)
+    dataset = f"{', '.join(DATASETS)} (default %(default)s: MVTec AD, or any folder in its layout)"
+    add("--dataset", choices=DATASETS, default="mvtec", metavar="NAME", help=dataset)
+    place = "one folder a class, or one class (default $MVTEC_PATH, else %(default)s; elpv: the installed package's)"
+    add("--data_path", type=expanded, default=FolderDataset.default_root(), help=place)
+    add("--save_path", type=expanded, default=Path("mvtec_result"), help="where results go (default %(default)s)")
+    classes = "default: the data set's that are there, else all found"
+    add("--classes", nargs="+", type=_class_name, metavar="NAME", help=classes)
+    add("--weights", default="imagenet", help="imagenet (default), random, or the path of a state dict")
+    add("--seed", type=int, default=1024, help="of the random choice of channels (default %(default)s)")
+    resize = "shorter side in pixels, or HEIGHTxWIDTH exactly (default %(default)s)"
+    add("--resize", type=extent(1), default=256, metavar="N", help=resize)
+    crop = "side, or HEIGHTxWIDTH; 0 for none (default %(default)s)"
+    add("--crop", type=extent(0), default=224, metavar="N", help=crop)
+    protocol = "aligned (default), or rd: random rotation and crop, from --seed"
+    add("--protocol", choices=PROTOCOLS, default=PROTOCOLS[0], help=protocol)
+    add("--bits", type=_bits, metavar="N", help="of 16-bit pictures, how many are used: 8 to 16 (default: all)")
+    _decoding(parser)
+    add("--precision", choices=PRECISIONS, default="float32", help="float32 (default), tf32 (GPU), bf16")
 
 
 def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line of main.py."""
     parser = Parser(prog="main.py", description="PaDiM on MVTec AD, any folder in its layout, or another data set.")
-    _add(parser, *options())
+    add = parser.add_argument
+    methods = "padim (default), or one of its predecessors: spade, mahalanobis_ad"
+    add("--method", choices=METHODS, default="padim", help=methods)
+    _network_and_data(parser)
+    rd = "channels kept (default: the backbone's own; wide_resnet50_2 550, resnet18 100)"
+    add("--rd", type=at_least(1), help=rd)
+    add("--top_k", type=at_least(1), default=5, help="nearest training images of spade (default %(default)s)")
+    reduction = "to fewer channels: random (default), or pca"
+    add("--reduction", choices=("random", "pca"), default="random", help=reduction)
+    add("--figures", type=_figures, default="all", metavar="N", help="a class: all (default), none, a number")
+    heat = "class, the class's least to largest score; threshold, 0 to twice the threshold"
+    default = "class where the run is the published one, else threshold"
+    add("--colours", choices=SCALES, help=f"of heat maps: {heat} (default: {default})")
+    left_out = "training pictures are scored as if left out, for a threshold without labels"
+    groups = "one by one, by folders within train/good, or N in a row"
+    add("--leave_out", type=_groups, metavar="one|folder|N", help=f"{left_out}: {groups}")
+    add("--no_features", action="store_true", help="neither read nor write the pickled training features")
+    add("--refit", action="store_true", help="replace what is stored, whatever made it")
+    demo = "run on procedural sample data with efficientnet_lite0; needs no download"
+    add("--demo", action="store_true", help=demo)
     args = parser.parse_args(argv)
     method = METHODS[args.method]
     parser.set_defaults(arch=method.arch, data_path=DATASETS[args.dataset].default_root())
@@ -219,9 +184,9 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.leave_out and args.no_features:
         parser.error("--leave_out stores its scores beside the features; give no --no_features")
     for name in method.meaningless:
-        if getattr(args, name) != options()[name].default:
+        if getattr(args, name) != parser.get_default(name):
             parser.error(f"--{name} means nothing for --method {args.method}; leave it out")
-    if args.method != "padim" and args.protocol == "aligned" and args.seed != options()["seed"].default:
+    if args.method != "padim" and args.protocol == "aligned" and args.seed != parser.get_default("seed"):
         parser.error(f"--seed means nothing for --method {args.method} without --protocol rd; leave it out")
     if not method.has_gaussians:
         args.no_features = True  # 没有可存的
@@ -230,18 +195,23 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def defaults() -> dict[str, Any]:
+    """What main.py's options are where none is given."""
+    return vars(experiment([]))
+
+
 def study(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line of ablation.py."""
     description = "Studies from one pass of the backbone: layers, dimensions, the spread over seeds, the covariance."
     parser = Parser(prog="ablation.py", description=description)
-    left_out = {"rd", "reduction", "figures", "no_features", "leave_out", "refit", "demo", "method", "top_k"}
-    _add(parser, *(name for name in options() if name not in {*left_out, "colours"}), arch="resnet18")
+    _network_and_data(parser)
     add = parser.add_argument
     add("--study", nargs="+", choices=STUDIES, default=list(STUDIES), help="default: all four")
     add("--rd", type=at_least(1), help="channels kept by the random choices (default 100; wide_resnet50_2 550)")
     dimensions = "of the study of dimensions (default 10 25 50 100 200 300, as far as there are)"
     add("--dimensions", nargs="+", type=at_least(1), metavar="D", help=dimensions)
     add("--refit", action="store_true", help="replace stored studies made another way, of other data, with other rows")
+    parser.set_defaults(arch="resnet18")
     parser.set_defaults(data_path=DATASETS[parser.parse_args(argv).dataset].default_root())
     return parser.parse_args(argv)
 
@@ -250,7 +220,8 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
     """The command line of predict.py."""
     parser = Parser(prog="predict.py", description=description)
     add = parser.add_argument
-    add("pictures", nargs="+", type=Path, metavar="PICTURE_OR_FOLDER", help="folders with all folders below them")
+    pictures = "folders with all folders below them; - alone: pictures whose names come on stdin, one a line"
+    add("pictures", nargs="+", type=Path, metavar="PICTURE_OR_FOLDER", help=pictures)
     model = "mvtec_result/temp_ARCH/train_CLASS.pkl, or what export.py made of it"
     add("--model", type=expanded, required=True, metavar="PKL_OR_ONNX", help=model)
     add("--out", type=expanded, metavar="DIR", help="predictions.csv and pictures/ go there (default: rows on stdout)")
@@ -268,7 +239,7 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
     )
     add("--maps", action="store_true", help="with --out: raw maps (maps/*.tif) and masks (masks/*.png), at full size")
     add("--weights", help="as given to main.py (default: as recorded)")
-    _add(parser, "batch_size", "num_workers", "device")
+    _decoding(parser)
     args = parser.parse_args(argv)
     for option, is_wanted in (("figures all", args.figures == "all"), ("maps", args.maps)):
         if is_wanted and args.out is None:

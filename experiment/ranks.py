@@ -2,7 +2,7 @@
 
 把一次运行分给 torchrun 启动的各进程：每类的图片均分，高斯合并，得分汇到第一个进程。
 
-Without torchrun a run is one rank, `SOLO`: no process group. With it the images of each class are divided;
+Without torchrun a run is one rank, `SOLO`: no process group. With it the pictures of each class are divided;
 every rank calls the same functions in the same order.
 """
 
@@ -124,7 +124,7 @@ class Ranks:
             self.agree(lambda: None)
 
     def check_same(self, *facts: Any) -> None:
-        """Raise UserError, naming a host, unless all ranks know the same: what each reads then decides alike."""
+        """Raise UserError, naming a host, unless all ranks know the same: each decides by what it reads."""
         everyone = self.gather((socket.gethostname(), repr(facts)))
         for host, theirs in everyone:
             if theirs != everyone[0][1]:

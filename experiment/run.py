@@ -17,14 +17,14 @@ from datasets.check import common_size
 from datasets.folder import FolderDataset
 from datasets.preprocessing import Preprocessing
 from experiment.batches import Images, Part, decode_early
-from experiment.checks import begin, prepare_data
+from experiment.checks import begin, check_data
 from experiment.current import Current
 from experiment.files.folder import Store
 from experiment.good_scores import GoodScores, as_arrays, has_left_out
 from experiment.lots import Share, remarks, to_leave_out
 from experiment.methods import key_of
 from experiment.models import build, is_as_published, together
-from experiment.options import decoding_threads, options
+from experiment.options import decoding_threads, defaults
 from experiment.ranks import SOLO, RankError, join
 from experiment.report import results as report
 from experiment.report.published import published
@@ -69,7 +69,7 @@ class Run:
             stack.push(self._ranks.speak_once)
             self._preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed, args.bits)
             self._store = Store(args.save_path, key_of(args.method, args.arch))
-            self._data, self._checked = self._ranks.agree(lambda: prepare_data(args, self._preprocessing, self._store))
+            self._data, self._checked = self._ranks.agree(lambda: check_data(args, self._preprocessing, self._store))
             self._early = decode_early(args, self._data, self._checked, self._store)
             if self._early:
                 stack.callback(self._early.close)
@@ -82,8 +82,9 @@ class Run:
             if self._ranks.size > 1:
                 names = [self._data.file_names(name) for name in self._checked]
                 self._ranks.check_same(names, self.model.weights_sha256, self.model.choices, device.type)
-            opened = self._checked, self._data, self._store, self.model, self._ranks, stack
-            content = self._ranks.agree(lambda: begin(args, *opened))
+            content = self._ranks.agree(
+                lambda: begin(args, self._checked, self._data, self._store, self.model, self._ranks, stack)
+            )
             reference = published(self.model.is_imagenet and is_as_published(args), args.dataset)
             self._results = report.ResultsFile(self._store, content, reference, self._checked)
             self._evaluator = Evaluator(self._store, self._results, args.figures)
@@ -101,7 +102,7 @@ class Run:
 
     @property
     def padim(self) -> "PaDiM":
-        """The model, for what its predecessors have not."""
+        """The model, for what PaDiM alone has."""
         return cast("PaDiM", self.model)
 
     @property
@@ -224,14 +225,13 @@ class Run:
         now = self._class
         with self.stage("save"):
             record = self._finish_saving()
-        self.model.release()  # 评估不需要高斯，先让出内存
+        self.model.release()  # before the evaluation begins; 评估不需要高斯，先让出内存
         if not self.leads:
             return
         record = record or stored_record(self._store.fitted(now.name))
         if self._ranks.size > 1:
             now.watch.seconds["communication"] = round(self._ranks.seconds - now.waited, 3)  # 含等待；分散在各阶段之内
-        counts = now.data | {"n_test": len(test)}
-        self._evaluator.hand_over(now.name, test, files, now.watch, counts, record and record | now.scores)
+        self._evaluator.hand_over(now, test, files, record and record | now.scores)
 
     def report(self) -> None:
         """At the end: the ROC figure, the results, the table, the files, the verdict."""
@@ -241,15 +241,20 @@ class Run:
             from experiment.report.figures import roc_figure
 
             self._results.drop_earlier()
-            roc_figure(report.curves(self._results.content, self._store), self._store.roc_curve)  # 最后一类的图还在画
+            roc_figure(
+                report.curves(self._results.content, self._store), self._store.roc_curve
+            )  # 此时最后一类的图还在画
         self._evaluator.finish()
         peak = sum(self._ranks.gather(peak_memory() or 0)) or None
         if not self.leads:
             return
-        defaults = {name: option.default for name, option in options().items()}
-        run = {"seconds": round(time.perf_counter() - self._start, 1), "peak_memory_bytes": peak}
-        waited = round(self._evaluator.waited, 3)
-        self._results.complete(vars(self.args), defaults, evaluation_wait_seconds=waited, **run)
+        self._results.complete(
+            vars(self.args),
+            defaults(),
+            evaluation_wait_seconds=round(self._evaluator.waited, 3),
+            seconds=round(time.perf_counter() - self._start, 1),
+            peak_memory_bytes=peak,
+        )
         print(report.ending(self._results.content, self._store, self.args.weights == "random"))
 
     def remark(self, *lines: str, file: TextIO | None = None) -> None:

@@ -8,20 +8,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiment.files.gaussians import (
-    DamagedError,
-    Progress,
-    read_components,
-    read_fitted,
-    stage_fitted,
-    stored_state,
-)
+from experiment.files.gaussians import DamagedError, Progress, read_components, read_fitted, write_fitted
+from experiment.files.provenance import stored_state
 from experiment.files.records import read_fitted_record
 from experiment.models import describe
 from experiment.ranks import Ranks
 from system.command import wait_for
 from system.errors import UserError
-from system.files import Staged, write_json
+from system.files import Staged
 
 if TYPE_CHECKING:
     from padim.model import PaDiM
@@ -36,7 +30,7 @@ def save(model: "PaDiM", path: Path, **more: Any) -> None:
     path : Path
         ``….pkl``.
     more
-        More entries for the JSON, about the training images: `experiment.files.records` says which.
+        More entries for the JSON, about the training pictures: `experiment.files.records` says which.
 
     Raises
     ------
@@ -44,18 +38,18 @@ def save(model: "PaDiM", path: Path, **more: Any) -> None:
         If nothing is fitted.
     OSError
     """
-    with Staged() as staged:
-        write_json(path.with_suffix(".json"), stage_model(model, path, staged, Progress(), more), staged)
+    write_model(model, path, Progress(), None, more)
 
 
-def stage_model(model: "PaDiM", path: Path, staged: Staged, progress: Progress, more: dict[str, Any]) -> dict[str, Any]:
-    """Write the pickle; returns the content of its JSON, which must be staged, too."""
+def write_model(
+    model: "PaDiM", path: Path, progress: Progress, staged: Staged | None, more: dict[str, Any]
+) -> dict[str, Any]:
+    """As `save`; given ``staged``, it gets the pickle, and the JSON, which is returned, must be added."""
     mean, covariance = (t.cpu().numpy() for t in model.state())
     components = None if model.components is None else model.components.cpu().numpy()
     if model.device.type != "cpu":
         progress.dumped.set()  # 主存里的是一份副本：不等它写到盘上，显存就可改写
-    size = stage_fitted(staged, path, mean, covariance, components, progress)
-    return describe(model) | more | {"pickle_bytes": size}
+    return write_fitted(path, mean, covariance, describe(model) | more, components, progress, staged)
 
 
 def load(model: "PaDiM", path: Path) -> None:
@@ -132,17 +126,9 @@ class Saving:
     def __init__(self, model: "PaDiM", path: Path, staged: Staged | None = None, **more: Any):
         self._progress = Progress()
         pool = ThreadPoolExecutor(1, "save")
-        self._writing = pool.submit(self._write, model, path, staged, more)
+        self._writing = pool.submit(write_model, model, path, self._progress, staged, more)
         self._writing.add_done_callback(lambda _: self._progress.dumped.set())
         pool.shutdown(wait=False)  # 不再收新任务；已交的照做
-
-    def _write(self, model: "PaDiM", path: Path, staged: Staged | None, more: dict[str, Any]) -> dict[str, Any]:
-        if staged is not None:
-            return stage_model(model, path, staged, self._progress, more)
-        with Staged() as own:
-            record = stage_model(model, path, own, self._progress, more)
-            write_json(path.with_suffix(".json"), record, own)
-        return record
 
     def wait_read(self) -> None:
         """Wait until the model's memory is no longer read."""

@@ -3,6 +3,7 @@
 打分过程中一个类别的测试集：异常图、图片与掩码，逐块写入；多个进程时汇到第一个。
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
@@ -12,7 +13,6 @@ import numpy as np
 
 from datasets.preprocessing import to_pictures
 from experiment.files.folder import Store
-from experiment.masks import PackedMasks
 from experiment.ranks import Ranks
 from system.files import Staged, forget
 
@@ -61,7 +61,7 @@ class ScoreFiles:
         self._next = ranks.share(count).start
         shares = (ranks.share(count, rank) for rank in range(ranks.size))
         self._rounds = max(-(-len(share) // model.block) for share in shares)  # 各进程交出的块数相同，缺的是空的
-        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []  # 已解码、还没有得分的：图片与掩码
+        self._waiting: deque[tuple[np.ndarray, np.ndarray]] = deque()  # 已解码、还没有得分的：图片与掩码
         self._held = ExitStack()
 
     def __enter__(self) -> "ScoreFiles":
@@ -91,12 +91,10 @@ class ScoreFiles:
 
     def append(self, scores: "Scores | ImageScores") -> None:
         """Take the next block of this rank's scores."""
-        count = len(scores.image_scores)
-        block = self._waiting[:count]
-        del self._waiting[:count]
+        block = [self._waiting.popleft() for _ in scores.image_scores]
         pictures, masks = map(np.stack, zip(*block, strict=True))
         self._exchange((self._next, scores, pictures, masks))
-        self._next += count
+        self._next += len(block)
 
     def _exchange(self, own: "Block | None") -> None:
         self._rounds -= 1
@@ -110,3 +108,28 @@ class ScoreFiles:
                 if scores.maps is not None:
                     self.maps[here], self.pictures[here] = scores.maps, pictures
                     forget(self.maps, self.pictures)  # 写过的页不必都留在内存里
+
+
+class PackedMasks:
+    """Masks (N, H, W) of zeros and ones, written and read a few at a time.
+
+    Parameters
+    ----------
+    shape : (int, int, int)
+    """
+
+    def __init__(self, shape: tuple[int, int, int]):
+        self.shape = shape
+        self._bits = np.zeros((shape[0], -(-shape[1] * shape[2] // 8)), np.uint8)
+
+    def __setitem__(self, part: slice, masks: np.ndarray) -> None:
+        """Take masks (n, H, W), non-zero is defect."""
+        self._bits[part] = np.packbits((masks != 0).reshape(len(masks), -1), axis=1)
+
+    def __getitem__(self, part: slice | int) -> np.ndarray:
+        """Masks (n, H, W), or one (H, W), uint8."""
+        pixels = np.unpackbits(self._bits[part], axis=-1, count=self.shape[1] * self.shape[2])
+        return pixels.reshape(*pixels.shape[:-1], *self.shape[1:])
+
+    def __array__(self, dtype: type | None = None, copy: bool | None = None) -> np.ndarray:
+        return self[:] if dtype is None else self[:].astype(dtype)

@@ -1,16 +1,16 @@
-"""The file of studies: what may stay in it, a class's figures, averages and spread, the table. Imports no torch.
+"""The file of studies: what may stay in it, a class's metrics, averages and spread, the table. Imports no torch.
 
 研究结果的文件：哪些可以留着，加入一类的数字，平均与离散，及结尾的表。
 """
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from statistics import mean, stdev
 from typing import Any
 
 from experiment.files.folder import Store
-from experiment.files.provenance import DataFolder, check_same_data, gone, may_stay
+from experiment.files.provenance import DataFolder, gone, made_otherwise, may_stay, of_other_data
 from experiment.files.records import LEVELS
 from system.errors import UserError
 from system.files import write_json
@@ -23,16 +23,16 @@ class Studies:
     ----------
     store : Store
     configuration : dict
-        What all figures in one file have in common.
+        What all metrics in one file have in common.
     versions : dict
         Of the libraries that made them.
     wanted : mapping
         ``{study: variants}`` of this command.
     data : DataFolder
-    chosen : list of str
+    chosen : collection of str
         This command's classes.
     replace : bool
-        Drop what this command's figures cannot stand beside, instead of refusing.
+        Drop what this command's metrics cannot stand beside, instead of refusing.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Studies:
         versions: dict[str, str],
         wanted: Mapping[str, list[dict[str, Any]]],
         data: DataFolder,
-        chosen: list[str],
+        chosen: Collection[str],
         replace: bool,
     ):
         self._store, self._versions, self._wanted, self._data = store, versions, wanted, data
@@ -61,38 +61,32 @@ class Studies:
         stored = store.read_studies()
         if stored is None:
             return
-        made_with, made_of = stored["configuration"], stored["data"]
-
-        def check() -> None:
-            for name in gone(made_of, data, chosen):
-                stale = _studies_of(name, stored["studies"])
-                _drop(name, stored["studies"], stale)
-                print(
-                    f"{name} is no longer in {str(data.root)!r}; its figures are taken out of {str(store.ablation)!r}"
-                )
-                del made_of[name]
-            check_same_data(made_of, data, chosen, store.ablation)
-
-        if not may_stay(store.ablation, made_with, configuration, check, replace):
+        made_of, studies, path = stored["data"], stored["studies"], store.ablation
+        if not may_stay(made_otherwise(path, stored["configuration"], configuration), replace):
             return
-        studies = stored["studies"]
+        for name in gone(made_of, data, chosen):
+            _drop(name, studies, _studies_of(name, studies))
+            print(f"{name} is no longer in {str(data.root)!r}; its figures are taken out of {str(path)!r}")
+            del made_of[name]
+        if not may_stay(of_other_data(path, made_of, data, chosen), replace):
+            return
         for study in [study for study in wanted if study in studies and studies[study]["variants"] != wanted[study]]:
             left = [name for name in studies[study]["classes"] if name not in chosen]
             if left and not replace:
                 raise UserError(
-                    f"{str(store.ablation)!r} holds the study of {study} with other rows, for {', '.join(left)}, too; "
+                    f"{str(path)!r} holds the study of {study} with other rows, for {', '.join(left)}, too; "
                     "run these, too (--classes), or give another --save_path, or --refit to replace the study"
                 )
             del studies[study]
         stored["data"] = {name: made for name, made in made_of.items() if _studies_of(name, studies)}
         self.content = stored
 
-    def take(self, name: str, figures: Mapping[str, dict[str, Any]]) -> None:
-        """Add a class's figures, and write; where its pictures have changed, its old figures in other studies go."""
+    def take(self, name: str, metrics: Mapping[str, dict[str, Any]]) -> None:
+        """Add a class's metrics, and write; where its pictures have changed, its old ones in other studies go."""
         self._store.check_there()
         studies, before = self.content["studies"], self.content["data"].get(name)
         if before and not self._data.is_unchanged(name, before):
-            stale = [study for study in _studies_of(name, studies) if study not in figures]
+            stale = [study for study in _studies_of(name, studies) if study not in metrics]
             _drop(name, studies, stale)
             if stale:
                 print(
@@ -102,7 +96,7 @@ class Studies:
         self.content["data"][name] = self._data.record(name)
         for study, rows in self._wanted.items():
             others = studies[study]["classes"] if study in studies else {}
-            studies[study] = summarise({"variants": rows, "classes": others | {name: figures[study]}})
+            studies[study] = summarise({"variants": rows, "classes": others | {name: metrics[study]}})
         self.content["command"] = shlex.join(["python", *sys.argv])
         write_json(self._store.ablation, self.content | {"versions": self._versions})
 
@@ -121,7 +115,7 @@ def summarise(study: dict[str, Any]) -> dict[str, Any]:
     """Averages over the classes for every variant, and over all variants their spread."""
     averages: dict[str, dict[str, float | None]] = {}
     for label in (variant["label"] for variant in study["variants"]):
-        rows = [figures[label] for figures in study["classes"].values()]
+        rows = [metrics[label] for metrics in study["classes"].values()]
         known = {level: [row[level] for row in rows if row[level] is not None] for level in LEVELS}
         averages[label] = {level: mean(values) if values else None for level, values in known.items()}
     spread: dict[str, dict[str, float] | None] = {}

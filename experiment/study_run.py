@@ -1,4 +1,4 @@
-"""One run of ablation.py: the model of all channels, the pictures, the variants, the figures of each.
+"""One run of ablation.py: the model of all channels, the pictures, the variants, the metrics of each.
 
 ablation.py 的一次运行：全部通道的模型，图片，各种变体，各自的数字。
 """
@@ -20,7 +20,7 @@ from experiment import memory
 from experiment.batches import Images
 from experiment.checks import check_data
 from experiment.files.folder import Store
-from experiment.files.records import LEVELS, configuration
+from experiment.files.records import configuration
 from experiment.models import describe
 from experiment.options import decoding_threads
 from experiment.report.results import remark
@@ -65,18 +65,20 @@ class StudyRun:
             if not found.n_test:
                 raise UserError(f"class {name!r} has no test pictures, and a study compares scores; see --classes")
         own = find_architecture(args.arch, args.layers)
-        chosen = {"precision": args.precision, "layers": args.layers}
-        if "layers" in args.study:  # 每种层的组合，在它自己的网格上评估
-            chosen["also"] = layer_choices(list(own.layers))
-        self.model = PaDiM(args.arch, args.weights, ALL, args.seed, device, common_size(self._checked), **chosen)
+        size = common_size(self._checked)
+        also = layer_choices(list(own.layers)) if "layers" in args.study else []  # 每种组合，在它自己的网格上评估
+        self.model = PaDiM(
+            args.arch, args.weights, ALL, args.seed, device, size, args.precision, args.layers, also=also
+        )
         self._studies = self._chosen(own.dimensions)
         self._check_memory()
         made_from = describe(self.model) | {"preprocessing": preprocessing.record()}
         wanted = {study: [asdict(variant) for variant in rows] for study, rows in self._studies.items()}
         with ExitStack() as stack:
-            stack.enter_context(self._store.locked())  # 读了再写：两项研究同时写，后写的会抹去先写的
-            made = configuration(made_from), made_from["versions"]
-            self._file = Studies(self._store, *made, wanted, self._data, list(self._checked), args.refit)
+            # locked before the file is read: 两项研究同时写，后写的会抹去先写的
+            stack.enter_context(self._store.locked())
+            common, versions = configuration(made_from), made_from["versions"]
+            self._file = Studies(self._store, common, versions, wanted, self._data, self._checked, args.refit)
             self._stack = stack.pop_all()
         return self
 
@@ -90,7 +92,7 @@ class StudyRun:
     def images(self, name: str) -> tuple[Images, Images]:
         """A class's training and test images; it is the class at work from here on."""
         self._name, (train, self._test) = name, self._data.train_and_test(name)
-        self._figures: dict[tuple, dict[str, float | None]] = {}
+        self._metrics: dict[tuple, dict[str, float | None]] = {}
         args, threads = self.args, decoding_threads(self.args.num_workers, self.model.device.type)
         title = "feature extraction | {} | " + name
         parts = ((train, "train"), (self._test, "test"))
@@ -122,17 +124,16 @@ class StudyRun:
 
     def take(self, variant: Variant, maps: np.ndarray) -> None:
         """Image and pixel ROC AUC of a variant's raw maps (N, H, W)."""
-        row = evaluate_maps(maps, self._test.labels, self._truth)[1]
-        self._figures[_key(variant)] = {level: row[f"{level}_rocauc"] for level in LEVELS}
+        self._metrics[_key(variant)] = evaluate_maps(maps, self._test.labels, self._truth).rocauc
 
     def finish(self) -> None:
-        """Write the class's figures, all studies'."""
+        """Write the class's metrics in all studies."""
         self.model.release()
-        figures = {
-            study: {variant.label: self._figures[_key(variant)] for variant in rows}
+        metrics = {
+            study: {variant.label: self._metrics[_key(variant)] for variant in rows}
             for study, rows in self._studies.items()
         }
-        self._file.take(self._name, figures)
+        self._file.take(self._name, metrics)
         for words in self._data.repeated(self._name):
             remark(self._name, words)
 
@@ -161,8 +162,9 @@ class StudyRun:
         )
         for name, found in self._checked.items():
             more = 4 * found.n_test * (2 * features + model.positions * model.channels)
-            numbers = self.args.batch_size, found.n_train, found.n_test
-            room = memory.check(model, name, *numbers, stored=False, more=more, remedy=remedy)
+            room = memory.check(
+                model, name, self.args.batch_size, found.n_train, found.n_test, stored=False, more=more, remedy=remedy
+            )
             if words := cut_off(found.longest, self._data.preprocessing, room.times):
                 remark(name, words)
 

@@ -1,4 +1,4 @@
-"""Figures of merit of single kinds of defect, each against the good pictures.
+"""Metrics of single kinds of defect, each against the good pictures.
 
 单独某几种缺陷对正常图片的评价指标。
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from padim.metrics import CHUNK, evaluate_maps
+from padim.metrics import CHUNK, ClassEvaluation, evaluate_maps
 from system.files import forget
 
 
@@ -19,7 +19,7 @@ def evaluate_apart(
     kinds: Sequence[str],
     apart: Sequence[str],
     image_scores: np.ndarray | None = None,
-) -> dict[str, dict[str, float | None]]:
+) -> dict[str, ClassEvaluation]:
     """Evaluate some kinds of defect, each by itself against the good pictures.
 
     Parameters
@@ -40,14 +40,13 @@ def evaluate_apart(
     Returns
     -------
     dict
-        ``{kind: row}``, the rows as `padim.metrics.evaluate_maps` has them, without the threshold, which belongs to
-        the whole test set; a kind without pictures is left out.
+        ``{kind: evaluation}``; a kind without pictures is left out.
 
     Notes
     -----
     The maps and masks of the good pictures and one kind are held in memory.
     """
-    rows = {}
+    found = {}
     for kind in apart:
         if kind not in kinds:
             continue
@@ -55,9 +54,8 @@ def evaluate_apart(
         some = None if masks is None else _chosen(masks, chosen)
         some_maps = None if maps is None else _chosen(maps, chosen)
         some_scores = None if image_scores is None else image_scores[chosen]
-        row = evaluate_maps(some_maps, labels[chosen], some, some_scores)[1]
-        rows[kind] = {figure: value for figure, value in row.items() if figure != "threshold"}
-    return rows
+        found[kind] = evaluate_maps(some_maps, labels[chosen], some, some_scores)
+    return found
 
 
 def _chosen(arrays: Any, chosen: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pixels of a test set counted by score: what every figure of merit follows from.
+"""Pixels of a test set counted by score: what every metric follows from.
 
 测试集的像素按得分计数：所有评价指标都由此得出（论文 IV.A）。相邻的两个缺陷得分之间只有正常像素，
 故缺陷像素的得分，连同各得分之下与相等的正常像素数，就完全决定了它们。
@@ -22,12 +22,12 @@ CHUNK = 64  # 一次读入的异常图数
 class Masks(Protocol):
     """Masks (N, H, W), non-zero is defect, that are read a few at a time."""
 
-    def __getitem__(self, part: slice, /) -> np.ndarray: ...
+    def __getitem__(self, part: slice | int, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What every figure of merit follows from; K is the number of distinct scores of defect pixels.
+    """What every metric follows from; K is the number of distinct scores of defect pixels.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Curves of figures of merit, thinned so that a few thousand points stand for millions.
+"""Curves of metrics, thinned so that a few thousand points stand for millions.
 
 曲线抽稀：几千个点代表几百万个点。
 """

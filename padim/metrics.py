@@ -2,42 +2,29 @@
 
 ROC、精确率–召回率、最佳 F1 与区域重叠率：不论测试集多大，都精确（论文 IV.A）。
 
-Scikit-learn's ``roc_auc_score``, ``average_precision_score`` and ``precision_recall_curve`` define the figures; for the
+Scikit-learn's ``roc_auc_score``, ``average_precision_score`` and ``precision_recall_curve`` define the metrics; for the
 per-region overlap it is the data set's authors' own evaluation code (in the package ``pyaupro``). The tests hold the
-figures against both.
+metrics against both.
 """
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 
 from padim.aupimo import ENOUGH, aupimo
 from padim.counts import CHUNK, Counts, Masks, count_pixels
 from padim.curves import CELLS, bin_ends, polyline, vertices
-from padim.overlap import STRICT_LIMIT, region_overlap
+from padim.overlap import STRICT_LIMIT, RegionOverlap, region_overlap
 from padim.uncertainty import image_interval, pixel_interval
 from system.errors import UserError
 from system.files import forget
-
-FIGURES = (
-    "image_rocauc",
-    "pixel_rocauc",
-    "pixel_aupro",
-    "pixel_aupro_05",
-    "pixel_aupimo",
-    "image_ap",
-    "image_f1",
-    "pixel_ap",
-    "pixel_f1",
-)
-INTERVALS = ("image_rocauc_interval", "pixel_rocauc_interval")  # 95 %
 
 
 @final  # 没有子类，就总是真：`image and image.roc` 是曲线或 None
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of merit of scores against binary labels.
+    """Metrics of scores against binary labels.
 
     Attributes
     ----------
@@ -60,6 +47,53 @@ class Evaluation:
     threshold: float
     roc: np.ndarray
     pr: np.ndarray
+
+
+@final
+@dataclass(frozen=True)
+class ClassEvaluation:
+    """Metrics of a class's test set; what is None is not available.
+
+    Attributes
+    ----------
+    image_scores : ndarray, (N,) float32
+        Raw.
+    image_range, pixel_range : (float, float)
+        The least and the largest raw score of the images, and of all pixels; without maps both are the images'.
+    image, pixel : Evaluation or None
+    overlap, strict_overlap : RegionOverlap or None
+        Up to false-positive rates of 0.3 and of 0.05.
+    aupimo : ndarray, (N,) float64, or None
+    wins : ndarray, (D, N) int64, or None
+        As in `padim.counts.Counts`.
+    image_interval, pixel_interval : [float, float] or None
+        95 % intervals of both ROC AUCs.
+    remarks : list of str
+        Why metrics, or an interval, are None, and where AUPIMO means little.
+    """
+
+    image_scores: np.ndarray
+    image_range: tuple[float, float]
+    pixel_range: tuple[float, float]
+    image: Evaluation | None
+    pixel: Evaluation | None
+    overlap: RegionOverlap | None
+    strict_overlap: RegionOverlap | None
+    aupimo: np.ndarray | None
+    wins: np.ndarray | None
+    image_interval: list[float] | None
+    pixel_interval: list[float] | None
+    remarks: list[str]
+
+    @property
+    def rocauc(self) -> dict[str, float | None]:
+        """The ROC AUC of both levels, ``image`` and ``pixel``."""
+        return {"image": self.image and self.image.rocauc, "pixel": self.pixel and self.pixel.rocauc}
+
+    @property
+    def threshold(self) -> float | None:
+        """The normalised pixel score with the best F1, the original code's threshold of the predicted mask."""
+        return None if self.pixel is None else float(normalise(np.float64(self.pixel.threshold), *self.pixel_range))
 
 
 def evaluate(counts: Counts) -> Evaluation:
@@ -109,7 +143,7 @@ def _integer_sum(a: np.ndarray, b: np.ndarray) -> int:
 
 def evaluate_maps(
     maps: np.ndarray | None, labels: np.ndarray, masks: Masks | None, image_scores: np.ndarray | None = None
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> ClassEvaluation:
     """Evaluate a class's test set (paper, section IV.A; the thresholds are the original code's).
 
     Parameters
@@ -123,14 +157,6 @@ def evaluate_maps(
     image_scores : ndarray, (N,) float32, optional
         The pictures' raw scores; by default the maps' maxima.
 
-    Returns
-    -------
-    arrays : dict
-        What the result folder keeps; None is not available.
-    row : dict
-        `FIGURES`; ``threshold`` (of normalised pixel scores); `INTERVALS`, each [low, high] or None; and ``remarks``,
-        a list of str: why figures of merit, or an interval, are None, and where AUPIMO means little.
-
     Raises
     ------
     UserError
@@ -138,27 +164,28 @@ def evaluate_maps(
     """
     if maps is None:
         assert image_scores is not None
-        low, high = float(image_scores.min()), float(image_scores.max())
-        ends = low, high
+        image_range = pixel_range = _range(image_scores)
     else:
         low, maxima = _extremes(maps)
-        high = float(maxima.max())
-        # 图像得分 = 异常图的最大值，与像素同一尺度；另有得分的，用它自己的尺度
-        ends = (low, high) if image_scores is None else (float(image_scores.min()), float(image_scores.max()))
+        image_range = pixel_range = low, float(maxima.max())  # 图像得分 = 异常图的最大值，与像素同一尺度
+        if image_scores is not None:
+            image_range = _range(image_scores)  # 另有得分的，用它自己的尺度
         image_scores = maxima if image_scores is None else image_scores
-    if not np.isfinite((low, high, *ends)).all():  # NaN 会传到这里
+    if not np.isfinite((*pixel_range, *image_range)).all():  # NaN 会传到这里
         raise UserError(
             "an anomaly score is not finite: the weights hold NaN or are far out of scale; try other --weights"
         )
     image = evaluate_scores(image_scores, labels)  # 图像级
-    counts, areas = None, None
-    if maps is not None and masks is not None:  # 没有掩码，就只有图像级
-        counts = count_pixels(maps, masks)
-        areas = aupimo(maps, masks, labels) if counts else None  # 每张图一个
-    pixel = None if counts is None else evaluate(counts)  # 像素级
-    overlap = None if counts is None else region_overlap(counts)  # 积到 0.3
-    strict = None if counts is None else region_overlap(counts, STRICT_LIMIT)  # 积到 0.05
-    intervals, remarks = _intervals(image_scores, labels, image, counts)
+    image_95, image_reason = image_interval(image_scores, labels) if image else (None, None)
+    counts = None if maps is None or masks is None else count_pixels(maps, masks)  # 没有掩码，就只有图像级
+    areas = pixel = overlap = strict = pixel_95 = pixel_reason = None
+    if counts and maps is not None and masks is not None:
+        areas = aupimo(maps, masks, labels)  # 每张图一个
+        pixel = evaluate(counts)  # 像素级
+        overlap, strict = region_overlap(counts), region_overlap(counts, STRICT_LIMIT)  # 积到 0.3，积到 0.05
+        pixel_95, pixel_reason = pixel_interval(counts.wins, labels, counts.sizes, counts.size)
+    reasons = ("image", image_reason), ("pixel", pixel_reason)
+    remarks = [f"no interval of the {level} ROC AUC: {reason}" for level, reason in reasons if reason]
     if image is None:
         remarks.append(f"no image figures of merit: all test pictures are {'defective' if labels.any() else 'good'}")
     if maps is not None and counts is None:
@@ -169,58 +196,24 @@ def evaluate_maps(
             f"AUPIMO starts at a false-positive rate of 1e-5, which is under ten of the {few} pixels of the good test "
             "pictures: it is coarse"
         )
-    # F1 最佳处的像素得分，换到归一化之后：原代码的分割阈值
-    threshold = None if pixel is None else float(normalise(np.float64(pixel.threshold), low, high))
-    arrays = {
-        "labels": labels,
-        "masks": masks,
-        "image_scores": normalise(image_scores, *ends),
-        "image_score_min": ends[0],
-        "image_score_max": ends[1],
-        "threshold": threshold,
-        "threshold_raw": pixel and pixel.threshold,
-        "image_threshold_raw": image and image.threshold,
-        "score_min": low,
-        "score_max": high,
-        "image_roc": image and image.roc,
-        "pixel_roc": pixel and pixel.roc,
-        "pixel_pr": pixel and pixel.pr,
-        "pixel_pro": overlap and overlap.curve,
-        "pixel_wins": counts and counts.wins,
-        "pixel_aupimo": areas,
-    }
-    row = {
-        "image_rocauc": image and image.rocauc,
-        "pixel_rocauc": pixel and pixel.rocauc,
-        "pixel_aupro": overlap and overlap.aupro,
-        "pixel_aupro_05": strict and strict.aupro,
-        "pixel_aupimo": None if areas is None else float(np.nanmean(areas)),
-        "image_ap": image and image.ap,
-        "image_f1": image and image.f1,
-        "pixel_ap": pixel and pixel.ap,
-        "pixel_f1": pixel and pixel.f1,
-        "threshold": threshold,
-        **intervals,
-        "remarks": remarks,
-    }
-    return arrays, row
-
-
-def _intervals(
-    scores: np.ndarray, labels: np.ndarray, image: Evaluation | None, counts: Counts | None
-) -> tuple[dict[str, list[float] | None], list[str]]:
-    """`INTERVALS`, and why there is none where there is a ROC AUC."""
-    nothing: tuple[None, None] = None, None
-    found = (
-        image_interval(scores, labels) if image else nothing,
-        pixel_interval(counts.wins, labels, counts.sizes, counts.size) if counts else nothing,
+    return ClassEvaluation(
+        image_scores=image_scores,
+        image_range=image_range,
+        pixel_range=pixel_range,
+        image=image,
+        pixel=pixel,
+        overlap=overlap,
+        strict_overlap=strict,
+        aupimo=areas,
+        wins=None if counts is None else counts.wins,
+        image_interval=image_95,
+        pixel_interval=pixel_95,
+        remarks=remarks,
     )
-    reasons = [
-        f"no interval of the {level} ROC AUC: {reason}"
-        for level, (_, reason) in zip(("image", "pixel"), found, strict=True)
-        if reason
-    ]
-    return dict(zip(INTERVALS, (interval for interval, _ in found), strict=True)), reasons
+
+
+def _range(scores: np.ndarray) -> tuple[float, float]:
+    return float(scores.min()), float(scores.max())
 
 
 def _extremes(maps: np.ndarray) -> tuple[float, np.ndarray]:

@@ -142,7 +142,7 @@ class Results:
     def pixels(self, name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Raw maps (N, H, W) and pictures (N, H, W, 3), mapped; N must be ``count``."""
         loaded = []
-        for path in (self.store.maps(name), self.store.images(name)):
+        for path in (self.store.maps(name), self.store.pictures(name)):
             try:
                 # 映射文件：只读进要画的几张图
                 loaded.append(np.load(path, mmap_mode="r"))

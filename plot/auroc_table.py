@@ -175,7 +175,7 @@ def figure(table: Table, say: Say) -> Figure:
     names = drawn(table)
     crowded = len(names) > 6
     panels[-1].set_xticklabels(
-        [style.printable(row_label(n, say)) for n in names], rotation=40 if crowded else 0,
+        [style.printable(row_label(n, say), 24) for n in names], rotation=40 if crowded else 0,
         ha="right" if crowded else "center",
         rotation_mode="anchor" if crowded else None,
     )  # fmt: skip
@@ -189,7 +189,7 @@ def figure(table: Table, say: Say) -> Figure:
         diamond = Line2D([], [], ls="", marker="D", ms=2.8, mfc="white", mec="black", mew=0.7)
         diamond.set_label(published_label(table, say))
         keys.append(diamond)
-    drawing.legend(handles=keys, loc="outside upper center", ncols=3)
+    drawing.legend(handles=keys, loc="outside upper center", ncols=2 if len(keys) == 4 else 3)
     return drawing
 
 

@@ -91,7 +91,7 @@ def show(axes: Axes, name: str, shown: dict[str, Curve], looks: dict[str, style.
     axes.set_yscale("function", functions=(np.sqrt, np.square))
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     lines = [say(f"{n} scores, {m} pictures", f"{n} 个得分，{m} 张图像") for n, m in counts]
-    axes.set_title("\n".join([style.printable(name), *lines]), linespacing=1.3)
+    axes.set_title("\n".join([style.printable(name, 20), *lines]), linespacing=1.3)
 
 
 def figure(found: dict[str, dict[str, Curve]], say: Say) -> Figure:
@@ -100,7 +100,8 @@ def figure(found: dict[str, dict[str, Curve]], say: Say) -> Figure:
     columns = min(COLUMNS, len(names))
     rows = -(-len(names) // columns)
     side = 2.4 if len(names) <= WIDE else style.DOUBLE / COLUMNS
-    head = 0.25 + 0.2 * -(-(len(found) + 1) // KEYS)  # 英寸：图例的各行
+    a_line = 1 if columns == 1 else KEYS  # 一格宽的图，一行只放得下一项
+    head = 0.25 + 0.2 * -(-(len(found) + 1) // a_line)  # 英寸：图例的各行
     drawing = Figure((side * columns, head + (0.98 * side + 0.2) * rows), layout="constrained")
     panels = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for axes in panels.flat[len(names) :]:
@@ -116,12 +117,15 @@ def figure(found: dict[str, dict[str, Curve]], say: Say) -> Figure:
     drawing.supxlabel(expected, size=style.TEXT_SIZE)
     drawing.supylabel(actual, size=style.TEXT_SIZE)
     keys = [
-        Line2D([], [], label=style.printable(label), color=look["color"], ls=look["linestyle"])
+        Line2D([], [], label=style.printable(label, 34), color=look["color"], ls=look["linestyle"])
         for label, look in looks.items()
     ]
     chance = say(f"what chance explains ({BAND:.0%})", f"偶然所能解释的（{BAND:.0%}）")
     drawing.legend(
-        handles=[*keys, Patch(color=BAND_COLOUR, label=chance)], loc="outside upper center", ncols=KEYS, columnspacing=1
+        handles=[*keys, Patch(color=BAND_COLOUR, label=chance)],
+        loc="outside upper center",
+        ncols=a_line,
+        columnspacing=1,
     )
     return drawing
 

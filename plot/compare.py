@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from experiment.report import style
 from experiment.report.published import LEVELS
 from experiment.report.style import Say
+from experiment.report.words import shortened
 from system.errors import UserError
 
 STEM = "compare"
@@ -50,10 +51,11 @@ def over_classes(level: Level, labels: list[str], say: Say) -> str:
     if k > 2:
         return _of_many(level, labels, say)
     if level.differing <= BEYOND:
+        few = "one class differs" if level.differing == 1 else f"{level.differing} classes differ"
         least = f"{2.0 ** (1 - level.differing):.3g}"
         return say(
-            f"Only {level.differing} classes differ: over so few Wilcoxon's signed-rank test cannot show a difference, "
-            f"whatever the figures (its smallest p is {least}). Nothing follows.",
+            f"Only {few}: over so few Wilcoxon's signed-rank test cannot show a difference, whatever "
+            f"the figures (its smallest p is {least}). Nothing follows.",
             f"数字不同的类只有 {level.differing} 个：这样少，不论数字如何，Wilcoxon 符号秩检验都显示不出差异"
             f"（p 最小也有 {least}）。由此得不出任何结论。",
         )
@@ -124,7 +126,7 @@ def within_classes(level: Level, labels: list[str], say: Say) -> list[str]:
                 english = f"{better} above {beaten}, with an interval that leaves out 0, in {among} classes: {listed}."
                 chinese = f"{better} 高于 {beaten}，区间不含 0 的，{len(known)} 类中有 {len(names)} 类：{listed}。"
                 found.append(say(english, chinese))
-        if not any(low > 0 or high < 0 for _, (low, high) in known):
+        if known and not any(low > 0 or high < 0 for _, (low, high) in known):
             found.append(
                 say(
                     f"{labels[0]} and {label}: no interval of {len(known)} leaves out 0.",
@@ -168,16 +170,17 @@ def markdown(levels: list[Level], labels: list[str], left_out: list[str], say: S
     return "\n".join([*parts, caveats(say) + "\n"])
 
 
-def intervals(axes: Axes, level: Level) -> None:
-    """Draw the differences of two models with their intervals, in a row for each class."""
-    rows = np.arange(len(level.classes))
-    for row, difference, (ends,) in zip(rows, level.differences[:, 0], level.intervals, strict=True):
+def intervals(axes: Axes, level: Level, names: list[str]) -> None:
+    """Draw differences with their intervals, a row each: of two models in the classes, or of several in one class."""
+    rows = np.arange(len(names))
+    each = [ends for parts in level.intervals for ends in parts]
+    for row, difference, ends in zip(rows, level.differences.ravel(), each, strict=True):
         is_clear = ends is not None and (ends[0] > 0 or ends[1] < 0)
         if ends:
             axes.plot(ends, [row, row], color="0.35", lw=1.1)
         axes.plot(difference, row, "o", ms=4, color="0.35", mfc=style.IMAGE_COLOUR if is_clear else "white")
     axes.axvline(0, color="black", lw=0.8)
-    axes.set_yticks(rows, [style.printable(name) for name in level.classes])
+    axes.set_yticks(rows, [style.printable(name, 24) for name in names])
     axes.set_ylim(len(rows) - 0.5, -0.5)  # 自上而下
     axes.locator_params(axis="x", nbins=5)
 
@@ -214,7 +217,7 @@ def ranks(drawing: Figure, level: Level, labels: list[str], top: float, say: Say
         for i, m in enumerate(members):
             height = -0.12 - BAR * len(groups) - LINE * (i + 0.5)
             axes.plot([mean[m], mean[m], edge], [0, height, height], color="0.35", lw=0.9, clip_on=False)
-            text(edge, height, f" {shortened(labels[m])} ({mean[m]:.2f}) ", side)
+            text(edge, height, f" {shortened(labels[m], WIDEST)} ({mean[m]:.2f}) ", side)
 
 
 def _body(level: Level) -> float:
@@ -222,20 +225,18 @@ def _body(level: Level) -> float:
     return 0.12 + BAR * len(level.groups()) + LINE * ((level.areas.shape[1] + 1) // 2)
 
 
-def shortened(label: str) -> str:
-    """A label that fits beside the diagram."""
-    return label if len(label) <= WIDEST else f"{label[: WIDEST // 2]}…{label[-WIDEST // 2 + 1 :]}"
-
-
 def figure(levels: list[Level], labels: list[str], say: Say) -> Figure:
-    """Draw the differences within the classes of two models, and of more the diagrams of critical differences."""
-    if len(labels) == 2:
-        rows = max(len(level.classes) for level in levels)
+    """Draw the differences of two models, or of all in one class, and else the diagrams of critical differences."""
+    first, *others = (shortened(label, WIDEST) for label in labels)
+    only = {name for level in levels for name in level.classes}
+    if len(others) == 1 or len(only) == 1:  # 一类之上没有名次可言
+        rows = max(level.differences.size for level in levels)
         drawing = Figure((style.DOUBLE, 1 + 0.19 * rows), layout="constrained")
         for axes, level in zip(drawing.subplots(1, len(levels), squeeze=False)[0], levels, strict=True):
-            intervals(axes, level)
+            intervals(axes, level, level.classes if len(others) == 1 else others)
             axes.set_title(title(level, say))
-        drawing.supxlabel(" − ".join(map(shortened, labels)), size=style.TEXT_SIZE)
+        words = others[0] if len(others) == 1 else f"…{say(', ', '，')}{style.printable(min(only))}"
+        drawing.supxlabel(f"{first} − {words}", size=style.TEXT_SIZE)
         return drawing
     heights = [HEAD + _body(level) for level in levels]
     drawing = Figure((style.DOUBLE, sum(heights)))

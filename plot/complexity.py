@@ -173,7 +173,7 @@ def figure(groups: list[tuple[str, list[Bar]]], say: Say) -> Figure:
     if any(bar.floor is not None for _, bars in groups for bar in bars):
         floor = say("forward passes and decoding alone", "仅前向计算与解码")
         keys.append(times.plot([], [], color="black", lw=1.2, ls=(0, (2, 1)), label=floor)[0])
-    drawing.legend(handles=keys, loc="outside lower center", ncols=min(5, len(keys)))
+    drawing.legend(handles=keys, loc="outside lower center", ncols=3 if len(keys) == 6 else min(5, len(keys)))
     return drawing
 
 

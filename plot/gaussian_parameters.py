@@ -104,7 +104,9 @@ def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> F
         panels["f"].hist(np.log10(numbers), 30, color=style.NORMAL_COLOUR)
         panels["f"].set(title=label, ylabel=say("positions", "位置数"))
     where = say(f"position ({row}, {column})", f"位置（{row}, {column}）")
-    drawing.suptitle(f"{style.printable(name)}, {style.arch_label(results.store.key)}, {where}", size=style.TEXT_SIZE)
+    drawing.suptitle(
+        say(", ", "，").join([style.printable(name), style.arch_label(results.store.key), where]), size=style.TEXT_SIZE
+    )
     return drawing
 
 

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from experiment.methods import split_key
 from experiment.report import style
 from experiment.report.colours import Bar, Colours
-from experiment.report.figures import PANELS, colour_bar, panel_images
+from experiment.report.figures import PANELS, colour_bar, panel_pictures
 from system.errors import UserError
 from experiment.report.style import Say
 
@@ -86,7 +86,7 @@ def panels(results: Results, name: str, arrays: dict[str, Any], indices: list[in
     rows = []
     for i in indices:
         truth = None if arrays["masks"] is None else arrays["masks"][i]
-        rows.append(panel_images(images[i], truth, np.asarray(maps[i]), colours))
+        rows.append(panel_pictures(images[i], truth, np.asarray(maps[i]), colours))
     return rows
 
 
@@ -107,7 +107,7 @@ def sheet(titles: list[str], labels: list[str], rows: Rows, whose: str, bar: Bar
 
     for row, (label, shown) in enumerate(zip(labels, rows, strict=True)):
         y = top + row * (height + GAP)
-        words = style.printable(label if len(label) < 19 else label[:17] + "…")
+        words = style.printable(label, 18)
         drawing.text(
             LEFT * 0.45 / total[0], 1 - (y + height / 2) / total[1], words,
             size=style.SMALL_SIZE, rotation=90, ha="center", va="center",

@@ -95,7 +95,7 @@ def figure(results: Results, name: str, args: argparse.Namespace, say: Say) -> F
     reach = np.maximum(np.abs(plane).max(axis=0), RADII[-1] * np.sqrt(variances)) * 1.08  # 三个椭圆与所有的点都在画内
     left.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]))
     left.set(xlabel=say("first leading direction", "第一主方向"), ylabel=say("second leading direction", "第二主方向"))
-    left.set_title(f"{style.printable(name)}, {style.arch_label(results.store.key)}")
+    left.set_title(f"{style.printable(name, 30)}{say(', ', '，')}{style.arch_label(results.store.key)}")
     left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, borderaxespad=0)
     right.set_xticks(range(len(shown)), [looks[k][1] for k in shown])
     right.set(xlim=(-0.5, len(shown) - 0.5), ylim=(0, None), ylabel=say("Mahalanobis distance", "马氏距离"))

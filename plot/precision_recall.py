@@ -41,7 +41,7 @@ def figure(results: Results, args: argparse.Namespace, say: Say) -> Figure:
     equal_f1_lines(axes)
     for name, (arrays, f1) in results.measured("pixel_pr", "pixel_f1", "pixel-level curve").items():
         best_at = say(f": F1 {f1:.3f} at {arrays['threshold']:.3f}", f"：F1 {f1:.3f}，阈值 {arrays['threshold']:.3f}")
-        label = style.printable(name) + best_at
+        label = style.printable(name, 22) + best_at
         axes.plot(*arrays["pixel_pr"].T, label=label, **lines[name])
         colour = lines[name]["color"]
         axes.plot(*best_point(arrays["pixel_pr"]), "o", zorder=3, ms=4, color=colour, mec="white", mew=0.6)

@@ -25,7 +25,7 @@ def figure(results: Results, args: argparse.Namespace, say: Say) -> Figure:
     drawing = Figure((style.DOUBLE, 3.4), layout="constrained")
     axes = drawing.subplots()
     for name, (arrays, area) in found.items():
-        axes.plot(*arrays["pixel_pro"].T, label=f"{style.printable(name)}  {area:.3f}", **lines[name])
+        axes.plot(*arrays["pixel_pro"].T, label=f"{style.printable(name, 24)}  {area:.3f}", **lines[name])
     axes.set(xlim=(-0.01 * PRO_LIMIT, 1.01 * PRO_LIMIT), ylim=(-0.01, 1.01))  # 横轴只到积分的上限
     axes.set(xlabel=say("False-positive rate", "假阳性率"), ylabel=say("Per-region overlap", "区域重叠率"))
     mean = f"{np.mean([area for _, area in found.values()]):.3f}"

@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from _options import Parser, report, write_text
 from _results import Results, architectures, open_results, raw_scores
+from score_distribution import is_crowded
 
 from experiment.methods import method_of, split_key, tolerance_of
 from experiment.report import style
+from experiment.report.drift import drift
 from experiment.scoring.answers import read_predictions
 from experiment.files.records import LEVELS
 from experiment.report.threshold import ROUNDING, class_thresholds
-from padim.metrics import FIGURES
+from experiment.files.arrays import METRICS
 from system import command
 
 PARTS = Path(__file__).with_name("page")
@@ -31,7 +34,7 @@ COMPARED = [
     (f"{level}_rocauc", f"{level}_rocauc_interval", f"published_{level}", f"difference_{level}") for level in LEVELS
 ]
 MAIN = tuple(key for each in COMPARED for key in each)
-COLUMNS = (*MAIN, *(key for key in FIGURES if key not in MAIN), "n_train", "n_test", "seconds")
+COLUMNS = (*MAIN, *(key for key in METRICS if key not in MAIN), "n_train", "n_test", "seconds")
 
 Entry = dict[str, Any]
 
@@ -70,7 +73,7 @@ def scored_class(results: Results, name: str, drawn: set[str]) -> Entry:
     kinds = arrays["kinds"].tolist()
     names = sorted(set(kinds), key=lambda kind: (kind != "good", kind))
     thresholds = class_thresholds(store, name, arrays)
-    figures = [store.picture(name, i).relative_to(store.root).as_posix() for i in range(len(files))]
+    figures = [store.figure(name, i).relative_to(store.root).as_posix() for i in range(len(files))]
     return {
         "name": name,
         "threshold": rounded(thresholds.decision),
@@ -79,6 +82,7 @@ def scored_class(results: Results, name: str, drawn: set[str]) -> Entry:
         "labels": arrays["labels"].tolist(),
         "kinds": {"names": names, "of": [names.index(kind) for kind in kinds]},
         "scores": [rounded(score) for score in raw_scores(arrays).tolist()],
+        "logarithmic": is_crowded(raw_scores(arrays)),
         "figures": factored([figure if figure in drawn else None for figure in figures]),
     }
 
@@ -120,9 +124,13 @@ def predicted_run(content: Entry, drawn: set[str]) -> Entry:
         "origin": thresholds["origin"],
         "files": factored([picture["file"] for picture in pictures]),
         "scores": [rounded(picture["score"]) for picture in pictures],
+        "logarithmic": is_crowded(np.array([picture["score"] for picture in pictures])),
         "p_values": [rounded(picture["p_value"]) for picture in pictures],
         "figures": factored([picture["figure"] if picture["figure"] in drawn else None for picture in pictures]),
     }
+    changed = drift([picture["p_value"] for picture in pictures if picture["p_value"]], content["good_scores"])
+    if changed:
+        each["drift"] = {"sentence": changed.sentence, "parts": changed.parts}
     network = style.arch_label(content["arch"])
     facts = {
         "network": network,

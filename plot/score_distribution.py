@@ -28,7 +28,7 @@ LOW, MOST = 1 / 3, 0.9  # 九成得分不到范围的三分之一：横轴取对
 def is_crowded(scores: np.ndarray) -> bool:
     """Whether a few scores are so high that all others would share the first bins; and logarithms exist."""
     low, high = scores.min(), scores.max()
-    return low > 0 and float(np.mean(scores < low + LOW * (high - low))) >= MOST
+    return bool(low > 0 and np.mean(scores < low + LOW * (high - low)) >= MOST)
 
 
 def show_class(axes: Axes, results: Results, name: str, ticks: int, say: Say) -> None:
@@ -54,7 +54,7 @@ def show_class(axes: Axes, results: Results, name: str, ticks: int, say: Say) ->
         axes.hist(own, bins, histtype="step", color=colour, lw=0.9)
     if threshold is not None:
         axes.axvline(threshold, color="black", ls="--", lw=0.9)
-    axes.set_title(style.printable(name))
+    axes.set_title(style.printable(name, 20))
     axes.margins(x=0.02)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10], integer=True))
 

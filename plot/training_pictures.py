@@ -34,7 +34,7 @@ LEFT_OUT_COLOUR, ALONE_COLOUR, PERCENTILE_COLOUR = "0.45", "0.7", style.PALETTE[
 def title(results: Results, name: str, left_out: list[float], count: int, by_lots: bool, say: Say) -> str:
     """What is shown and, in a second line, what is framed."""
     limit, n = stands_out_from(left_out), len(left_out)
-    what = f"{style.printable(name)}{say(', ', '，')}{style.arch_label(results.store.key)}{say(': ', '：')}" + say(
+    what = f"{style.printable(name, 30)}{say(', ', '，')}{style.arch_label(results.store.key)}{say(': ', '：')}" + say(
         f"the {count} most unusual of {n} training pictures, each scored as if {'its lot were ' * by_lots}left out",
         f"{n} 张训练图像中最不寻常的 {count} 张，{'按批' if by_lots else '逐张'}留出打分",
     )
@@ -52,8 +52,7 @@ def title(results: Results, name: str, left_out: list[float], count: int, by_lot
 
 def caption(file: str, score: float) -> str:
     """The score, and the file's name without its folders and, where it is long, its middle."""
-    name = file.split("/")[-1]
-    return f"{score:.1f}   {style.printable(name if len(name) < 26 else f'{name[:12]}…{name[-12:]}')}"
+    return f"{score:.1f}   {style.printable(file.split('/')[-1], 25)}"
 
 
 def side_by_side(picture: np.ndarray, overlay: np.ndarray) -> np.ndarray:
@@ -149,8 +148,7 @@ def show_scores(
 def lot_label(lot: str, count: int, say: Say) -> str:
     """A folder's name, or that of the first picture of those in a row, and how many pictures the lot has."""
     first, is_row, _ = lot.partition(" to ")
-    name = style.printable(first.split("/")[-1])
-    name = name if len(name) < 18 else f"{name[:7]}…{name[-9:]}"
+    name = style.printable(first.split("/")[-1], 17)
     return f"{say(f'from {name}', f'{name} 起') if is_row else name} ({count})"
 
 

@@ -104,7 +104,7 @@ def finished_files(out: Path) -> dict[Path, str]:
     files = {}
     for name in results["run"]["finished"]:
         paths = [store.fitted(name), store.fitted(name).with_suffix(".json"), store.maps(name)]
-        paths += [store.images(name), store.arrays(name), store.picture(name, 0)]
+        paths += [store.pictures(name), store.arrays(name), store.figure(name, 0)]
         files |= {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
     return files
 
@@ -122,7 +122,8 @@ def check_readable(out: Path) -> int:
         elif path.suffix == ".npy":
             np.load(path)
         elif path.suffix == ".npz":
-            assert store.read_arrays(path.stem)
+            left_out = path.stem.removeprefix("train_")
+            assert store.read_left_out(left_out) if path == store.left_out(left_out) else store.read_arrays(path.stem)
         elif path.suffix == ".json":
             json.loads(path.read_text(encoding="utf-8"))
         elif path.suffix == ".png":
@@ -226,7 +227,7 @@ def parts(out: Path, name: str) -> dict[str, Any]:
     found["decisions"] = find_thresholds(path, record, None, None), hashlib.sha256(path.read_bytes()).hexdigest()
     for kind, arrays in {"curves": store.read_arrays(name), "left out": store.read_left_out(name)}.items():
         found[kind] = arrays and {key: np.asarray(value).tobytes() for key, value in arrays.items()}
-    found["maps"] = [hashlib.sha256(each(name).read_bytes()).hexdigest() for each in (store.maps, store.images)]
+    found["maps"] = [hashlib.sha256(each(name).read_bytes()).hexdigest() for each in (store.maps, store.pictures)]
     return found
 
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 from PIL import Image
 
-from datasets.images import read_header, read_image
+from datasets.images import read_header, read_picture
 from datasets.masks import read_mask
 from experiment.files.gaussians import map_fitted, read_fitted
 from experiment.files.unpickle import Pickler
@@ -139,7 +139,7 @@ def main() -> int:
         corpus: list[bytes] = pickles()
         readers: tuple[Callable, ...] = (lambda p: read_fitted(p, P, D), lambda p: map_fitted(p, P, D))
     else:
-        corpus, readers = pictures(), (read_image, read_mask, read_header)
+        corpus, readers = pictures(), (read_picture, read_mask, read_header)
 
     suspicious, watching = [], False
 

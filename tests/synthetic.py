@@ -8,6 +8,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from datasets.mvtec import OBJECTS, TEXTURES
+from experiment.files.arrays import arrays_of, row_of
 from experiment.files.folder import Store
 from experiment.files.gaussians import write_fitted
 from experiment.files.records import configuration as common_configuration
@@ -44,16 +45,19 @@ def write_results(root: Path, key: str, classes: tuple[str, ...] = FIFTEEN, seed
             noise = rng.standard_normal(truth.shape) + 2 * truth * rng.uniform(0.2, 1, (12, 1, 1))
             maps[:] = 10 + gaussian_filter(noise, (0, 2, 2))
             images[:] = data.integers(0, 256, images.shape)
-            arrays, row = evaluate_maps(maps, labels, truth if masks else None)
-        if method != "padim":
-            score_images(arrays, row, labels + rng.normal(40, 0.4, 12))
-        if method == "mahalanobis_ad":
-            without_maps(store, name, arrays, row)
+            found = evaluate_maps(maps, labels, truth if masks else None)
+        own = labels + rng.normal(40, 0.4, 12) if method != "padim" else np.zeros(0)
         files = [f"test/{kind}/{i:03d}.png" for i, kind in enumerate(kinds)]
         patches = rng.standard_normal((12, DIMENSIONS if method == "padim" else 0)).astype(np.float32)
-        store.write_arrays(name, arrays | {"files": np.array(files), "kinds": np.array(kinds), "patches": patches})
+        arrays = arrays_of(found, files, kinds, labels, truth if masks else None, patches)
+        row = row_of(found, {}, arrays["image_threshold_raw"], BEST_F1)
+        if method != "padim":
+            score_images(arrays, row, own)
+        if method == "mahalanobis_ad":
+            without_maps(store, name, arrays, row)
+        store.write_arrays(name, arrays)
         seconds = {"fit": 3.0, "save": 0.5, "score": 2.0, "evaluate": 1.0, "total": 7.0}
-        row |= {"image_threshold": arrays["image_threshold_raw"], "threshold_origin": BEST_F1}
+        row["image_threshold"] = arrays["image_threshold_raw"]
         row |= {"n_train": 30, "n_test": 12, "seconds": seconds, "remarks": []} | DATA
         rows[name] = compare(row, reference.of(name, key))
         if method == "padim":
@@ -77,7 +81,7 @@ def write_results(root: Path, key: str, classes: tuple[str, ...] = FIFTEEN, seed
 
 
 def score_images(arrays: dict[str, Any], row: dict[str, Any], scores: np.ndarray) -> None:
-    """Put scores (N,) of the pictures' own, not the maps' maxima, into what `evaluate_maps` gave."""
+    """Put scores (N,) of the pictures' own, not the maps' maxima, into what a class keeps of `evaluate_maps`."""
     image, ends = evaluate_scores(scores, arrays["labels"]), (scores.min(), scores.max())
     arrays |= {"image_scores": normalise(scores, *ends), "image_score_min": ends[0], "image_score_max": ends[1]}
     arrays |= {"image_threshold_raw": image.threshold, "image_roc": image.roc}
@@ -87,7 +91,7 @@ def score_images(arrays: dict[str, Any], row: dict[str, Any], scores: np.ndarray
 
 def without_maps(store: Store, name: str, arrays: dict[str, Any], row: dict[str, Any]) -> None:
     """Take away what follows from maps."""
-    for path in (store.maps(name), store.images(name)):
+    for path in (store.maps(name), store.pictures(name)):
         path.unlink()
     arrays |= {key: arrays[f"image_{key}"] for key in ("score_min", "score_max")}
     arrays |= dict.fromkeys(("masks", "threshold", "threshold_raw", "pixel_roc", "pixel_pr", "pixel_pro"))

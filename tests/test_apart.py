@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from experiment.files.arrays import row_of
 from padim.apart import evaluate_apart
 from padim.metrics import CHUNK, evaluate_maps
 
@@ -21,12 +22,14 @@ def scored():
 @pytest.mark.parametrize("with_masks", [True, False])
 def test_a_kind_apart(scored, with_masks):
     maps, labels, masks, kinds = scored
-    rows = evaluate_apart(maps, labels, masks if with_masks else None, kinds, ("hole", "dent", "scratch"))
+    found = evaluate_apart(maps, labels, masks if with_masks else None, kinds, ("hole", "dent", "scratch"))
+    rows = {kind: row_of(None, found, None, "")[kind] for kind in found}
     assert list(rows) == ["hole", "dent"]  # 没有图片的一种不列
     for kind, row in rows.items():
         chosen = np.array([each in ("good", kind) for each in kinds])
-        wanted = evaluate_maps(maps[chosen], labels[chosen], masks[chosen] if with_masks else None)[1]
-        assert row == {figure: value for figure, value in wanted.items() if figure != "threshold"}
+        wanted = row_of(evaluate_maps(maps[chosen], labels[chosen], masks[chosen] if with_masks else None), {}, 0.5, "")
+        own = ("threshold", "image_threshold", "threshold_origin")  # 整个测试集的
+        assert row == {metric: value for metric, value in wanted.items() if metric not in own}
         assert (row["pixel_rocauc"] is not None) == with_masks
     assert rows["hole"]["image_rocauc"] > rows["dent"]["image_rocauc"]
     assert evaluate_apart(maps, labels, masks, kinds, ()) == {}
@@ -35,5 +38,5 @@ def test_a_kind_apart(scored, with_masks):
 def test_without_good_pictures(scored):
     maps, labels, masks, kinds = scored
     bad = np.flatnonzero(labels)
-    rows = evaluate_apart(maps[bad], labels[bad], masks[bad], [kinds[i] for i in bad], ("dent",))
-    assert rows["dent"]["image_rocauc"] is None and rows["dent"]["pixel_rocauc"] is not None
+    found = evaluate_apart(maps[bad], labels[bad], masks[bad], [kinds[i] for i in bad], ("dent",))
+    assert found["dent"].image is None and found["dent"].pixel is not None

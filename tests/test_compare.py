@@ -72,6 +72,20 @@ def test_figure_and_words(root, tmp_path, language, count, checked):  # noqa: F8
     assert len(checked) == 1
 
 
+def test_of_one_class_no_ranks_are_drawn(tmp_path, checked):  # noqa: F811
+    for seed, key in enumerate(KEYS):
+        write_results(tmp_path, key, ("widget",), seed)
+    assert compare(tmp_path, *files(tmp_path), format="png") == 0
+    for axes in checked[0].axes:
+        assert [text.get_text() for text in axes.get_yticklabels()] == ["WideResNet50", "SPADE (WideResNet50)"]
+    text = (tmp_path / "compare.md").read_text(encoding="utf-8")
+    assert "A test over classes needs two classes at least." in text and " 1 classes differ" not in text
+    for axes, level in zip(checked[0].axes, ("image", "pixel"), strict=True):
+        marks = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+        row = cells(text, f"{level} ROC AUC")["widget"]
+        assert marks == pytest.approx([float(cell.split()[0]) for cell in row[3:]], abs=5e-5)
+
+
 def test_two_methods(root, tmp_path):
     """Every difference is that of the rows, and its interval that of pictures drawn for both."""
     assert compare(tmp_path, *files(root, *KEYS[:2]), format="png") == 0

@@ -10,7 +10,7 @@ from conftest import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiment.files.gaussians import AbortedError, Progress
-from experiment.saving import stage_model
+from experiment.saving import write_model
 from padim import device
 from padim.device import check_precision, describe_device, pick_device
 from padim.model import PaDiM
@@ -258,7 +258,7 @@ def test_scoring_waits_for_the_disk_only_where_the_models_own_memory_is_written(
     progress = Progress()
     progress.stop.set()  # 一个字节也不写
     with pytest.raises(AbortedError), Staged() as staged:
-        stage_model(model, tmp_path / "train_x.pkl", staged, progress, {})
+        write_model(model, tmp_path / "train_x.pkl", progress, staged, {})
     assert progress.dumped.is_set() == (name == "cuda")
 
 

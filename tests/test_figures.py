@@ -12,7 +12,7 @@ from experiment.files.folder import Store
 from experiment.report import figures
 from experiment.report.colours import OF_CLASS, OF_THRESHOLD, Colours, predicted_mask
 from experiment.report.figures import Drawer, LocalizationCanvas, boundary, chosen_figures, roc_figure
-from padim.metrics import evaluate_maps, normalise
+from padim.metrics import ClassEvaluation, evaluate_maps, normalise
 from system.files import Staged
 
 H, W = 60, 80
@@ -20,7 +20,7 @@ H, W = 60, 80
 
 @pytest.fixture
 def scored(tmp_path):
-    """A stored class of three pictures, two with a bright defect, and its arrays."""
+    """A stored class of three pictures, two with a bright defect, its evaluation and its masks."""
     rng = np.random.default_rng(0)
     store = Store(tmp_path, "resnet18")
     masks = np.zeros((3, H, W), np.uint8)
@@ -28,12 +28,12 @@ def scored(tmp_path):
     with Staged() as staged, store.score_files("x", (3, H, W), staged) as (maps, images, _):
         maps[:] = rng.random((3, H, W)) + 4 * masks
         images[:] = rng.integers(0, 256, images.shape)
-        arrays, _ = evaluate_maps(maps, np.array([0, 1, 1]), masks)
-    return store, arrays
+        found = evaluate_maps(maps, np.array([0, 1, 1]), masks)
+    return store, found, masks
 
 
-def colours(arrays: dict) -> Colours:
-    return Colours(arrays["score_min"], arrays["score_max"], arrays["threshold_raw"], OF_CLASS)
+def colours(found: ClassEvaluation) -> Colours:
+    return Colours(*found.pixel_range, found.pixel.threshold, OF_CLASS)
 
 
 @pytest.fixture
@@ -48,18 +48,18 @@ def panels(figure: np.ndarray, canvas: LocalizationCanvas) -> list[np.ndarray]:
 
 
 def test_the_five_panels(scored, drawer):
-    store, arrays = scored
-    drawer.draw(store, "x", [1], arrays, colours(arrays)).finish()
-    figure = np.asarray(Image.open(store.picture("x", 1)))
+    store, found, masks = scored
+    drawer.draw(store, "x", [1], masks, colours(found)).finish()
+    figure = np.asarray(Image.open(store.figure("x", 1)))
     canvas = LocalizationCanvas(H, W, OF_CLASS)
     image, truth, heat, mask, segmentation = panels(figure, canvas)
-    stored = np.load(store.images("x"))[1]
-    scores = normalise(np.load(store.maps("x"))[1], arrays["score_min"], arrays["score_max"])
+    stored = np.load(store.pictures("x"))[1]
+    scores = normalise(np.load(store.maps("x"))[1], *found.pixel_range)
     np.testing.assert_array_equal(image, stored)
-    np.testing.assert_array_equal(truth[..., 0] > 0, arrays["masks"][1] > 0)
+    np.testing.assert_array_equal(truth[..., 0] > 0, masks[1] > 0)
     jet = matplotlib.colormaps["jet"](scores)[..., :3] * 255
     assert np.abs(heat - (stored / 2 + jet / 2)).max() < 4
-    wanted = opening(scores > arrays["threshold"], disk(4))
+    wanted = opening(scores > found.threshold, disk(4))
     np.testing.assert_array_equal(mask[..., 0] > 0, wanted)
     assert wanted.any()
     red = (segmentation == [255, 0, 0]).all(-1)
@@ -69,14 +69,14 @@ def test_the_five_panels(scored, drawer):
 
 def test_colours_by_the_threshold(scored, drawer):
     """They run to twice the threshold, whatever the class holds; the mask is the same."""
-    store, arrays = scored
-    threshold = arrays["threshold_raw"]
-    for own in (colours(arrays), Colours(0, 2 * threshold, threshold, OF_THRESHOLD)):
-        drawer.draw(store, "x", [1], arrays, own).finish()
-        found = panels(np.asarray(Image.open(store.picture("x", 1))), LocalizationCanvas(H, W, own.bar))
+    store, found, masks = scored
+    threshold = found.pixel.threshold
+    for own in (colours(found), Colours(0, 2 * threshold, threshold, OF_THRESHOLD)):
+        drawer.draw(store, "x", [1], masks, own).finish()
+        found = panels(np.asarray(Image.open(store.figure("x", 1))), LocalizationCanvas(H, W, own.bar))
         if own.bar == OF_CLASS:
             published = found
-    stored, raw = np.load(store.images("x"))[1], np.load(store.maps("x"))[1]
+    stored, raw = np.load(store.pictures("x"))[1], np.load(store.maps("x"))[1]
     jet = matplotlib.colormaps["jet"](raw / (2 * threshold))[..., :3] * 255
     assert np.abs(found[2] - (stored / 2 + jet / 2)).max() < 4
     assert np.abs(found[2].astype(int) - published[2]).max() > 50
@@ -85,31 +85,31 @@ def test_colours_by_the_threshold(scored, drawer):
 
 
 def test_every_figure_is_there_once_drawing_is_finished(scored, drawer):
-    store, arrays = scored
-    drawings = drawer.draw(store, "x", range(3), arrays, colours(arrays))
+    store, found, masks = scored
+    drawings = drawer.draw(store, "x", range(3), masks, colours(found))
     drawings.finish()
     alone = LocalizationCanvas(H, W, OF_CLASS)
-    maps, images = np.load(store.maps("x")), np.load(store.images("x"))
+    maps, images = np.load(store.maps("x")), np.load(store.pictures("x"))
     for i in range(3):
-        wanted = alone.draw(images[i], arrays["masks"][i], maps[i], colours(arrays))
-        np.testing.assert_array_equal(np.asarray(Image.open(store.picture("x", i))), wanted)
+        wanted = alone.draw(images[i], masks[i], maps[i], colours(found))
+        np.testing.assert_array_equal(np.asarray(Image.open(store.figure("x", i))), wanted)
     assert drawings.name == "x" and len(list(store.root.rglob("*.png"))) == 3
-    drawer.draw(store, "x", [], arrays, colours(arrays)).finish()
+    drawer.draw(store, "x", [], masks, colours(found)).finish()
 
 
 def test_a_figure_that_cannot_be_written_is_an_error(scored, drawer, monkeypatch):
-    store, arrays = scored
+    store, found, masks = scored
 
     def full(figure, path):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(figures, "save_picture", full)
+    monkeypatch.setattr(figures, "save_figure", full)
     with pytest.raises(OSError, match="No space left"):
-        drawer.draw(store, "x", [0, 1, 2], arrays, colours(arrays)).finish()
+        drawer.draw(store, "x", [0, 1, 2], masks, colours(found)).finish()
 
 
 def test_nothing_more_is_drawn_once_it_is_stopped(scored, monkeypatch):
-    store, arrays = scored
+    store, found, masks = scored
     started, go_on, drawn = Event(), Event(), []
 
     def slow(figure, path):
@@ -117,10 +117,10 @@ def test_nothing_more_is_drawn_once_it_is_stopped(scored, monkeypatch):
         assert go_on.wait(20)
         drawn.append(path)
 
-    monkeypatch.setattr(figures, "save_picture", slow)
+    monkeypatch.setattr(figures, "save_figure", slow)
     monkeypatch.setattr(figures, "cores", lambda: 2)  # 一个绘图线程
     drawer = Drawer()
-    drawer.draw(store, "x", [0, 1, 2], arrays, colours(arrays))
+    drawer.draw(store, "x", [0, 1, 2], masks, colours(found))
     assert started.wait(20)
     stopping = Thread(target=drawer.stop)
     stopping.start()

@@ -14,7 +14,8 @@ from test_fitted import WANTED
 
 from datasets.sample import write_sample
 from experiment.files.folder import Store
-from experiment.files.gaussians import stored_state, write_fitted
+from experiment.files.gaussians import write_fitted
+from experiment.files.provenance import stored_state
 from experiment.files.records import read_fitted_record
 from system import files
 from system.errors import UserError

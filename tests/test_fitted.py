@@ -15,9 +15,9 @@ from experiment.files.gaussians import (
     components_path,
     read_components,
     read_fitted,
-    stored_state,
     write_fitted,
 )
+from experiment.files.provenance import stored_state
 from system.direct import Writer
 from system.errors import UserError
 

@@ -249,7 +249,7 @@ def test_localization_figures_stay_until_theirs_are_drawn(data, out, monkeypatch
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(figures, "save_picture", fails)
+        patched.setattr(figures, "save_figure", fails)
         assert run(data, out, "--figures", "3") == 2
     assert sorted(p.name for p in folder.iterdir()) == names and len(names) == 6
     assert run(data, out, "--figures", "1") == 0 and len([*folder.iterdir()]) == 2

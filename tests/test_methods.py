@@ -10,10 +10,10 @@ from conftest import ROOT
 from sklearn.metrics import roc_auc_score
 
 import main
+from experiment.files.arrays import METRICS
 from experiment.files.folder import Store
 from experiment.methods import METHODS
 from experiment.report.published import compare, published, verdict
-from padim.metrics import FIGURES
 
 SMALL = ["--weights", "random", "--resize", "64", "--crop", "0", "--num_workers", "0", "--figures", "1"]
 SPADE = ["--method", "spade", "--arch", "resnet18"]
@@ -47,7 +47,7 @@ def test_all_methods_live_in_one_folder(out):
         for name, row in found["classes"].items():
             arrays = Store(out, key).read_arrays(name)
             assert row["image_rocauc"] == pytest.approx(roc_auc_score(arrays["labels"], arrays["image_scores"]))
-            assert row.keys() >= set(FIGURES)
+            assert row.keys() >= set(METRICS)
 
 
 def test_spade_has_scores_of_its_own(out):
@@ -67,8 +67,8 @@ def test_spade_has_scores_of_its_own(out):
 def test_mahalanobis_ad_has_no_maps(out):
     store = Store(out, "mahalanobis_ad_efficientnet_b1")
     for name, row in results(out, store.key)["classes"].items():
-        assert not store.maps(name).exists() and not store.images(name).exists()
-        assert {row[key] for key in FIGURES if key.startswith("pixel")} == {None} and row["image_ap"] is not None
+        assert not store.maps(name).exists() and not store.pictures(name).exists()
+        assert {row[key] for key in METRICS if key.startswith("pixel")} == {None} and row["image_ap"] is not None
         assert store.read_arrays(name)["masks"] is None
     assert not (out / "pictures_mahalanobis_ad_efficientnet_b1").exists()
 

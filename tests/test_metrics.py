@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve, roc_auc_score, roc_curve
 
+from experiment.files.arrays import arrays_of, row_of
 from padim.counts import Counts, count_pixels
 from padim.curves import MAX_POINTS, TOLERANCE, thin
 from padim.metrics import evaluate, evaluate_maps, evaluate_scores, normalise
@@ -86,7 +87,8 @@ def test_evaluate_maps():
     masks[3:, 5:9, 5:9] = 1
     maps = (rng.random((6, 20, 20)) + masks).astype(np.float32)
     labels = np.array([0, 0, 0, 1, 1, 1])
-    arrays, row = evaluate_maps(maps, labels, masks)
+    found = evaluate_maps(maps, labels, masks)
+    arrays, row = arrays_of(found, [], [], labels, masks, np.empty(0)), row_of(found, {}, None, "")
     assert row["image_rocauc"] == 1
     assert row["pixel_rocauc"] == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()))
     scores = normalise(maps, arrays["score_min"], arrays["score_max"])
@@ -98,21 +100,22 @@ def test_evaluate_maps():
 
 def test_evaluate_maps_without_masks_or_with_one_label():
     maps = np.random.default_rng(0).random((4, 8, 8)).astype(np.float32)
-    arrays, row = evaluate_maps(maps, np.array([0, 0, 1, 1]), None)
-    assert row["pixel_rocauc"] is row["threshold"] is arrays["pixel_roc"] is None
-    assert row["image_rocauc"] is not None and "no pixel figures of merit: there are no masks" in row["remarks"]
-    _, row = evaluate_maps(maps, np.zeros(4), np.zeros((4, 8, 8)))
+    found = evaluate_maps(maps, np.array([0, 0, 1, 1]), None)
+    assert found.pixel is found.threshold is found.overlap is found.wins is None
+    assert found.image is not None and "no pixel figures of merit: there are no masks" in found.remarks
+    row = row_of(evaluate_maps(maps, np.zeros(4), np.zeros((4, 8, 8))), {}, None, "")
     assert row.pop("remarks") == [
         "no image figures of merit: all test pictures are good",
         "no pixel figures of merit: all pixels of the masks are alike",
     ]
-    assert len(row) == 12 and set(row.values()) == {None}
+    assert row.pop("threshold_origin") == "" and len(row) == 13 and set(row.values()) == {None}
 
 
 def test_constant_and_infinite_maps():
     maps = np.full((2, 4, 4), 3, np.float32)
-    arrays, row = evaluate_maps(maps, np.array([0, 1]), None)
-    assert arrays["image_scores"].tolist() == [0, 0] and row["image_rocauc"] == 0.5
+    found, labels = evaluate_maps(maps, np.array([0, 1]), None), np.array([0, 1])
+    arrays = arrays_of(found, [], [], labels, None, np.empty(0))
+    assert arrays["image_scores"].tolist() == [0, 0] and found.image.rocauc == 0.5
     maps[0, 0, 0] = np.nan
     with pytest.raises(UserError):
         evaluate_maps(maps, np.array([0, 1]), None)
@@ -135,15 +138,15 @@ def scored_pixels(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 def test_any_pixels_are_scored_as_scikit_learn_does(pixels):
     maps, masks = pixels
     labels, scores = masks.ravel(), maps.ravel()
-    arrays, row = evaluate_maps(maps, masks.any((1, 2)), masks)
-    assert row["pixel_rocauc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
-    assert row["pixel_ap"] == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
+    pixel = evaluate_maps(maps, masks.any((1, 2)), masks).pixel
+    assert pixel.rocauc == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    assert pixel.ap == pytest.approx(average_precision_score(labels, scores), abs=1e-12)
     figures = {t: f1_score(labels, scores >= t) for t in np.unique(scores)}
-    assert row["pixel_f1"] == pytest.approx(max(figures.values()), abs=1e-12)
-    best = [t for t, f1 in figures.items() if f1 == pytest.approx(row["pixel_f1"], abs=1e-12)]
-    assert arrays["threshold_raw"] == min(best)
-    roc, pr = arrays["pixel_roc"], arrays["pixel_pr"]
-    assert np.trapezoid(roc[:, 1], roc[:, 0]) == pytest.approx(row["pixel_rocauc"], abs=1e-12)
+    assert pixel.f1 == pytest.approx(max(figures.values()), abs=1e-12)
+    best = [t for t, f1 in figures.items() if f1 == pytest.approx(pixel.f1, abs=1e-12)]
+    assert pixel.threshold == min(best)
+    roc, pr = pixel.roc, pixel.pr
+    assert np.trapezoid(roc[:, 1], roc[:, 0]) == pytest.approx(pixel.rocauc, abs=1e-12)
     precision, recall, _ = precision_recall_curve(labels, scores)
     assert distance_to_polyline(np.column_stack([recall, precision])[:-1], pr) < 1e-12
 
@@ -173,14 +176,13 @@ def test_mapped_files_of_more_pictures_than_are_read_at_a_time(tmp_path, kind):
     if kind == "constant":
         maps[:] = 5
     labels, maps = masks.any((1, 2)), np.load(tmp_path / "maps.npy", mmap_mode="r")
-    arrays, row = evaluate_maps(maps, labels, masks)
-    _, whole_row = evaluate_maps(np.array(maps), labels, masks)
-    assert row == whole_row
-    assert row["pixel_rocauc"] == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-12)
-    assert row["pixel_ap"] == pytest.approx(average_precision_score(masks.ravel(), maps.ravel()), abs=1e-12)
+    found, whole = evaluate_maps(maps, labels, masks), evaluate_maps(np.array(maps), labels, masks)
+    assert row_of(found, {}, None, "") == row_of(whole, {}, None, "")
+    assert found.pixel.rocauc == pytest.approx(roc_auc_score(masks.ravel(), maps.ravel()), abs=1e-12)
+    assert found.pixel.ap == pytest.approx(average_precision_score(masks.ravel(), maps.ravel()), abs=1e-12)
     for some in (np.zeros(shape, np.uint8), np.ones(shape, np.uint8)):  # 只有一种像素
-        arrays, row = evaluate_maps(maps, labels, some)
-        assert row["pixel_rocauc"] is row["pixel_aupro"] is row["threshold"] is arrays["pixel_roc"] is None
+        found = evaluate_maps(maps, labels, some)
+        assert found.pixel is found.overlap is found.threshold is found.wins is None
 
 
 def test_sums_beyond_64_bits_are_exact():

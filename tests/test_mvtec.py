@@ -42,7 +42,7 @@ def own(tmp_path):
 
 def test_the_fifteen_classes():
     assert len(CLASSES) == 15 and set(CLASSES) == set(TEXTURES) | set(OBJECTS)
-    table = published(True).figures
+    table = published(True).metrics
     assert set(table) == set(CLASSES) | {"all_textures", "all_objects", "all"}
     assert table["hazelnut"] == {
         "resnet18_image": 0.841, "wide_resnet50_2_image": 0.933,
@@ -53,7 +53,7 @@ def test_the_fifteen_classes():
 
 
 def test_published_figures_are_the_shared_ones(shared):
-    table = published(True).figures
+    table = published(True).metrics
     for file, ours in (("published.csv", slice(4)), ("published_predecessors.csv", slice(4, None))):
         for row in (shared / file).read_text(encoding="utf-8").split()[1:]:
             name, *values = row.split(",")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from datasets.catalogue import find_classes, locate
 from datasets.check import check_class
-from datasets.images import DataError, read_header, read_image
+from datasets.images import DataError, read_header, read_picture
 from datasets.masks import read_mask
 from datasets.mvtec import MVTecDataset
 
@@ -92,7 +92,7 @@ def test_animations_give_their_first_frame(tmp_path):
     for name, kind in {"a.png": "PNG", "a.tif": "TIFF", "gif.png": "GIF"}.items():
         first.save(tmp_path / name, kind, save_all=True, append_images=[second])
         assert Image.open(tmp_path / name).n_frames == 2
-        difference = np.abs(np.asarray(read_image(tmp_path / name)).astype(int) - RGB)
+        difference = np.abs(np.asarray(read_picture(tmp_path / name)).astype(int) - RGB)
         assert difference.max() <= (0 if kind != "GIF" else 80) and difference.mean() < 20
         assert read_header(tmp_path / name).size == (60, 40)
         assert np.asarray(read_mask(tmp_path / name)).any()
@@ -118,7 +118,7 @@ def test_links_are_followed_and_bad_ones_named(folder, tmp_path):
     Image.fromarray(RGB).save(tmp_path / "elsewhere.png")
     (folder / "link.png").symlink_to(tmp_path / "elsewhere.png")
     check_class(MVTecDataset, folder.parents[2], "x")
-    np.testing.assert_array_equal(read_image(folder / "link.png"), RGB)
+    np.testing.assert_array_equal(read_picture(folder / "link.png"), RGB)
     for name, target in {"broken.png": "nowhere.png", "circular.png": "circular.png"}.items():
         (folder / name).symlink_to(target)
         assert f"{name}' (a symbolic link that is circular or leads nowhere)" in refused(folder)

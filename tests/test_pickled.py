@@ -15,9 +15,9 @@ from experiment.files.gaussians import (
     check_covariances,
     map_fitted,
     read_fitted,
-    stored_state,
     write_fitted,
 )
+from experiment.files.provenance import stored_state
 from experiment.files.unpickle import Pickler
 from system.errors import UserError
 

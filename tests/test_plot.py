@@ -59,6 +59,28 @@ def fifteen(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def single(tmp_path_factory) -> Path:
+    """Results of a product of one's own."""
+    root = tmp_path_factory.mktemp("single")
+    write_results(root, "resnet18", ("widget",))
+    write_ablation(root, "resnet18", ("widget",))
+    return root
+
+
+@pytest.fixture(scope="session")
+def wordy(tmp_path_factory) -> Path:
+    """Results of classes with names as people give them."""
+    root = tmp_path_factory.mktemp("wordy")
+    names = [
+        f"{start}_{i}"
+        for i in range(5)
+        for start in ("transistor_housing_left_hand_side", "法兰盘_左侧_高温退火_第二批次", "a")
+    ]
+    write_results(root, "resnet18", tuple(names))
+    return root
+
+
 def run(name: str, *options: object) -> int:
     return script(name).main([str(o) for o in options])
 
@@ -163,6 +185,22 @@ def test_fifteen_classes(name, language, fifteen, tmp_path, checked_only):
     options = ["--result", fifteen, "--out", tmp_path, "--lang", language, "--format", "png"]
     together = name in ("auroc_table", "complexity")  # 各模型画在一图里
     assert run(name, *options, *([] if together else ["--arch", "wide_resnet50_2"])) == 0
+    assert len(checked_only) == 1
+
+
+@pytest.mark.filterwarnings("error:.*(Glyph|layout|font)", "error::RuntimeWarning")
+@pytest.mark.parametrize("name", [s for s in FIGURES if s != "framework"])
+def test_one_class(name, single, tmp_path, checked_only):
+    assert run(name, "--result", single, "--out", tmp_path, "--format", "png") == 0
+    assert len(checked_only) == 1
+
+
+@pytest.mark.filterwarnings("error:.*(layout|font)", "error::RuntimeWarning")
+@pytest.mark.parametrize(
+    "name", [s for s in FIGURES if s not in ("framework", "ablation", "complexity", "model_parameters")]
+)
+def test_long_names(name, wordy, tmp_path, checked_only):
+    assert run(name, "--result", wordy, "--out", tmp_path, "--format", "png") == 0
     assert len(checked_only) == 1
 
 

@@ -18,7 +18,7 @@ from experiment.files.folder import Store
 from experiment.files.gaussians import read_fitted
 from experiment.report import style
 from experiment.report.colours import OF_CLASS, OF_THRESHOLD, Colours
-from experiment.report.figures import heat_over, panel_images
+from experiment.report.figures import heat_over, panel_pictures
 from experiment.report.threshold import Thresholds, stands_out_from
 from system.files import read_json, write_json
 
@@ -204,21 +204,21 @@ def test_score_distribution_where_one_score_is_ten_times_the_others(tmp_path, fi
 def test_localization_shows_the_median_of_every_kind(root, store, figures, tmp_path):
     run("localization", "--result", root, "--out", tmp_path, "--class", "bottle")
     arrays, figure = store.read_arrays("bottle"), figures[0]
-    maps, images = np.load(store.maps("bottle")), np.load(store.images("bottle"))
+    maps, images = np.load(store.maps("bottle")), np.load(store.pictures("bottle"))
     kinds = arrays["kinds"]
     labels = [text.get_text() for text in figure.texts]
     assert labels == ["good", "broken_large", "contamination", "manipulated_front"]
     for row, kind in enumerate(labels):
         members = np.flatnonzero(kinds == kind)
         i = members[np.argsort(arrays["image_scores"][members])[(len(members) - 1) // 2]]
-        wanted = panel_images(images[i], arrays["masks"][i], maps[i], of_class(arrays))
+        wanted = panel_pictures(images[i], arrays["masks"][i], maps[i], of_class(arrays))
         for axes, panel in zip(figure.axes[5 * row : 5 * row + 5], wanted, strict=True):
             np.testing.assert_array_equal(axes.images[0].get_array(), panel)
 
 
 def test_localization_of_chosen_images(root, store, figures, tmp_path):
     run("localization", "--result", root, "--out", tmp_path, "--class", "tile", "--index", 5, 2)
-    images = np.load(store.images("tile"))
+    images = np.load(store.pictures("tile"))
     for row, i in enumerate((5, 2)):
         np.testing.assert_array_equal(figures[0].axes[5 * row].images[0].get_array(), images[i])
 
@@ -229,7 +229,7 @@ def test_localization_is_padims_unless_a_model_is_named(methods, figures, tmp_pa
     for options, key in (((), better), (("--arch", METHODS[2]), METHODS[2])):
         run("localization", "--result", methods, "--out", tmp_path, "--class", "tile", "--index", 3, *options)
         store = Store(methods, key)
-        arrays, maps, images = store.read_arrays("tile"), np.load(store.maps("tile")), np.load(store.images("tile"))
+        arrays, maps, images = store.read_arrays("tile"), np.load(store.maps("tile")), np.load(store.pictures("tile"))
         heat = heat_over(images[3], maps[3], of_class(arrays))
         np.testing.assert_array_equal(figures[-1].axes[2].images[0].get_array(), heat)
 
@@ -259,7 +259,7 @@ def test_comparison(methods, figures, tmp_path):
         image, truth, *heats = (next(panels).images[0].get_array() for _ in range(5))
         for heat, key in zip(heats, METHODS[:3], strict=True):
             store = Store(methods, key)
-            arrays, picture = store.read_arrays("tile"), np.load(store.images("tile"))[i]
+            arrays, picture = store.read_arrays("tile"), np.load(store.pictures("tile"))[i]
             raw = np.load(store.maps("tile"))[i]
             np.testing.assert_array_equal(heat, heat_over(picture, raw, of_class(arrays)))
             np.testing.assert_array_equal(image, picture)
@@ -279,7 +279,7 @@ def test_colours(methods, figures, tmp_path):
     store = Store(root, METHODS[0])
     content, arrays = store.read_results(), store.read_arrays("tile")
     raw, picture, threshold = (
-        np.load(store.maps("tile"))[5], np.load(store.images("tile"))[5], arrays["threshold_raw"],
+        np.load(store.maps("tile"))[5], np.load(store.pictures("tile"))[5], arrays["threshold_raw"],
     )  # fmt: skip
     by_threshold = Colours(0, 2 * threshold, threshold, OF_THRESHOLD)
 

@@ -157,7 +157,7 @@ def maps(store):
 
 
 def pictures(store):
-    return store.images("tile")
+    return store.pictures("tile")
 
 
 def features(store):

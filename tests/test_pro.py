@@ -165,5 +165,5 @@ def test_undefined():
     maps = np.random.default_rng(0).random((2, 8, 8)).astype(np.float32)
     assert per_region_overlap(maps, np.zeros((2, 8, 8))) is None
     assert per_region_overlap(maps, np.ones((2, 8, 8))) is None
-    arrays, row = evaluate_maps(maps, np.array([0, 1]), None)
-    assert arrays["pixel_pro"] is row["pixel_aupro"] is None
+    found = evaluate_maps(maps, np.array([0, 1]), None)
+    assert found.overlap is found.strict_overlap is None

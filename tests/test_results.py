@@ -1,9 +1,13 @@
 import pytest
 
+from datasets.mvtec import MVTecDataset
+from datasets.preprocessing import Preprocessing
+from experiment.files import arrays
 from experiment.files.folder import Store
+from experiment.files.provenance import DataFolder
 from experiment.report import results as report
 from experiment.report.published import Reference, compare
-from padim import metrics
+from experiment.report.words import width
 from system.errors import UserError
 
 GROUPS = {"textures": ("t",), "objects": ("o", "p"), "all": ("o", "p", "t")}
@@ -15,14 +19,14 @@ REFERENCE = Reference(GROUPS, FIGURES)
 
 
 def row(image, pixel, published=None):
-    plain = dict.fromkeys(metrics.FIGURES) | {
+    plain = dict.fromkeys(arrays.METRICS) | {
         "image_rocauc": image,
         "pixel_rocauc": pixel,
         "pixel_aupro": pixel,
         "threshold": 0.5,
     }
     plain |= {"n_train": 2, "n_test": 2, "remarks": [], "image_threshold": None, "threshold_origin": ""}
-    plain |= dict.fromkeys(metrics.INTERVALS)
+    plain |= dict.fromkeys(arrays.INTERVALS)
     plain |= dict.fromkeys(("dataset", "data_path", "file_names", "training_files", "test_files"), "0")
     return compare(plain | {"seconds": {"total": 1.25}}, published)
 
@@ -54,19 +58,12 @@ def test_averages_name_the_published_mean_only_for_all_its_classes():
 
 def test_the_table_is_aligned():
     rows = {"t": row(0.8123456, None, {"image": 0.9, "pixel": 0.95}), "a_long_name": row(1.0, 0.5)}
+    rows["法兰盘_左侧"] = row(1.0, 0.5)
     results = {"classes": rows, "averages": report.averages(rows, REFERENCE, "resnet18")}
     lines = report.table(results).splitlines()
-    assert len({len(line) for line in lines}) == 1
+    assert len({width(line) for line in lines}) == 1  # 终端里一个汉字占两格
     assert lines[2].split() == ["t", "0.8123", "0.900", "-0.0877", "–", "0.950", "–", "–", "–", "1.2"]
     assert lines[3].split() == ["a_long_name", "1.0000", "–", "–", "0.5000", "–", "–", "0.5000", "–", "1.2"]
-
-
-def anything(rows) -> None:
-    pass
-
-
-def foreign(rows) -> None:
-    raise UserError("another data set")
 
 
 def test_what_a_run_goes_on_with(tmp_path):
@@ -81,26 +78,28 @@ def test_what_a_run_goes_on_with(tmp_path):
         "layers": [{"name": "layer1"}],
         "reduction": "random",
     }
-    results = report.begin(store, {"rd": None}, made, False, anything)
+    here, there = (DataFolder(MVTecDataset, tmp_path / name, Preprocessing()) for name in ("here", "there"))
+    own, foreign, place = (here, ["a", "b"]), (there, []), {"data_path": str(here.root), "dataset": "mvtec"}
+    results = report.kept_results(store, {"rd": None}, made, *own, False)
     assert results["classes"] == {} and not results["complete"]
-    results["classes"] = {"a": row(1.0, 1.0), "b": row(0.5, 0.5)}
+    results["classes"] = {"a": row(1.0, 1.0) | place, "b": row(0.5, 0.5) | place}
     results["run"] |= {"finished": ["a", "b"], "command": "python main.py"}
     store.write_results(results)
     store.write_arrays("a", {"x": 1})  # b 的文件不见了：要重做
 
-    assert report.begin(store, {"rd": None}, made, False, anything)["run"]["finished"] == ["a"]
-    unscored = {"classes": results["classes"] | {"b": row(None, None) | {"n_test": 0}}}
+    assert report.kept_results(store, {"rd": None}, made, *own, False)["run"]["finished"] == ["a"]
+    unscored = {"classes": results["classes"] | {"b": row(None, None) | place | {"n_test": 0}}}
     store.write_results(results | unscored)  # 没有测试图片的一类本来就没有文件
-    assert report.begin(store, {"rd": None}, made, False, anything)["run"]["finished"] == ["a", "b"]
+    assert report.kept_results(store, {"rd": None}, made, *own, False)["run"]["finished"] == ["a", "b"]
     store.write_results(results)
-    assert report.begin(store, {"rd": 5}, made, False, anything)["run"]["finished"] == []
-    assert set(report.begin(store, {"rd": 5}, made, False, anything)["classes"]) == {"a", "b"}
+    assert report.kept_results(store, {"rd": 5}, made, *own, False)["run"]["finished"] == []
+    assert set(report.kept_results(store, {"rd": 5}, made, *own, False)["classes"]) == {"a", "b"}
     with pytest.raises(UserError, match=r"seed 1, this run has seed 2.*--refit"):
-        report.begin(store, {}, made | {"seed": 2}, False, anything)
-    replacing = report.begin(store, {}, made | {"seed": 2}, True, anything)  # 旧行留到新的一行行换上
+        report.kept_results(store, {}, made | {"seed": 2}, *own, False)
+    replacing = report.kept_results(store, {}, made | {"seed": 2}, *own, True)  # 旧行留到新的一行行换上
     assert replacing["run"]["earlier"] == list(replacing["classes"]) == ["a", "b"]
-    with pytest.raises(UserError, match="another data set"):
-        report.begin(store, {}, made, False, foreign)
-    assert report.begin(store, {}, made, True, foreign)["run"]["earlier"] == ["a", "b"]
+    with pytest.raises(UserError, match=r"holds class 'a' of .*, which is not that of .*--refit"):
+        report.kept_results(store, {}, made, *foreign, False)
+    assert report.kept_results(store, {}, made, *foreign, True)["run"]["earlier"] == ["a", "b"]
     store.write_results(results | {"complete": True})
-    assert report.begin(store, {"rd": None}, made, False, anything)["run"]["finished"] == []
+    assert report.kept_results(store, {"rd": None}, made, *own, False)["run"]["finished"] == []

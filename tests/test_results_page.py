@@ -18,6 +18,7 @@ from synthetic import FIFTEEN, write_results
 
 from experiment.files.folder import Store
 from experiment.report.colours import colours_of
+from experiment.report.drift import PARTS, drift
 from experiment.report.figures import Drawer
 from experiment.report.published import Reference, verdict
 from experiment.report.threshold import ROUNDING, Thresholds
@@ -46,8 +47,8 @@ def folder(tmp_path_factory) -> Path:
     Store(root, other).arrays("tile").unlink()  # 没有测试图片的一类
     store, drawer = Store(root, "resnet18"), Drawer()
     arrays = store.read_arrays(ODD)
-    drawer.draw(store, ODD, range(12), arrays, COLOURS).finish()
-    drawer.draw(store, "grid", [0, 5], store.read_arrays("grid"), COLOURS).finish()
+    drawer.draw(store, ODD, range(12), arrays["masks"], COLOURS).finish()
+    drawer.draw(store, "grid", [0, 5], store.read_arrays("grid")["masks"], COLOURS).finish()
     drawer.stop()
     files = [f"test/{f.split('/')[1]}/图 {i} {HOSTILE}.png" for i, f in enumerate(arrays["files"].tolist())]
     store.write_arrays(ODD, arrays | {"files": np.array(files)})
@@ -182,6 +183,39 @@ def test_the_slider_counts_as_numpy_does(seen, folder):
         check_counts(seen, folder, "bottle")
     seen.one("#stored").click()
     assert float(field.get_property("value")) == pytest.approx(best, rel=1e-6)
+
+
+def test_a_few_very_high_scores_do_not_crowd_the_others(seen, tmp_path):
+    """The axis is logarithmic then, and the slider moves along it."""
+    write_results(tmp_path, "resnet18", ("grid",))
+    store, raw = Store(tmp_path, "resnet18"), np.append(np.geomspace(10, 20, 11), 400)
+    ends = {f"{of}score_{end}": value for of in ("", "image_") for end, value in (("min", raw[0]), ("max", raw[-1]))}
+    found = ends | {"image_scores": (raw - 10) / 390, "image_threshold_raw": raw[4]}
+    store.write_arrays("grid", store.read_arrays("grid") | found)
+    assert page.main(["--result", str(tmp_path)]) == 0
+    seen.show(tmp_path, "#zh/resnet18/grid")
+    assert seen.one("#scale").text == "图像得分，对数坐标"
+    bars = [
+        set(re.findall(r"V([\d.]+)H(\d+)", seen.one(f"svg .{kind}").get_dom_attribute("d")))
+        for kind in ("good", "defect")
+    ]
+    filled = {place for each in bars for height, place in each if float(height) < 100}
+    assert len(filled) == 12
+    check_counts(seen, tmp_path, "grid")
+    slider = seen.one("#slider")
+    seen.execute_script("arguments[0].value = 500; arguments[0].dispatchEvent(new Event('input'))", slider)
+    assert float(seen.one("#threshold").get_property("value")) == pytest.approx(np.sqrt(4000), rel=1e-4)
+    check_counts(seen, tmp_path, "grid")
+    slider.send_keys(Keys.HOME)
+    check_counts(seen, tmp_path, "grid")
+    field = seen.one("#threshold")
+    for value in ("0", "-3", "12.5"):
+        field.clear()
+        field.send_keys(value)
+        check_counts(seen, tmp_path, "grid")
+    assert float(slider.get_property("value")) == pytest.approx(
+        1000 * (np.log(12.5 / 10) / np.log(40) + 0.03) / 1.06, abs=1
+    )
 
 
 def test_sorting_and_filtering_of_pictures(seen, folder):
@@ -398,14 +432,15 @@ def answered(file: str, score: float, decision: str, p_value: float | None, figu
 def predicted(tmp_path_factory) -> Path:
     """What predict.py --out leaves of 40 pictures, half of them with figures, among odd ones; no model is needed."""
     root = tmp_path_factory.mktemp("predicted") / "out"
-    thresholds = Thresholds(12.0, 9.0, "99th percentile of 31 left-out training scores")
+    good = np.random.default_rng(1).normal(10, 2, 31).tolist()
+    thresholds = Thresholds(12.0, 9.0, "99th percentile of 31 left-out training scores", good=good)
     rows = []
     for i, score in enumerate(np.random.default_rng(0).normal(11, 2, 40).round(4).tolist()):
         figure = f"pictures/新 图/{i} '%20' #?.png" if i % 2 else None
         if figure:
             blank_figure(root / figure)
         file = f"/数据/a {HOSTILE if i % 3 else ''}/{i}.png"
-        rows.append(answered(file, score, thresholds.decide(score), 0.25 if i % 5 else None, figure))
+        rows.append(answered(file, score, thresholds.decide(score), thresholds.p_value(score), figure))
     write_predictions(
         root, Path("train_螺丝.pkl"), "螺丝", {"arch": "resnet18", "weights": "imagenet"}, thresholds, rows
     )
@@ -421,7 +456,7 @@ def test_predictions(seen, predicted):
     assert shown(seen) == {row["file"]: row["decision"] for row in rows}
     assert list(shown(seen)) == [row["file"] for row in sorted(rows, key=lambda row: -row["score"])]
     assert not seen.one("#label").is_displayed() and seen.one("#rates").text == ""
-    assert "p = 0.25" in seen.one("#pictures").text
+    assert f"p = {rows[0]['p_value']:.3g}" in seen.one("#pictures").text
     slider, raw = seen.one("#slider"), np.array([row["score"] for row in rows])
     for keys in (Keys.END, *[Keys.PAGE_DOWN] * 5, Keys.HOME):
         slider.send_keys(keys)
@@ -432,6 +467,33 @@ def test_predictions(seen, predicted):
     assert len(images) == 20
     seen.execute_script("arguments[0].scrollIntoView()", images[-1])
     wait(seen, "return arguments[0].naturalWidth > 0", images[-1])
+
+
+def test_how_predictions_lie_among_good_scores(seen, predicted, tmp_path):
+    """The sentence that predict.py says, in both languages, and a bar for each twentieth as high as its share."""
+    rows = json.loads((predicted / "predictions.json").read_text(encoding="utf-8"))["pictures"]
+    found = drift([row["p_value"] for row in rows], 31)
+    seen.show(predicted, "#en")
+    assert seen.one("#drift_said").text == found.sentence
+    tops = {}
+    for name in ("within", "outside"):
+        path = seen.one(f"#drift .{name}").get_attribute("d")
+        tops |= {int(i): (float(y), name) for i, y in re.findall(r"M(\d+)\.15 100V([\d.]+)h", path)}
+    heights = np.array([100 - tops[i][0] for i in range(PARTS)])
+    shares = np.array([share.found for share in found.parts])
+    np.testing.assert_allclose(heights / heights.sum(), shares, atol=1e-3)
+    outside = [abs(share.found - share.usual) > share.margin for share in found.parts]
+    assert [tops[i][1] == "outside" for i in range(PARTS)] == outside and 0 < sum(outside) < PARTS
+    assert seen.one("#drift .band").get_attribute("d").count("M") == PARTS
+    seen.one("#language").click()
+    wait(seen, "return document.documentElement.lang === 'zh-CN'")
+    chinese = seen.one("#drift").text
+    assert not re.search("[a-z]", chinese) and re.findall(r"\d+", found.sentence)[:3] == re.findall(r"\d+", chinese)[:3]
+    few = Thresholds(12.0, 9.0, "given", good=[1.0] * 31)
+    write_predictions(tmp_path, Path("train_x.pkl"), "x", {"arch": "resnet18", "weights": "random"}, few, rows[:19])
+    assert page.main(["--result", str(tmp_path)]) == 0
+    seen.show(tmp_path)
+    assert not seen.one("#drift").is_displayed()
 
 
 def test_without_a_threshold_nothing_is_decided(seen, tmp_path):
@@ -456,9 +518,9 @@ def test_two_thousand_pictures(seen, tmp_path):
            "labels": labels, "kinds": kinds, "image_scores": rng.random(count).astype(np.float32), "masks": None,
            "patches": np.zeros((count, 2), np.float32), "pixel_wins": None, "pixel_aupimo": None}  # fmt: skip
     store.write_arrays("bottle", arrays | few)
-    blank_figure(store.picture("bottle", 0))
+    blank_figure(store.figure("bottle", 0))
     for i in range(1, count):
-        os.link(store.picture("bottle", 0), store.picture("bottle", i))
+        os.link(store.figure("bottle", 0), store.figure("bottle", i))
     assert page.main(["--result", str(tmp_path)]) == 0
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     data = re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)[1]
@@ -486,7 +548,7 @@ def test_names_that_are_no_text(seen, tmp_path):
     name = os.fsdecode(b"caf\xe9")
     write_results(tmp_path, "resnet18", (name,))
     store, drawer = Store(tmp_path, "resnet18"), Drawer()
-    drawer.draw(store, name, [3], store.read_arrays(name), COLOURS).finish()
+    drawer.draw(store, name, [3], store.read_arrays(name)["masks"], COLOURS).finish()
     drawer.stop()
     assert page.main(["--result", str(tmp_path)]) == 0
     seen.show(tmp_path)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from synthetic import write_ablation, write_results
 
+from experiment.files.arrays import arrays_of
 from experiment.files.folder import Store
 from padim.metrics import evaluate_maps
 from system.errors import UserError
@@ -38,10 +39,10 @@ def scored(tmp_path):
     labels = np.array([0, 1, 1], np.uint8)
     masks = np.zeros((3, 8, 8), np.uint8)
     masks[1:, 2:5, 2:5] = 1
-    arrays, _ = evaluate_maps(rng.random((3, 8, 8), np.float32) + masks, labels, masks)
-    files = np.array(["test/good/0.png", "test/b/0.png", "test/b/1.png"])
+    found = evaluate_maps(rng.random((3, 8, 8), np.float32) + masks, labels, masks)
+    files = ["test/good/0.png", "test/b/0.png", "test/b/1.png"]
     store = Store(tmp_path, "resnet18")
-    store.write_arrays("x", arrays | {"files": files, "kinds": files, "patches": rng.random((3, 4), np.float32)})
+    store.write_arrays("x", arrays_of(found, files, files, labels, masks, rng.random((3, 4), np.float32)))
     return store
 
 
@@ -110,7 +111,7 @@ def test_scores_and_arrays(tmp_path):
         maps[:] = 3
         images[1] = 7
     assert np.load(store.maps("x"), mmap_mode="r").shape == (2, 4, 5)
-    assert np.load(store.images("x"), mmap_mode="r")[1].min() == 7
+    assert np.load(store.pictures("x"), mmap_mode="r")[1].min() == 7
     assert store.read_arrays("x") is None
     written = dict.fromkeys(["masks", "threshold_raw", "image_threshold_raw", "pixel_roc", "pixel_pr", "pixel_pro"])
     written |= dict.fromkeys(["pixel_wins", "pixel_aupimo"])
@@ -147,10 +148,10 @@ def test_scores_and_arrays(tmp_path):
 def test_pictures_of_a_class_with_a_similar_name_stay(tmp_path):
     store = Store(tmp_path, "resnet18")
     names = ["a_0", "a_12", "a_1_0", "b_0", "a_x"]
-    store.picture("a", 0).parent.mkdir()
+    store.figure("a", 0).parent.mkdir()
     for name in names:
-        store.picture("a", 0).with_name(f"{name}.png").touch()
-    assert sorted(p.stem for p in store.pictures("a")) == ["a_0", "a_12"]
+        store.figure("a", 0).with_name(f"{name}.png").touch()
+    assert sorted(p.stem for p in store.figures("a")) == ["a_0", "a_12"]
 
 
 def test_writable_check_leaves_nothing(tmp_path):

@@ -5,6 +5,7 @@ from matplotlib import font_manager
 from datasets import mvtec
 from experiment.methods import split_key
 from experiment.report import style
+from experiment.report.words import padded, shortened, width
 from system.errors import UserError
 
 
@@ -95,3 +96,14 @@ def test_no_font_is_one_line_with_the_remedy(lookup, monkeypatch):
 def test_cff_outlines_are_recognised(content, is_cff, tmp_path):
     (tmp_path / "font").write_bytes(content)
     assert style._is_cff(str(tmp_path / "font")) is is_cff
+
+
+@pytest.mark.parametrize("text", ["transistor_housing_left_hand", "法兰盘_左侧_高温退火", "a钢b板c材d", "e\u0301" * 9])
+def test_words_are_cut_in_the_middle(text):
+    for columns in range(4, 40):
+        short = shortened(text, columns)
+        assert width(short) <= columns and (short == text) == (width(text) <= columns)
+        if short != text:
+            head, tail = short.split("…")
+            assert text.startswith(head) and text.endswith(tail) and width(short) >= columns - 2
+            assert width(padded(short, 40)) == 40

@@ -180,15 +180,15 @@ def test_the_bootstrap_interval():
     masks[4:, 1:4, 2:4] = 1
     maps = (rng.normal(size=masks.shape) + masks + rng.normal(size=(9, 1, 1))).astype(np.float32)
     labels = masks.any((1, 2))
-    arrays, row = evaluate_maps(maps, labels, masks)
+    found = evaluate_maps(maps, labels, masks)
     areas = []
     for times in draws(labels):
         drawn, is_defect = (np.repeat(each, times, axis=0) for each in (maps, masks > 0))
         areas.append(pairs_won(drawn[is_defect], drawn[~is_defect]).mean())
-    assert row["pixel_rocauc_interval"] == pytest.approx(np.percentile(areas, [2.5, 97.5]), abs=1e-12)
-    low, high = row["pixel_rocauc_interval"]
-    assert low < row["pixel_rocauc"] < high
-    np.testing.assert_array_equal(arrays["pixel_wins"], by_definition(maps, masks))
+    assert found.pixel_interval == pytest.approx(np.percentile(areas, [2.5, 97.5]), abs=1e-12)
+    low, high = found.pixel_interval
+    assert low < found.pixel.rocauc < high
+    np.testing.assert_array_equal(found.wins, by_definition(maps, masks))
 
 
 def test_draws_without_a_defect_pixel_are_left_out():

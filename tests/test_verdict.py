@@ -5,12 +5,12 @@ import pytest
 import main
 from datasets.mvtec import CLASSES
 from experiment import run
-from experiment.options import experiment, options
+from experiment.options import defaults, experiment
 from experiment.report.published import Reference, departures, published, sentence, verdict
 
 REFERENCE = published(True)
 ARCHS = ["resnet18", "wide_resnet50_2"]
-DEFAULTS = {name: option.default for name, option in options().items()}
+DEFAULTS = defaults()
 
 
 def table(arch: str, **changes: tuple) -> dict:

@@ -18,19 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from experiment.files.records import (
-    LEFT_OUT,
-    LEVELS,
-    SCORED,
-    UnreadableError,
-    is_results,
-    is_studies,
-    parse_arrays,
-    wrong_array,
-)
-from padim.metrics import FIGURES, INTERVALS
+from experiment.files.arrays import INTERVALS, LEFT_OUT, METRICS, SCORED, read_npz, write_npz
+from experiment.files.records import LEVELS, is_results, is_studies, read_record
 from system.errors import UserError
-from system.files import TEXT, Staged, allocate, close, read_json, replacing, without_leftovers, write_json
+from system.files import TEXT, Staged, allocate, close, without_leftovers, write_json
 from system.lock import lock
 
 
@@ -56,7 +47,7 @@ class Store:
         """Raw maps, (N, H, W) float32."""
         return self.root / f"scores_{self.key}" / f"{name}_maps.npy"
 
-    def images(self, name: str) -> Path:
+    def pictures(self, name: str) -> Path:
         """Cropped pictures, (N, H, W, 3) uint8."""
         return self.root / f"scores_{self.key}" / f"{name}_images.npy"
 
@@ -69,7 +60,7 @@ class Store:
         # 不与得分放在一处：那里有一类叫 NAME_left_out 时，名字会相撞
         return self.root / f"temp_{self.key}" / f"train_{name}_left_out.npz"
 
-    def picture(self, name: str, index: int) -> Path:
+    def figure(self, name: str, index: int) -> Path:
         """A localization figure."""
         return self.root / f"pictures_{self.key}" / f"{name}_{index}.png"
 
@@ -97,7 +88,7 @@ class Store:
         candidates = [
             ("training features", self.fitted("").parent),
             ("anomaly maps and scores", self.arrays("").parent),
-            ("localization figures", self.picture("", 0).parent),
+            ("localization figures", self.figure("", 0).parent),
             ("ROC curves", self.roc_curve),
             ("results", self.results),
             ("results as a table", self.results.with_suffix(".csv")),
@@ -113,7 +104,7 @@ class Store:
         UserError
             If another run is writing them.
         """
-        places = [(p.parent, "") for p in (self.fitted(""), self.arrays(""), self.picture("", 0))]
+        places = [(p.parent, "") for p in (self.fitted(""), self.arrays(""), self.figure("", 0))]
         places += [(self.root, f"{kind}_{self.key}.") for kind in ("results", "roc_curve", "ablation")]
         with lock(self._lock, "give another --save_path"), without_leftovers(places):
             yield
@@ -127,9 +118,9 @@ class Store:
         """Whether something stands that was made of a class's Gaussians."""
         return any(path.exists() for path in (self.fitted(name), self.left_out(name), self.arrays(name)))
 
-    def pictures(self, name: str) -> list[Path]:
+    def figures(self, name: str) -> list[Path]:
         """A class's localization figures that are there."""
-        folder, own = self.picture(name, 0).parent, re.compile(re.escape(name) + r"_\d+\.png")
+        folder, own = self.figure(name, 0).parent, re.compile(re.escape(name) + r"_\d+\.png")
         return [path for path in folder.iterdir() if own.fullmatch(path.name)] if folder.is_dir() else []
 
     @contextmanager
@@ -139,9 +130,9 @@ class Store:
         """Maps (N, H, W) float32 and pictures (N, H, W, 3) uint8 to fill, and where the maps lie meanwhile."""
         with ExitStack() as open_:
             maps_path = open_.enter_context(staged.writing(self.maps(name)))
-            images_path = open_.enter_context(staged.writing(self.images(name)))
+            pictures_path = open_.enter_context(staged.writing(self.pictures(name)))
             arrays = []
-            for path, kind, each in ((maps_path, np.float32, shape), (images_path, np.uint8, (*shape, 3))):
+            for path, kind, each in ((maps_path, np.float32, shape), (pictures_path, np.uint8, (*shape, 3))):
                 arrays.append(allocate(path, kind, each))
                 open_.callback(close, arrays[-1])  # Windows 不许改名仍映射着的文件
             yield arrays[0], arrays[1], maps_path
@@ -150,7 +141,7 @@ class Store:
 
     def write_arrays(self, name: str, arrays: dict[str, Any], staged: Staged | None = None) -> None:
         """Write the small arrays; None becomes an empty array, which `read_arrays` undoes."""
-        _write(self.arrays(name), arrays, staged)
+        write_npz(self.arrays(name), arrays, staged)
 
     def read_arrays(self, name: str) -> dict[str, Any] | None:
         """The small arrays as written, or None where the class has none.
@@ -160,11 +151,11 @@ class Store:
         UserError
             If the file is damaged, or an array is not of its type and shape, or not finite.
         """
-        return _read(self.arrays(name), SCORED, "delete it and score the class again")
+        return read_npz(self.arrays(name), SCORED, "delete it and score the class again")
 
     def write_left_out(self, name: str, arrays: dict[str, Any], staged: Staged | None = None) -> None:
         """Write the training pictures with the highest left-out scores, and every training picture's lot."""
-        _write(self.left_out(name), arrays, staged)
+        write_npz(self.left_out(name), arrays, staged)
 
     def read_left_out(self, name: str) -> dict[str, Any] | None:
         """Those pictures' ``files``, ``scores``, ``maps``, ``images``, the highest first; the ``lots`` of all of them.
@@ -176,37 +167,15 @@ class Store:
         UserError
             As by `read_arrays`.
         """
-        return _read(self.left_out(name), LEFT_OUT, "delete it and run main.py --leave_out one again")
+        return read_npz(self.left_out(name), LEFT_OUT, "delete it and run main.py --leave_out one again")
 
-    def read_results(self) -> dict | None:
-        """The results as written, or None where there are none.
+    def read_results(self) -> dict[str, Any] | None:
+        """The results as written, or None where there are none; UserError where the file holds something else."""
+        return read_record(self.results, is_results, "is no results file of this program; move it away")
 
-        Raises
-        ------
-        UserError
-            If the file holds something else.
-        """
-        results = read_json(self.results)
-        if results is None and not self.results.exists():
-            return None
-        if not is_results(results):
-            raise UserError(f"{str(self.results)!r} is no results file of this program; move it away")
-        return results
-
-    def read_studies(self) -> dict | None:
-        """The file of studies as written, or None where there is none.
-
-        Raises
-        ------
-        UserError
-            If the file holds something else.
-        """
-        content = read_json(self.ablation)
-        if content is None and not self.ablation.exists():
-            return None
-        if not is_studies(content):
-            raise UserError(f"{str(self.ablation)!r} is no file of ablation.py, or is damaged; move it away")
-        return content
+    def read_studies(self) -> dict[str, Any] | None:
+        """The studies as written, or None where there are none; UserError where the file holds something else."""
+        return read_record(self.ablation, is_studies, "is no file of ablation.py, or is damaged; move it away")
 
     def write_results(self, results: dict, staged: Staged | None = None) -> None:
         """Write the results as JSON, and their rows as CSV."""
@@ -215,7 +184,7 @@ class Store:
 
     def _write_results(self, results: dict, staged: Staged) -> None:
         write_json(self.results, results, staged)
-        columns = (*FIGURES, "threshold", "image_threshold", "threshold_origin", "n_train", "n_test")
+        columns = (*METRICS, "threshold", "image_threshold", "threshold_origin", "n_train", "n_test")
         nested = [(kind, level) for kind in ("published", "difference") for level in LEVELS]
         path = self.results.with_suffix(".csv")
         with staged.writing(path) as temporary, open(temporary, "w", newline="", **TEXT) as file:
@@ -223,28 +192,6 @@ class Store:
             ends = [f"{key}_{end}" for key in INTERVALS for end in ("low", "high")]
             writer.writerow(["class", *columns, "seconds", *map("_".join, nested), *ends])
             for name, row in results["classes"].items():
-                figures = [(row[kind] or {}).get(level) for kind, level in nested]
-                figures += [end for key in INTERVALS for end in row[key] or (None, None)]
-                writer.writerow([name, *(row.get(c) for c in columns), row["seconds"]["total"], *figures])
-
-
-def _write(path: Path, arrays: dict[str, Any], staged: Staged | None) -> None:
-    whole = {k: np.empty(0) if v is None else np.asarray(v) for k, v in arrays.items()}
-    where = replacing(path) if staged is None else staged.writing(path, vouches=True)
-    with where as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **whole)  # type: ignore[arg-type]
-
-
-def _read(path: Path, form: dict[str, tuple[str, tuple]], remedy: str) -> dict[str, Any] | None:
-    try:
-        loaded = parse_arrays(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except UnreadableError as problem:
-        raise UserError(f"{str(path)!r} is damaged; {remedy}") from problem
-    if isinstance(loaded, np.ndarray):
-        raise UserError(f"{str(path)!r} holds one array, not a class's; {remedy}")
-    arrays = {k: None if v.shape == (0,) else v[()] for k, v in loaded.items()}
-    if key := wrong_array(arrays, form):
-        raise UserError(f"{str(path)!r} is damaged or foreign: {key!r} is not what main.py writes; {remedy}")
-    return arrays
+                last = [(row[kind] or {}).get(level) for kind, level in nested]
+                last += [end for key in INTERVALS for end in row[key] or (None, None)]
+                writer.writerow([name, *(row.get(c) for c in columns), row["seconds"]["total"], *last])

@@ -1,11 +1,12 @@
-"""A fitted class as a pickle ``[mean, cov]`` with a JSON beside it: write, read, compare. Imports no torch.
+"""A fitted class as a pickle ``[mean, cov]`` with a JSON beside it: write and read. Imports no torch.
 
-拟合好的一类：pickle ``[mean, cov]`` 与旁边的 JSON；写、读、比较。
+拟合好的一类：pickle ``[mean, cov]`` 与旁边的 JSON；写与读。
 
 Files keep the order of the thesis, mean (d, P) and covariance (d, d, P); in memory both are position-major.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -13,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from experiment.files.records import CONFIGURATION, UnreadableError, matches, parse_arrays
-from experiment.files.unpickle import REMEDY, DamagedError, Pickler, damaged, read_arrays
+from experiment.files.arrays import UnreadableError, parse_arrays
+from experiment.files.unpickle import DamagedError, Pickler, damaged, read_arrays
 from system.direct import Writer
-from system.errors import UserError
-from system.files import Staged, forget, read_json, write_json
+from system.files import Staged, forget, write_json
 from system.resources import aligned, cores
 
 SYMMETRY = 1e-5  # 相对于一个位置的最大元素
@@ -31,7 +31,7 @@ class AbortedError(Exception):
 
 @dataclass(frozen=True)
 class Progress:
-    """Between who writes and who waits.
+    """What a writer and whoever waits for it tell each other.
 
     Attributes
     ----------
@@ -62,8 +62,9 @@ def write_fitted(
     record: dict[str, Any],
     components: np.ndarray | None = None,
     progress: Progress | None = None,
-) -> None:
-    """Pickle ``[mean, cov]`` in the thesis's order, and its JSON beside it.
+    staged: Staged | None = None,
+) -> dict[str, Any]:
+    """Pickle ``[mean, cov]`` in the thesis's order, and write its JSON beside it.
 
     Parameters
     ----------
@@ -74,44 +75,41 @@ def write_fitted(
         Symmetric, so that its transpose is the (d, d, P) array in Fortran order: protocol 5 writes
         the memory as it stands, without a copy.
     record : dict
-        What the Gaussians were made from; the JSON, to which ``pickle_bytes`` is added.
+        What the Gaussians were made from.
     components : ndarray, (d, t_d) float32, optional
         The projection onto principal components, for ``train_{class}_components.npy``.
     progress : Progress, optional
+    staged : Staged, optional
+        Gets the files, but for the JSON, which must be added to it.
+
+    Returns
+    -------
+    dict
+        The JSON: the record with its ``pickle_bytes``.
 
     Raises
     ------
     AbortedError, OSError
         If ``progress.stop`` was set, or a file cannot be written; the files that were there are unchanged.
     """
-    with Staged() as staged:
-        size = stage_fitted(staged, path, mean, covariance, components, progress)
-        write_json(path.with_suffix(".json"), record | {"pickle_bytes": size}, staged)
-
-
-def stage_fitted(
-    staged: Staged,
-    path: Path,
-    mean: np.ndarray,
-    covariance: np.ndarray,
-    components: np.ndarray | None = None,
-    progress: Progress | None = None,
-) -> int:
-    """`write_fitted` but for the JSON, which must be staged, too; returns its ``pickle_bytes``."""
     progress = progress or Progress()
-    if components is None:
-        staged.remove(components_path(path))
-    else:
-        with staged.writing(components_path(path)) as temporary, open(temporary, "wb") as file:
-            np.save(file, components)
-    # 自己已落盘：不必再落一次。记录先于它换上：在场的 pickle 总有与它相配的记录
-    with staged.writing(path, vouches=True, sync=False) as temporary:
-        with Writer(temporary, progress.go_on) as file:
-            Pickler(file, protocol=5).dump([np.ascontiguousarray(mean.T), covariance.T])
-            file.finish()
-            progress.dumped.set()
-            file.sync()
-        return temporary.stat().st_size
+    with Staged() if staged is None else nullcontext(staged) as files:
+        if components is None:
+            files.remove(components_path(path))
+        else:
+            with files.writing(components_path(path)) as temporary, open(temporary, "wb") as file:
+                np.save(file, components)
+        # Its record is renamed before it: 在场的 pickle 总有与它相配的记录。自己已落盘，不必再落一次
+        with files.writing(path, vouches=True, sync=False) as temporary:
+            with Writer(temporary, progress.go_on) as file:
+                Pickler(file, protocol=5).dump([np.ascontiguousarray(mean.T), covariance.T])
+                file.finish()
+                progress.dumped.set()
+                file.sync()
+            content = record | {"pickle_bytes": temporary.stat().st_size}
+        if staged is None:
+            write_json(path.with_suffix(".json"), content, files)
+    return content
 
 
 def read_fitted(path: Path, positions: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
@@ -220,66 +218,6 @@ def read_components(path: Path, dimensions: int, channels: int) -> np.ndarray:
     ):
         raise DamagedError(f"{str(beside)!r} is no projection of {channels} channels onto {dimensions}")
     return components
-
-
-def difference(stored: dict[str, Any], wanted: dict[str, Any]) -> str | None:
-    """The first difference in configuration between two records, in words; None if there is none."""
-    for key in CONFIGURATION:
-        there, here = _setting(stored, key), _setting(wanted, key)
-        if there != here:
-            there, here = _describe(key, there, here), _describe(key, here, there)
-            return f"{there}, this run has {here if here != there else 'other channels'}"
-    return None
-
-
-def stored_state(path: Path, wanted: dict[str, Any], remedy: str = REMEDY) -> str:
-    """What ``path`` holds for this run: ``none``, ``same``, ``other data`` or ``damaged``.
-
-    Parameters
-    ----------
-    path : Path
-        The pickle.
-    wanted : dict
-        The record that this run would write.
-    remedy : str
-        Ends the message.
-
-    Raises
-    ------
-    UserError
-        If it was made by another configuration or another program.
-    """
-    if not path.exists():
-        return "none"
-    stored = read_json(path.with_suffix(".json"))
-    if stored is None:
-        raise UserError(f"{str(path)!r} has no record of how it was made; {remedy}")
-    if words := difference(stored, wanted):
-        raise UserError(f"{str(path)!r} was made with {words}; {remedy}")
-    if stored.get("training_files") != wanted.get("training_files"):
-        return "other data"
-    return "same" if stored.get("pickle_bytes") == path.stat().st_size else "damaged"
-
-
-def _setting(record: dict[str, Any], key: str) -> Any:
-    """A record's entry as it is compared; of the layers their names."""
-    value: Any = record.get(key)
-    if key == "layers":
-        return [layer["name"] for layer in value] if matches(value, [{"name": str}]) else ["unknown"]
-    return value
-
-
-def _describe(key: str, value: Any, other: Any) -> str:
-    if isinstance(value, dict) and isinstance(other, dict):  # 只说不同的几项；默认的不写在记录里
-        value, other = ({"protocol": "aligned", "bits": "all"} | each for each in (value, other))
-        return f"{key} {', '.join(f'{k} {v}' for k, v in value.items() if k in other and v != other[k])}"
-    if key == "layers":
-        return f"layers {', '.join(value)}"
-    if key == "reduction":
-        return f"{value} reduction"
-    if key == "dimensions":
-        return f"{len(value) if isinstance(value, list) else 0} dimensions"
-    return f"{key} {str(value)[:12] if key == 'weights_sha256' else value}"
 
 
 def _check_mean(path: Path, mean: np.ndarray) -> None:

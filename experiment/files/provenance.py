@@ -4,16 +4,17 @@
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from datasets.folder import FolderDataset
 from datasets.images import DataError
 from datasets.preprocessing import Preprocessing
-from experiment.files.gaussians import difference
+from experiment.files.records import CONFIGURATION, matches
 from experiment.files.unpickle import REMEDY
 from system.errors import UserError
+from system.files import read_json
 
 
 class DataFolder:
@@ -95,13 +96,34 @@ def gone(stored: Mapping[str, Mapping[str, Any]], here: DataFolder, chosen: Coll
     return [name for name in own if name not in chosen and not here.holds(name)]
 
 
-def check_same_data(
-    stored: Mapping[str, Mapping[str, Any]], here: DataFolder, chosen: Collection[str], path: Path
-) -> None:
-    """Raise unless stored classes are of the data set at hand.
+def made_otherwise(path: Path, stored: dict[str, Any], wanted: dict[str, Any], remedy: str = REMEDY) -> str | None:
+    """How what ``path`` holds was made, and what to do, where this run has another configuration; else None.
 
     Parameters
     ----------
+    path : Path
+    stored, wanted : dict
+        Records of both; the first entry of `experiment.files.records.CONFIGURATION` that differs is told.
+    remedy : str
+        Ends the message.
+    """
+    for key in CONFIGURATION:
+        there, here = _setting(stored, key), _setting(wanted, key)
+        if there != here:
+            there, here = _describe(key, there, here), _describe(key, here, there)
+            words = f"{there}, this run has {here if here != there else 'other channels'}"
+            return f"{str(path)!r} was made with {words}; {remedy}"
+    return None
+
+
+def of_other_data(
+    path: Path, stored: Mapping[str, Mapping[str, Any]], here: DataFolder, chosen: Collection[str]
+) -> str | None:
+    """Which class that ``path`` holds is not of the data set at hand, and what to do; None where all are.
+
+    Parameters
+    ----------
+    path : Path
     stored : mapping
         ``{class: record}``, each as `DataFolder.record` made it.
     here : DataFolder
@@ -109,66 +131,81 @@ def check_same_data(
         The classes of this run: in the same folder they may change, and are computed again. Of other classes the
         file names are compared there. Where a stored class lay in another folder, and there is one of its name
         here, the contents are compared.
-    path : Path
-        What holds them, for the message.
+    """
+    another = "give another --save_path for each data set, or --refit to replace what is stored"
+    for name, there in stored.items():
+        holds, is_here = f"{str(path)!r} holds class {name!r}", there["data_path"] == str(here.root)
+        if is_here and there["dataset"] != here.dataset.NAME:
+            return f"{holds} of --dataset {there['dataset']}, not of {here.dataset.NAME}; {another}"
+        differs = name not in chosen and there["file_names"] != here.file_names(name)
+        if is_here and differs:
+            return (
+                f"{holds}, whose pictures in {str(here.root)!r} have changed since, or are gone; run it, too "
+                "(--classes), or give another --save_path, or --refit to replace all that is stored"
+            )
+        if differs or not (is_here or here.is_unchanged(name, there)):  # 名字一样：看内容
+            return f"{holds} of {there['data_path']!r}, which is not that of {str(here.root)!r}; {another}"
+    return None
+
+
+def may_stay(obstacle: str | None, replace: bool) -> bool:
+    """Whether what is stored may stay beside what this run makes: there is no obstacle.
 
     Raises
     ------
     UserError
-        The message names both folders, or both data sets of one folder.
+        If there is one, and it is not to be replaced.
     """
-    for name, there in stored.items():
-        if there["data_path"] == str(here.root) and there["dataset"] != here.dataset.NAME:
-            raise UserError(
-                f"{str(path)!r} holds class {name!r} of --dataset {there['dataset']}, not of {here.dataset.NAME}; give "
-                "another --save_path for each data set, or --refit to replace what is stored"
-            )
-        differs = name not in chosen and there["file_names"] != here.file_names(name)
-        if there["data_path"] != str(here.root) and not differs:  # 名字一样：看内容
-            differs = not here.is_unchanged(name, there)
-        if differs and there["data_path"] == str(here.root):
-            raise UserError(
-                f"{str(path)!r} holds class {name!r}, whose pictures in {str(here.root)!r} have changed since, or are "
-                "gone; run it, too (--classes), or give another --save_path, or --refit to replace all that is stored"
-            )
-        if differs:
-            raise UserError(
-                f"{str(path)!r} holds class {name!r} of {there['data_path']!r}, which is not that of "
-                f"{str(here.root)!r}; give another --save_path for each data set, or --refit to replace what is stored"
-            )
+    if obstacle and not replace:
+        raise UserError(obstacle)
+    return obstacle is None
 
 
-def may_stay(
-    path: Path,
-    made_with: dict[str, Any],
-    configuration: dict[str, Any],
-    check_data: Callable[[], None],
-    replace: bool,
-) -> bool:
-    """Whether figures that are stored may stand beside those of this run.
+def stored_state(path: Path, wanted: dict[str, Any], remedy: str = REMEDY) -> str:
+    """What ``path`` holds for this run: ``none``, ``same``, ``other data`` or ``damaged``.
 
     Parameters
     ----------
     path : Path
-        Their file, for the message.
-    made_with, configuration : dict
-        What they were made with, and what this run has.
-    check_data : callable
-        Raises UserError unless they are of the data set at hand.
-    replace : bool
-        Drop what may not stay instead of refusing.
+        The pickle.
+    wanted : dict
+        The record that this run would write.
+    remedy : str
+        Ends the message.
 
     Raises
     ------
     UserError
-        If they may not, and ``replace`` is not set.
+        If it was made by another configuration or another program.
     """
-    try:
-        if words := difference(made_with, configuration):
-            raise UserError(f"{str(path)!r} was made with {words}; {REMEDY}")
-        check_data()
-    except UserError:
-        if not replace:
-            raise
-        return False
-    return True
+    if not path.exists():
+        return "none"
+    stored = read_json(path.with_suffix(".json"))
+    if stored is None:
+        raise UserError(f"{str(path)!r} has no record of how it was made; {remedy}")
+    if why := made_otherwise(path, stored, wanted, remedy):
+        raise UserError(why)
+    if stored.get("training_files") != wanted.get("training_files"):
+        return "other data"
+    return "same" if stored.get("pickle_bytes") == path.stat().st_size else "damaged"
+
+
+def _setting(record: dict[str, Any], key: str) -> Any:
+    """A record's entry as it is compared; of the layers their names."""
+    value: Any = record.get(key)
+    if key == "layers":
+        return [layer["name"] for layer in value] if matches(value, [{"name": str}]) else ["unknown"]
+    return value
+
+
+def _describe(key: str, value: Any, other: Any) -> str:
+    if isinstance(value, dict) and isinstance(other, dict):  # 只说不同的几项；默认的不写在记录里
+        value, other = ({"protocol": "aligned", "bits": "all"} | each for each in (value, other))
+        return f"{key} {', '.join(f'{k} {v}' for k, v in value.items() if k in other and v != other[k])}"
+    if key == "layers":
+        return f"layers {', '.join(value)}"
+    if key == "reduction":
+        return f"{value} reduction"
+    if key == "dimensions":
+        return f"{len(value) if isinstance(value, list) else 0} dimensions"
+    return f"{key} {str(value)[:12] if key == 'weights_sha256' else value}"

@@ -1,18 +1,15 @@
-"""What stored files must be made of: the types within JSON records and small arrays. Imports no torch.
+"""What stored records must be made of: the types within each JSON, and one reader for all. Imports no torch.
 
-各文件须由什么组成：JSON 记录各项的类型，小数组的种类与形状。
+各 JSON 记录须由什么组成：各项的类型，以及查它们的同一个函数。
 
 A file that was edited, or that another program wrote, is recognised here and not by what fails on it later.
 """
 
-import io
-import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import numpy as np
-
-from padim.metrics import FIGURES, INTERVALS
+from experiment.files.arrays import INTERVALS, METRICS
 from system.errors import UserError
 from system.files import read_json
 
@@ -59,14 +56,14 @@ _OF_PADIM = ("reduction", "seed", "dimensions")  # 前身没有这几项；top_k
 _CONFIGURATION = {key: FITTED[key] for key in CONFIGURATION if key not in (*_OF_PADIM, "top_k")}
 _CONFIGURATION |= {f"{key}?": FITTED[key] for key in _OF_PADIM} | {"top_k?": int, "layers": [{"name": str}]}
 
-_FIGURES = {
-    **dict.fromkeys(FIGURES, (NUMBER, None)),
+_METRICS = {
+    **dict.fromkeys(METRICS, (NUMBER, None)),
     "published": ({"image": NUMBER, "pixel?": NUMBER}, None),
     "difference": ({"image": (NUMBER, None), "pixel?": (NUMBER, None)}, None),
 }
 DATA = {"dataset": str, "data_path": str, "file_names": str, "training_files": str, "test_files": str}
 _ROW = (
-    _FIGURES
+    _METRICS
     | DATA
     | {
         "threshold": (NUMBER, None),
@@ -81,7 +78,7 @@ _ROW = (
 )
 RESULTS = {
     "classes": {str: _ROW},
-    "averages": {str: (_FIGURES, None)},
+    "averages": {str: (_METRICS, None)},
     "run": {
         "options": dict,
         "configuration": _CONFIGURATION,
@@ -114,33 +111,8 @@ _PREDICTED |= {"p_value": (NUMBER, None), "figure": (str, None)}
 PREDICTIONS = {
     **dict.fromkeys(("class", "model", "arch", "weights", "date"), str),
     "thresholds": {"decision": (NUMBER, None), "pixel": (NUMBER, None), "origin": str},
+    "good_scores": int,
     "pictures": [_PREDICTED],
-}
-
-# 小数组：元素的种类（numpy 的 kind）与形状；n 是图片数，None 任意。没有的写作 None，_ALWAYS 以外的都可以
-SCORED: dict[str, tuple[str, tuple]] = {
-    "files": ("U", ("n",)),
-    "labels": ("biu", ("n",)),
-    "kinds": ("U", ("n",)),
-    "masks": ("biu", ("n", None, None)),
-    "image_scores": ("f", ("n",)),
-    "patches": ("f", ("n", None)),
-    **dict.fromkeys(("threshold", "threshold_raw", "image_threshold_raw"), ("f", ())),
-    **dict.fromkeys(("score_min", "score_max", "image_score_min", "image_score_max"), ("f", ())),
-    **dict.fromkeys(("image_roc", "pixel_roc", "pixel_pr", "pixel_pro"), ("f", (None, 2))),
-    "pixel_wins": ("i", (None, "n")),
-    "pixel_aupimo": ("f", ("n",)),
-}
-_MAY_BE_NAN = {"pixel_aupimo"}  # 没有缺陷像素的图
-_ALWAYS = {"files", "kinds", "labels", "image_scores", "patches"}
-_ALWAYS |= {"score_min", "score_max", "image_score_min", "image_score_max"}
-_ALWAYS |= {"scores", "maps", "images"}  # 留一得分最高的几张的
-LEFT_OUT: dict[str, tuple[str, tuple]] = {
-    "files": ("U", ("n",)),
-    "scores": ("f", ("n",)),
-    "maps": ("f", ("n", None, None)),
-    "images": ("u", ("n", None, None, 3)),
-    "lots": ("U", (None,)),  # 每张训练图像的批次；逐张留出时没有
 }
 
 
@@ -192,6 +164,22 @@ def _wrong_entry(record: dict[str, Any]) -> str | None:
     return next((key for key, is_sound in sound.items() if not is_sound), None)
 
 
+def read_record(path: Path, is_sound: Callable[[Any], bool], refusal: str) -> dict[str, Any] | None:
+    """The JSON in ``path``, or None where there is none.
+
+    Raises
+    ------
+    UserError
+        If the content is not sound; ``refusal`` follows the file's name in the message.
+    """
+    content = read_json(path)
+    if content is None and not path.exists():
+        return None
+    if not is_sound(content):
+        raise UserError(f"{str(path)!r} {refusal}")
+    return content
+
+
 def is_fitted_record(content: Any) -> TypeGuard[dict[str, Any]]:
     """Whether this is the content of the JSON beside a pickle."""
     return isinstance(content, dict) and _wrong_entry(content) is None
@@ -240,7 +228,7 @@ def is_results(content: Any) -> TypeGuard[dict[str, Any]]:
 
 
 def is_studies(content: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether this is the content of a file of studies, with a figure for every variant of every class."""
+    """Whether this is the content of a file of studies, with the metrics of every variant of every class."""
     if not matches(content, STUDIES):
         return False
     studies = content["studies"].values()
@@ -254,45 +242,3 @@ def is_studies(content: Any) -> TypeGuard[dict[str, Any]]:
 def is_predictions(content: Any) -> TypeGuard[dict[str, Any]]:
     """Whether this is the content of predict.py's record, of at least one picture."""
     return matches(content, PREDICTIONS) and bool(content["pictures"])
-
-
-class UnreadableError(Exception):
-    """Bytes that hold no arrays."""
-
-
-def parse_arrays(content: bytes) -> np.ndarray | dict[str, np.ndarray]:
-    """The array of a ``.npy`` file's content, or the arrays of a ``.npz`` file's.
-
-    Raises
-    ------
-    UnreadableError
-        If it is neither.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loaded = np.load(io.BytesIO(content), allow_pickle=False)
-            return loaded if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded.files}
-    except Exception as problem:  # 读的是内存里的字节，错都在内容：zipfile 与 numpy 抛什么都有可能
-        raise UnreadableError from problem
-
-
-def wrong_array(arrays: dict[str, Any], form: dict[str, tuple[str, tuple]]) -> str | None:
-    """The first array that is missing, not of the kind and shape that `SCORED` or `LEFT_OUT` says, or not finite."""
-    count = None
-    for key, (kinds, shape) in form.items():
-        if arrays.get(key) is None:
-            if key not in arrays or key in _ALWAYS:
-                return key
-            continue
-        array = np.asarray(arrays[key])
-        if array.dtype.kind not in kinds or array.ndim != len(shape):
-            return key
-        for size, wanted in zip(array.shape, shape, strict=True):
-            if wanted == "n":  # 以最先一项的长度为准
-                wanted = count = size if count is None else count
-            if wanted not in (None, size):
-                return key
-        if kinds == "f" and key not in _MAY_BE_NAN and not np.isfinite(array).all():
-            return key
-    return None

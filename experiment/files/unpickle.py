@@ -33,7 +33,7 @@ class Pickler(pickle.Pickler):
     """Writes an array as a call of `numpy.ndarray` on its own memory, which numpy 1 and 2 know by the same name."""
 
     def reducer_override(self, thing: Any) -> Any:
-        """Shape, type, memory, offset, strides, order; everything else as usual."""
+        """An array by its shape, type, memory, offset, strides and order; everything else as usual."""
         if not isinstance(thing, np.ndarray):
             return NotImplemented
         order = "F" if thing.flags.f_contiguous else "C"
@@ -113,7 +113,7 @@ class _Skimmed:
         self.read, self.readline = file.read, file.readline
 
     def readinto(self, buffer: memoryview) -> int:
-        """How the unpickler asks for bytes and bytearrays."""
+        """Fill a buffer, as the unpickler asks for bytes and bytearrays; a large one is passed over."""
         if len(buffer) < _LARGE:
             return self._file.readinto(buffer)
         start = self._file.tell()

@@ -1,1 +1,1 @@
-"""What people read: figures of merit, tables, thresholds, drawings; no torch."""
+"""What people read: metrics, tables, thresholds, drawings; no torch."""

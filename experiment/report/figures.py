@@ -27,6 +27,8 @@ from experiment.files.records import LEVELS
 from experiment.files.signed import save_signed
 from experiment.report import style
 from experiment.report.colours import Bar, Colours
+from experiment.report.words import shortened
+from padim.counts import Masks
 from system.files import replacing
 from system.resources import cores
 
@@ -46,10 +48,10 @@ def _heat_colours() -> np.ndarray:
     return (matplotlib.colormaps[style.HEAT](np.arange(256))[:, :3] * 255).astype(np.float32)
 
 
-def heat_over(image: np.ndarray, raw: np.ndarray, colours: Colours) -> np.ndarray:
+def heat_over(picture: np.ndarray, raw: np.ndarray, colours: Colours) -> np.ndarray:
     """A picture (H, W, 3) uint8 with the colours of its raw map (H, W) laid over it."""
     heat = _heat_colours()[(np.clip(colours.scaled(raw), 0, 1) * 255).astype(np.uint8)]
-    return (image * (1 - HEAT_OPACITY) + heat * HEAT_OPACITY).astype(np.uint8)
+    return (picture * (1 - HEAT_OPACITY) + heat * HEAT_OPACITY).astype(np.uint8)
 
 
 def colour_bar(axes: Axes, bar: Bar, words: str, size: float) -> None:
@@ -64,8 +66,8 @@ def colour_bar(axes: Axes, bar: Bar, words: str, size: float) -> None:
         axes.axhline(bar.mark, color="black", lw=1.5)
 
 
-def panel_images(
-    image: np.ndarray, truth: np.ndarray | None, raw: np.ndarray, colours: Colours
+def panel_pictures(
+    picture: np.ndarray, truth: np.ndarray | None, raw: np.ndarray, colours: Colours
 ) -> list[np.ndarray | None]:
     """The pictures of the five `PANELS`, (H, W, 3) uint8 each; None is not available.
 
@@ -74,9 +76,9 @@ def panel_images(
     mask = segmentation = None
     if (defect := colours.mask(raw)) is not None:
         mask = _grey(defect)
-        segmentation = image.copy()
+        segmentation = picture.copy()
         segmentation[boundary(defect)] = (255, 0, 0)
-    return [image, None if truth is None else _grey(truth), heat_over(image, raw, colours), mask, segmentation]
+    return [picture, None if truth is None else _grey(truth), heat_over(picture, raw, colours), mask, segmentation]
 
 
 class LocalizationCanvas:
@@ -112,12 +114,12 @@ class LocalizationCanvas:
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
-    def draw(self, image: np.ndarray, truth: np.ndarray | None, raw: np.ndarray, colours: Colours) -> np.ndarray:
+    def draw(self, picture: np.ndarray, truth: np.ndarray | None, raw: np.ndarray, colours: Colours) -> np.ndarray:
         """The figure of one picture.
 
         Parameters
         ----------
-        image : ndarray, (H, W, 3) uint8
+        picture : ndarray, (H, W, 3) uint8
         truth : ndarray (H, W), or None
             Non-zero is defect; None where the class has no masks.
         raw : ndarray, (H, W) float32
@@ -129,7 +131,7 @@ class LocalizationCanvas:
         -------
         ndarray, (height, width, 3) uint8
         """
-        panels = [self.missing if panel is None else panel for panel in panel_images(image, truth, raw, colours)]
+        panels = [self.missing if panel is None else panel for panel in panel_pictures(picture, truth, raw, colours)]
         figure = self.background.copy()
         for x, panel in zip(self.columns, panels, strict=True):
             figure[self.top : self.top + panel.shape[0], x : x + panel.shape[1]] = panel
@@ -146,7 +148,7 @@ def canvas_for(height: int, width: int, bar: Bar) -> LocalizationCanvas:
     return LocalizationCanvas(height, width, bar)
 
 
-def save_picture(figure: np.ndarray, path: Path) -> None:
+def save_figure(figure: np.ndarray, path: Path) -> None:
     """Write a localization figure (H, W, 3) uint8 as a PNG."""
     save_signed(figure, path, compress_level=2)
 
@@ -179,9 +181,7 @@ class Drawer:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max(1, cores() - 1), "draw")  # 给计算留一个核
 
-    def draw(
-        self, store: Store, name: str, indices: Sequence[int], arrays: dict[str, Any], colours: Colours
-    ) -> Drawings:
+    def draw(self, store: Store, name: str, indices: Sequence[int], masks: Masks | None, colours: Colours) -> Drawings:
         """Hand in these test pictures of a class, from its stored maps and pictures.
 
         Parameters
@@ -189,18 +189,18 @@ class Drawer:
         store : Store
         name : str
         indices : sequence of int
-        arrays : dict
-            From `padim.metrics.evaluate_maps`.
+        masks : (N, H, W), or None
+            Non-zero is defect.
         colours : Colours
         """
         if not indices:
             return Drawings(name, [])
-        maps, images = (np.load(path, mmap_mode="r") for path in (store.maps(name), store.images(name)))
-        masks, canvas = arrays["masks"], canvas_for(*maps.shape[1:], colours.bar)
+        maps, pictures = (np.load(path, mmap_mode="r") for path in (store.maps(name), store.pictures(name)))
+        canvas = canvas_for(*maps.shape[1:], colours.bar)
 
         def one(i: int) -> None:
             truth = None if masks is None else masks[i]
-            save_picture(canvas.draw(images[i], truth, np.asarray(maps[i]), colours), store.picture(name, i))
+            save_figure(canvas.draw(pictures[i], truth, np.asarray(maps[i]), colours), store.figure(name, i))
 
         return Drawings(name, [(lambda i=i: one(i), self._pool.submit(one, i)) for i in indices])
 
@@ -218,7 +218,7 @@ def drawn_below(
 
     def one(job: tuple[Path, np.ndarray, np.ndarray]) -> None:
         name, picture, raw = job
-        save_picture(canvas.draw(picture, None, raw, colours), folder / name)
+        save_figure(canvas.draw(picture, None, raw, colours), folder / name)
 
     # 画布只画一次，此后只是数组运算与压缩：线程就够
     with ThreadPoolExecutor(cores()) as pool:
@@ -251,7 +251,7 @@ def roc_drawing(curves: Curves, say: style.Say) -> Figure:
             if (curve := curves[name][level]) is not None:
                 points, auc = curve
                 aucs.append(auc)
-                axes.plot(points[:, 0], points[:, 1], label=f"{name}  {auc:.3f}", **lines[name])
+                axes.plot(points[:, 0], points[:, 1], label=f"{shortened(name, 18)}  {auc:.3f}", **lines[name])
         axes.plot([0, 1], [0, 1], color="0.75", lw=0.7, ls=(0, (1, 2)))
         mean = say(f"average AUC {np.mean(aucs):.3f}", f"平均 AUC {np.mean(aucs):.3f}") if aucs else None
         axes.set_title(f"{title}{say(', ', '，')}{mean or say('not available', '无数据')}")

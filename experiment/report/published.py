@@ -1,4 +1,4 @@
-"""The published figures, our differences to them, and whether a run reproduced the table.
+"""The published metrics, our differences to them, and whether a run reproduced the table.
 
 发表值、与之的差，及是否复现。
 """
@@ -33,7 +33,7 @@ class Reference:
     ----------
     groups : dict
         The classes of ``textures``, ``objects`` and ``all``.
-    figures : dict
+    metrics : dict
         ``{class or all_textures, all_objects, all: {arch_image: ROC AUC, arch_pixel: …}}``; empty
         where a comparison would mean nothing.
     dataset : str
@@ -41,13 +41,13 @@ class Reference:
     """
 
     groups: dict[str, tuple[str, ...]]
-    figures: dict[str, dict[str, float]]
+    metrics: dict[str, dict[str, float]]
     dataset: str = MVTecDataset.NAME
 
     def of(self, name: str, arch: str) -> dict[str, float] | None:
         """The published image and pixel ROC AUC of a row, as far as there are any; ``arch`` is the model's key."""
-        figures = self.figures.get(name, {})
-        return {level: figures[f"{arch}_{level}"] for level in LEVELS if f"{arch}_{level}" in figures} or None
+        known = self.metrics.get(name, {})
+        return {level: known[f"{arch}_{level}"] for level in LEVELS if f"{arch}_{level}" in known} or None
 
 
 def compare(row: Row, published: dict[str, float] | None) -> Row:
@@ -68,13 +68,13 @@ def published(is_comparable: bool, dataset: str = MVTecDataset.NAME) -> Referenc
     """
     if dataset != MVTecDataset.NAME:
         return Reference({"all": ()}, {}, dataset)
-    figures = {}
+    metrics = {}
     if is_comparable:
         path = Path(__file__).with_name("published.csv")
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        figures = {row.pop("class"): {k: float(v) for k, v in row.items() if v} for row in rows}
-    return Reference({"textures": TEXTURES, "objects": OBJECTS, "all": CLASSES}, figures)
+        metrics = {row.pop("class"): {k: float(v) for k, v in row.items() if v} for row in rows}
+    return Reference({"textures": TEXTURES, "objects": OBJECTS, "all": CLASSES}, metrics)
 
 
 def departures(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
@@ -103,7 +103,7 @@ def verdict(rows: Mapping[str, Row], reference: Reference, arch: str, departed: 
     rows : mapping
         The results' rows.
     reference : Reference
-        What is published; without figures where the weights are not ImageNet's.
+        What is published; without metrics where the weights are not ImageNet's.
     arch : str
     departed : list of str
         From `departures`.
@@ -141,9 +141,9 @@ def _obstacles(rows: Mapping[str, Row], reference: Reference, arch: str, departe
     if reference.dataset != MVTecDataset.NAME:
         return [f"nothing is published for {reference.dataset}"]
     reasons = [f"other options than the published: {', '.join(departed)}"] if departed else []
-    if has_other_weights(arch) and reference.figures:
+    if has_other_weights(arch) and reference.metrics:
         return [*reasons, "the published figures are of a network with other weights"]
-    if not reference.figures:
+    if not reference.metrics:
         return reasons or ["the weights are not ImageNet's"]
     names = reference.groups["all"]
     if any(reference.of(name, arch) is None for name in names):

@@ -6,26 +6,25 @@
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from experiment.files.arrays import METRICS
 from experiment.files.folder import Store
-from experiment.files.provenance import may_stay
+from experiment.files.provenance import DataFolder, gone, made_otherwise, may_stay, of_other_data
 from experiment.files.records import LEVELS
 from experiment.methods import METHODS
 from experiment.report.published import Reference, Row, compare, departures, sentence, verdict
-from padim.metrics import FIGURES, INTERVALS
+from experiment.report.words import padded, width
 from system.errors import UserError
 from system.files import Staged
 
-UNSCORED: Row = {**dict.fromkeys((*FIGURES, *INTERVALS, "threshold")), "remarks": []}  # 没有测试图片的一类
-
 
 class Stopwatch:
-    """Seconds a stage; a stage entered again goes on. ``total`` are those since it was made."""
+    """The seconds of each stage; one that is entered again goes on. ``total`` is the time since it was made."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -53,7 +52,7 @@ def averages(rows: dict[str, Row], reference: Reference, arch: str) -> dict[str,
             result[group] = None
             continue
         row: Row = {"classes": len(names)}
-        for key in FIGURES:
+        for key in METRICS:
             values = [rows[n][key] for n in names if rows[n].get(key) is not None]
             row[key] = sum(values) / len(values) if values else None
         complete = sorted(names) == sorted(members) and all(rows[n]["published"] for n in names)
@@ -62,14 +61,17 @@ def averages(rows: dict[str, Row], reference: Reference, arch: str) -> dict[str,
     return result
 
 
-def begin(
+def kept_results(
     store: Store,
     options: dict[str, Any],
     configuration: dict[str, Any],
+    data: DataFolder,
+    classes: Collection[str],
     replace: bool,
-    check_data: Callable[[dict[str, Row]], None],
 ) -> dict[str, Any]:
     """The results to go on with: other classes' rows are kept, an incomplete run's progress too.
+
+    The rows of classes whose folders are gone go, and a line says so.
 
     Parameters
     ----------
@@ -78,11 +80,11 @@ def begin(
         The run's options; an incomplete run with equal ones is continued.
     configuration : dict
         What rows must have in common to stand in one file.
+    data : DataFolder
+    classes : collection of str
+        The run's.
     replace : bool
         Rows of another configuration or data set need not stay: they do until the run is complete, as ``earlier``.
-    check_data : callable
-        Given the rows, takes those away whose classes are gone, and raises UserError unless the others are of the data
-        set at hand.
 
     Raises
     ------
@@ -102,7 +104,13 @@ def begin(
             "command again, or another --save_path"
         )
     own = {name: row for name, row in rows.items() if name not in earlier}
-    if not may_stay(path, before["configuration"], configuration, lambda: check_data(own), replace):
+    stay = may_stay(made_otherwise(path, before["configuration"], configuration), replace)
+    if stay:
+        for name in gone(own, data, classes):
+            print(f"{name}: its folder is gone from {str(data.root)!r}; its row goes, too")
+            del own[name]
+        stay = may_stay(of_other_data(path, own, data, classes), replace)
+    if not stay:
         results["classes"], run["earlier"] = rows, list(rows)
         return results
     results["classes"] = {name: row for name, row in rows.items() if name in own or name in earlier}
@@ -121,7 +129,7 @@ class ResultsFile:
     ----------
     store : Store
     content : dict
-        From `begin`.
+        From `kept_results`.
     reference : Reference
     classes : iterable of str
         The run's, in order; rows that were there come before.
@@ -136,7 +144,7 @@ class ResultsFile:
         return name in self.content["run"]["finished"]
 
     def record(self, name: str, row: Row, staged: Staged) -> bool:
-        """Take a class's row, to be written with its files; whether its figures are others than before."""
+        """Take a class's row, to be written with its files; whether its metrics are others than before."""
         before = self.content["classes"].get(name, {})
         self.content["classes"][name] = row = compare(row, self._reference.of(name, self._store.key))
         if name in self._earlier:
@@ -150,7 +158,7 @@ class ResultsFile:
         sys.stdout.flush()
 
     def finish(self, name: str) -> None:
-        """A class's figures are there, too."""
+        """Note that a class's figures are there, too."""
         self.content["run"]["finished"].append(name)
         self._write()
 
@@ -204,9 +212,9 @@ def remark(name: str, words: str, file: TextIO | None = None) -> None:
 
 def line(name: str, row: Row) -> str:
     """What is said as soon as a class is done."""
-    figures = [f"{level} ROC AUC {_cell(row[f'{level}_rocauc'], '.4f')}" for level in LEVELS]
-    figures.append(f"pixel AUPRO {_cell(row['pixel_aupro'], '.4f')}")
-    return f"{name}: {', '.join(figures)} ({row['seconds']['total']:.1f} s)"
+    metrics = [f"{level} ROC AUC {_cell(row[f'{level}_rocauc'], '.4f')}" for level in LEVELS]
+    metrics.append(f"pixel AUPRO {_cell(row['pixel_aupro'], '.4f')}")
+    return f"{name}: {', '.join(metrics)} ({row['seconds']['total']:.1f} s)"
 
 
 def curves(results: dict[str, Any], store: Store) -> dict[str, dict[str, Any]]:
@@ -238,12 +246,12 @@ def table(results: dict[str, Any]) -> str:
             cells += [_cell(v, f) for v, f in zip(values, (".4f", ".3f", "+.4f"), strict=True)]
         cells += [_cell(row.get(key), ".4f") for key in ("pixel_aupro", "pixel_aupimo")]
         lines.append([*cells, _cell(row.get("seconds", {}).get("total"), ".1f")])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    widths = [max(width(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = [
-        "  ".join([line[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)])
+        "  ".join([padded(line[0], widths[0])] + [c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)])
         for line in lines
     ]
-    rule = "-" * len(text[0])
+    rule = "-" * width(text[0])
     return "\n".join(
         [text[0], rule, *text[1 : 1 + len(results["classes"])], rule, *text[1 + len(results["classes"]) :]]
     )

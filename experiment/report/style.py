@@ -21,6 +21,7 @@ from matplotlib.text import Text
 
 from datasets.mvtec import OBJECTS, TEXTURES
 from experiment.methods import METHODS, NETWORKS, method_of, split_key
+from experiment.report.words import shortened
 from system.errors import UserError
 from system.files import TEXT
 
@@ -77,9 +78,10 @@ def class_line(index: int) -> Line:
     return {"color": PALETTE[index % len(PALETTE)], "linestyle": LINE_STYLES[index // len(PALETTE) % len(LINE_STYLES)]}
 
 
-def printable(name: str) -> str:
-    """A class or a defect type as matplotlib can draw it: bytes that are no text escaped, ``$`` no formula."""
-    return name.encode(**TEXT).decode().replace("$", r"\$")
+def printable(name: str, columns: int | None = None) -> str:
+    """A name as matplotlib can draw it, cut to so many columns: bytes that are no text escaped, ``$`` no formula."""
+    text = name.encode(**TEXT).decode()
+    return (text if columns is None else shortened(text, columns)).replace("$", r"\$")
 
 
 def arch_label(key: str) -> str:

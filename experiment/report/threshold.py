@@ -2,7 +2,7 @@
 
 从多高的得分起，一张图算有缺陷，或一张训练图像算不合群。
 
-The distance of a training image to its own Gaussian is bounded by (N − 1)/√N and says nothing about new images.
+The distance of a training picture to its own Gaussian is bounded by (N − 1)/√N and says nothing about new ones.
 Its distance to the Gaussians of all others, or of all other lots, does (`padim.model.PaDiM.leave_out`): where no
 labelled test set tells, a percentile of these scores is the threshold.
 """
@@ -43,7 +43,7 @@ class Thresholds:
     dimensions : int
         d, of the embeddings.
     good : list of float or None
-        Scores of good images: of validation images, or the training images' left-out ones.
+        Scores of good pictures: of validation pictures, or the left-out scores of training pictures.
     """
 
     decision: float | None
@@ -126,17 +126,17 @@ def find_thresholds(
     given : float, optional
         The decision threshold that the user wants.
     percentile : float, optional
-        Of the good images' scores, even where a labelled test set has given a threshold.
+        Of the good pictures' scores, even where a labelled test set has given a threshold.
 
     Raises
     ------
     UserError
-        If ``percentile`` is given, and there are no scores of good images.
+        If ``percentile`` is given, and there are no scores of good pictures.
 
     Notes
     -----
     The decision threshold is the one given; else, unless a percentile is asked for, the one with the
-    best F1 on the test set's image scores; else a percentile of the good images' scores. The pixel
+    best F1 on the test set's image scores; else a percentile of the good pictures' scores. The pixel
     threshold is the one with the best F1 on the test set's pixels, else the decision threshold.
     """
     known = record["test_set"] or dict.fromkeys((*TEST_SET, "origin"))
@@ -167,7 +167,7 @@ def find_thresholds(
 
 
 def class_thresholds(store: Store, name: str, arrays: Mapping[str, Any]) -> Thresholds:
-    """The thresholds of a class in its result folder: what predict.py takes, for figures, tables and page, too.
+    """The thresholds of a class in its result folder, for figures, tables and the page: those that predict.py takes.
 
     Parameters
     ----------

@@ -9,18 +9,17 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiment.files.records import is_predictions
+from experiment.files.records import is_predictions, read_record
 from experiment.files.signed import is_signed
 from experiment.report.threshold import Thresholds
-from system.errors import UserError
-from system.files import read_json, without_leftovers, write_json
+from system.files import without_leftovers, write_json
 from system.lock import lock
 
 if TYPE_CHECKING:
@@ -69,9 +68,9 @@ class Answer:
         """Its line of JSON, with the digits that the row has; ASCII, so that any reader has the file's name."""
         rarity = None if self.p_value is None else float(f"{self.p_value:.4g}")
         own = {"score": float(str(self.score)), "p_value": rarity, "seconds": round(self.seconds, 6)}
-        content = asdict(self) | own
+        content = vars(self) | own
         del content["figure"]
-        return json.dumps(content, allow_nan=False) + "\n"
+        return json.dumps(content, allow_nan=False, default=vars) + "\n"
 
     def entry(self) -> dict[str, Any]:
         """What the record of all keeps of it."""
@@ -210,23 +209,13 @@ def write_predictions(
         "weights": record["weights"],
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "thresholds": {"decision": thresholds.decision, "pixel": thresholds.pixel, "origin": thresholds.origin},
+        "good_scores": len(thresholds.good or ()),
         "pictures": entries,
     }
     write_json(predictions_of(folder), content)
 
 
 def read_predictions(folder: Path) -> dict[str, Any] | None:
-    """The record of all pictures as written, or None where there is none.
-
-    Raises
-    ------
-    UserError
-        If the file holds something else.
-    """
-    path = predictions_of(folder)
-    content = read_json(path)
-    if content is None and not path.exists():
-        return None
-    if not is_predictions(content):
-        raise UserError(f"{str(path)!r} is no record of predict.py, or is damaged; make it again with predict.py --out")
-    return content
+    """The record of all pictures as written, or None where there is none; UserError where it holds something else."""
+    refusal = "is no record of predict.py, or is damaged; make it again with predict.py --out"
+    return read_record(predictions_of(folder), is_predictions, refusal)

@@ -60,7 +60,7 @@ def _places(whole: int, resized: int, cut: int, left: int) -> tuple[slice, np.nd
 
 
 def _between(values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Rows (n, W) of values (H, W), linear between the centres of two of them; at the rim the rim's own."""
+    """Rows (n, W) of values (H, W), interpolated linearly between the centres of two; at the rim the rim's own."""
     place = np.clip(at - 0.5, 0, len(values) - 1)
     before = place.astype(int)
     after, share = np.minimum(before + 1, len(values) - 1), (place - before).astype(np.float32)[:, None]

@@ -110,7 +110,7 @@ def write_exported(path: Path, model: PaDiM, described: dict[str, Any]) -> list[
     with lock(path.with_name(f".lock_{path.name}"), "give another --out"), _staged(path) as staged:
         program.save(staged, external_data=weights > LIMIT)
         own = staged.with_name(beside.name)
-        path.unlink(missing_ok=True)  # 先删旧的，最后放新的：在场的两个文件总是一对
+        path.unlink(missing_ok=True)  # the old one goes first, the new one comes last; 在场的两个文件总是一对
         if is_large := own.exists():
             _move(own, beside)
         else:

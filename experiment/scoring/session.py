@@ -4,10 +4,11 @@
 """
 
 import argparse
+import io
 import shlex
 import sys
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,15 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from datasets.pictures import NewPictures, find_others, find_pictures
+from datasets.pictures import NewPictures, Picture, arriving, find_others, find_pictures
 from datasets.preprocessing import Preprocessing
 from datasets.read_ahead import read_ahead
 from experiment.files.records import NUMBER, matches
 from experiment.options import decoding_threads
 from experiment.report.colours import colours_of
+from experiment.report.drift import drift
 from experiment.report.threshold import find_thresholds
 from experiment.scoring.answers import BELOW, Answer, alone_in, answers, write_predictions
 from experiment.scoring.maps import maps_below
+from padim import BLOCK
 from system.errors import UserError
 from system.files import check_writable
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from experiment.scoring.torch_model import Stored
 
 
+STREAM = Path("-")  # 图片的名字来自标准输入
 _SAME_SHARE = 0.02  # 被裁掉的份额相差不到这么多，算相同
 
 
@@ -44,8 +48,8 @@ class Scored:
 
     Attributes
     ----------
-    index : int
-        Its number among the pictures given.
+    found : Picture
+        Its file, and its figure's name.
     size : (int, int)
         Width and height of the picture itself.
     picture : ndarray, (H, W, 3) uint8, or None
@@ -58,7 +62,7 @@ class Scored:
         From the prepared picture to its map and score.
     """
 
-    index: int
+    found: Picture
     size: tuple[int, int]
     picture: np.ndarray | None
     raw: np.ndarray
@@ -87,28 +91,39 @@ class Scoring:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.unreadable, self._stack = args, 0, ExitStack()
-        # 下标、原图的宽高、供作图的图片（不画则为 None），按序，等各自的异常图
-        self._waiting: deque[tuple[int, tuple[int, int], np.ndarray | None]] = deque()
+        # 图片、原图的宽高、供作图的像素（不画则为 None），按序，等各自的异常图
+        self._waiting: deque[tuple[Picture, tuple[int, int], np.ndarray | None]] = deque()
         self._reading = 0.0  # 这一块里读图所用的秒数
         self._cut_off: set[float] = set()  # 各图被裁掉的份额
-        self._taken: list[dict[str, Any]] = []
+        self._decisions: Counter[str] = Counter()
+        self._p_values: list[float] = []
+        self._entries: list[dict[str, Any]] = []  # 总记录的各项；没有 --out 就不留
 
     def __enter__(self) -> "Scoring":
         args = self.args
         self._model = opened(args.model, args.device)
-        record, size = self._model.record, tuple(self._model.record["size"])
+        record, self._threads = self._model.record, decoding_threads(args.num_workers, self._model.device_type)
+        self._size: tuple[int, int] = tuple(record["size"])
         self._preprocessing = Preprocessing.from_record(record["preprocessing"])
         self._thresholds = find_thresholds(args.model, record, args.threshold, args.percentile)
         self._colours = colours_of(self._thresholds, args.colours)
         own = {args.out / folder: what for folder, what in BELOW.items()} if args.out else {}
-        self._found = find_pictures(args.pictures, own)
+        self._groups: Iterable[list[Picture]]
+        self._total = None
+        if STREAM in args.pictures:
+            if len(args.pictures) > 1:
+                raise UserError("- takes names from standard input and stands alone; name the others there, too")
+            names = sys.stdin if isinstance(sys.stdin, io.TextIOWrapper) else None
+            self._groups = arriving(names, own)
+        else:
+            self._groups = [found] = [find_pictures(args.pictures, own)]
+            self._total = len(found)
         if args.out:
             check_writable(args.out)
-        self._model.load(args.weights, args.batch_size, len(self._found))
+        self._model.load(args.weights, args.batch_size, self._total or BLOCK)
         tell(f"{self._model.name}: threshold {_number(self._thresholds.decision)} ({self._thresholds.origin})")
-        if others := find_others(args.pictures, args.out):
+        if self._total and (others := find_others(args.pictures, args.out)):
             tell(f"{len(others)} files, such as {str(others[0])!r}, are not read: convert pictures among them to PNG")
-        self._pictures = NewPictures([picture.file for picture in self._found], self._preprocessing, size)
         with ExitStack() as stack:
             if args.out:
                 stack.enter_context(alone_in(args.out))
@@ -117,7 +132,7 @@ class Scoring:
             if args.figures == "all":
                 from experiment.report.figures import drawn_below  # 连带 matplotlib：不画图就不等它
 
-                self._draw = stack.enter_context(drawn_below(args.out / "pictures", size, self._colours))
+                self._draw = stack.enter_context(drawn_below(args.out / "pictures", self._size, self._colours))
             self._keep = None
             if args.maps:
                 kept = maps_below(args.out, self._preprocessing, self._colours)
@@ -129,14 +144,21 @@ class Scoring:
         return self._stack.__exit__(*problem)
 
     def score(self) -> Iterator[list[Scored]]:
-        """The pictures that can be read with their scores, block by block, in order."""
-        start = perf_counter()
-        for scores in self._model.score(self._batches()):
+        """The pictures that can be read with their scores, block by block, in order; a progress bar."""
+        # 屏幕上逐行出现的结果本身就是进度；还会来多少张也不知道的，没有进度可言
+        is_silent = self._total is None or (self.args.out is None and sys.stdout.isatty())
+        with tqdm(total=self._total, desc=f"scoring | {self._model.name}", unit="image", disable=is_silent) as bar:
+            for group in self._groups:
+                yield from self._score(group, bar)
+
+    def _score(self, group: list[Picture], bar: tqdm) -> Iterator[list[Scored]]:
+        start, self._reading = perf_counter(), 0.0
+        for scores in self._model.score(self._batches(group, bar)):
             seconds = (perf_counter() - start - self._reading) / len(scores.maps)  # 读图的时间不算
             waiting = [self._waiting.popleft() for _ in scores.maps]
             if not np.isfinite(scores.maps).all():
                 raise UserError(
-                    f"an anomaly map near {str(self._found[waiting[0][0]].file)!r} is not finite: the weights hold NaN "
+                    f"an anomaly map near {str(waiting[0][0].file)!r} is not finite: the weights hold NaN "
                     "or are far out of scale; fit with other --weights"
                 )
             found = zip(waiting, scores.maps, scores.image_scores, strict=True)
@@ -148,23 +170,29 @@ class Scoring:
         answered = [self._answer(one) for one in block]
         self._write(answered)
         if self._draw:
-            drawn = ((self._found[one.index].figure, one.picture, one.raw) for one in block)
+            drawn = ((one.found.figure, one.picture, one.raw) for one in block)
             self._draw([(name, picture, raw) for name, picture, raw in drawn if picture is not None])
         if self._keep:
-            self._keep([(self._found[one.index].figure, one.raw, one.size) for one in block])
-        self._taken += [answer.entry() for answer in answered]
+            self._keep([(one.found.figure, one.raw, one.size) for one in block])
+        self._decisions.update(answer.decision for answer in answered)
+        self._p_values += [answer.p_value for answer in answered if answer.p_value is not None]
+        if self.args.out:
+            self._entries += [answer.entry() for answer in answered]
 
     def report(self) -> None:
-        """At the end: the record of all, how many were decided how, and what was written."""
-        out, counts = self.args.out, Counter(entry["decision"] for entry in self._taken)
-        if out and self._taken:
-            write_predictions(out, self.args.model, self._model.name, self._model.record, self._thresholds, self._taken)
+        """At the end: the record of all, how many were decided how, how they score, and what was written."""
+        out, counts = self.args.out, self._decisions
+        if self._entries:
+            known = self._model.name, self._model.record, self._thresholds
+            write_predictions(out, self.args.model, *known, self._entries)
         decided = (
             "no decision without a threshold" if counts[""] else f"{counts['defect']} defect, {counts['good']} good"
         )
-        tell(f"{len(self._taken)} pictures scored: {decided}" if self._taken else "no picture could be scored")
+        tell(f"{counts.total()} pictures scored: {decided}" if counts else "no picture could be scored")
+        if changed := drift(self._p_values, len(self._thresholds.good or ())):
+            tell(changed.sentence)
         self._compare_crops()
-        if out and self._taken:
+        if self._entries:
             tell(f"wrote predictions: {out / 'predictions.csv'}")
             if self.args.json:
                 tell(f"wrote predictions with regions: {out / 'predictions.jsonl'}")
@@ -189,23 +217,22 @@ class Scoring:
             )
 
     def _answer(self, one: Scored) -> Answer:
-        found, thresholds = self._found[one.index], self._thresholds
-        regions = None
+        thresholds, regions = self._thresholds, None
         if self.args.json:
             from experiment.scoring.regions import find_regions  # 连带 skimage：只有 --json 才等它
 
             if (mask := self._colours.mask(one.raw)) is not None:
                 regions = find_regions(one.raw, mask, self._preprocessing, one.size)
         decision, rarity = thresholds.decide(one.score), thresholds.p_value(float(one.score))
-        figure = (Path("pictures") / found.figure).as_posix() if self._draw else None
-        return Answer(str(found.file), one.score, thresholds.decision, decision, rarity, one.seconds, regions, figure)
+        file, figure = str(one.found.file), (Path("pictures") / one.found.figure).as_posix() if self._draw else None
+        return Answer(file, one.score, thresholds.decision, decision, rarity, one.seconds, regions, figure)
 
-    def _batches(self) -> Iterator[np.ndarray]:
+    def _batches(self, group: list[Picture], bar: tqdm) -> Iterator[np.ndarray]:
         """Prepared pictures (B, H, W, 3) uint8; what of each its answer needs waits until its score comes."""
         start = perf_counter()
-        for items in self._readable():
+        for items in self._readable(group, bar):
             for picture, index, _, size in items:
-                self._waiting.append((int(index), tuple(size.tolist()), picture if self._draw else None))
+                self._waiting.append((group[int(index)], tuple(size.tolist()), picture if self._draw else None))
                 self._cut_off.add(self._preprocessing.cut_off(tuple(size.tolist())))
             batch = np.stack([picture for picture, *_ in items])  # (B, H, W, 3)
             self._reading += perf_counter() - start
@@ -213,15 +240,11 @@ class Scoring:
             start = perf_counter()
         self._reading += perf_counter() - start
 
-    def _readable(self) -> Iterator[list[Any]]:
-        """Batches of the pictures that can be read; the others are named. A progress bar."""
-        args, pictures = self.args, self._pictures
-        threads = decoding_threads(args.num_workers, self._model.device_type)
-        on_screen = args.out is None and sys.stdout.isatty()  # 屏幕上逐行出现的结果本身就是进度
-        with (
-            tqdm(total=len(pictures), desc=f"scoring | {self._model.name}", unit="image", disable=on_screen) as bar,
-            closing(read_ahead(pictures, args.batch_size, threads)) as ahead,
-        ):
+    def _readable(self, group: list[Picture], bar: tqdm) -> Iterator[list[Any]]:
+        """Batches of the pictures that can be read; the others are named."""
+        pictures = NewPictures([picture.file for picture in group], self._preprocessing, self._size)
+        threads = min(self._threads, len(group) - 1)  # 只来了一张，不必为它起线程
+        with closing(read_ahead(pictures, self.args.batch_size, threads)) as ahead:
             for items in ahead:
                 for _, index, is_readable, _ in items:
                     if not is_readable:

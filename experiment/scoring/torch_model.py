@@ -81,8 +81,8 @@ class Stored:
         if self.record["precision"] == "tf32" and self.device_type != "cuda":
             raise UserError(f"{str(self.path)!r} was made with --precision tf32, which needs a GPU; see --device")
         self.model = model_of(self.record, weights or self.record["weights"], self._device)
-        numbers = batch_size, 0, min(count, self.model.block)
-        memory.check(self.model, self.name, *numbers, evaluated=False, more=more, remedy=remedy)
+        count = min(count, self.model.block)
+        memory.check(self.model, self.name, batch_size, 0, count, evaluated=False, more=more, remedy=remedy)
         try:
             load(self.model, self.path)
         except DamagedError as problem:

@@ -7,8 +7,10 @@ function define(list, pairs) {
   list.replaceChildren(...pairs.filter(([, value]) => value !== null).map(entry));
 }
 
-/** What the run had to say, a line each. */
-function remark(list, lines) {
+/** What the run had to say of these classes, a line each; of several with their names. */
+function remark(list, rows, named = false) {
+  const words = (row, line) => (named ? row.name + say("colon") : "") + translated(line, REMARKS);
+  const lines = rows.flatMap((row) => row.remarks.map((line) => words(row, line)));
   list.replaceChildren(...lines.map((line) => make("li", {}, line)));
   list.hidden = !lines.length;
 }
@@ -100,7 +102,7 @@ function showTable() {
   );
   // 没有打分的类没有自己的一页：它的话写在这里
   const apart = run.rows.filter((row) => !run.classes.some((each) => each.name === row.name));
-  remark(part("others"), apart.flatMap((row) => row.remarks.map((line) => `${row.name}${say("colon")}${line}`)));
+  remark(part("others"), apart, true);
   const average = (row) => make("th", { scope: "row" }, heading(row.name));
   foot.replaceChildren(...run.averages.map((row) => make("tr", {}, average(row), ...cells(row, columns, ""))));
 }

@@ -2,7 +2,10 @@
 const BINS = 60, STEPS = 1000;
 const part = (id) => document.getElementById(id);
 const wanted = new Set(); // 只看这些结果；空为全看
-let pictures = [], ordered = [], shown = [], threshold = null, low = 0, high = 1;
+let pictures = [], ordered = [], shown = [], threshold = null;
+const LINEAR = { to: Number, from: Number };
+const LOGARITHMIC = { to: (score) => Math.log(Math.max(score, Number.MIN_VALUE)), from: Math.exp };
+let axis = LINEAR, start = 0, end = 1; // 横轴，与它的两端：换到轴上之后
 
 /** The pictures of a class, from the columns in which they are stored. */
 function unpack(each) {
@@ -76,15 +79,21 @@ function outline(scores, most) {
 
 function count(scores) {
   const counts = new Array(BINS).fill(0);
-  for (const score of scores) counts[Math.min(BINS - 1, Math.floor((BINS * (score - low)) / (high - low)))] += 1;
+  for (const score of scores) counts[Math.min(BINS - 1, Math.floor(BINS * share(score)))] += 1;
   return counts;
+}
+
+/** Where a score lies on the axis, from 0 to 1. */
+function share(score) {
+  return (axis.to(score) - start) / (end - start);
 }
 
 function showHistogram(each) {
   const scores = pictures.map((picture) => picture.score);
-  const [least, most] = [Math.min, Math.max].map((extreme) => scores.reduce((a, b) => extreme(a, b)));
+  axis = each.logarithmic ? LOGARITHMIC : LINEAR;
+  const [least, most] = [Math.min, Math.max].map((extreme) => axis.to(scores.reduce((a, b) => extreme(a, b))));
   const margin = 0.03 * (most - least) || Math.max(0.03 * Math.abs(most), 1e-3); // 两端之外：全判缺陷，全判正常
-  [low, high] = [least - margin, most + margin];
+  [start, end] = [least - margin, most + margin];
   const groups = { good: [], defect: [] };
   for (const picture of pictures) groups[picture.label ? "defect" : "good"].push(picture.score);
   const tallest = Math.max(...Object.values(groups).flatMap(count));
@@ -96,15 +105,32 @@ function showHistogram(each) {
     ...(each.labels ? [key("good", "normal"), key("defect", "defective")] : []),
     make("span", { className: "note" }, say("tallest", tallest)),
   );
-  part("low").textContent = short(low, 4);
-  part("high").textContent = short(high, 4);
+  part("low").textContent = short(axis.from(start), 4);
+  part("high").textContent = short(axis.from(end), 4);
+  part("scale").textContent = say(each.logarithmic ? "logarithmic_axis" : "score_axis");
+}
+
+/** How the scores lie among those of good pictures: a bar a twentieth of these, behind it what is usual. */
+function showDrift(drift) {
+  part("drift").hidden = !drift;
+  if (!drift) return;
+  part("drift_said").textContent = translated(drift.sentence);
+  const bars = drift.parts.map(([found, usual, margin], i) => ({ i, found, ends: [usual - margin, usual + margin] }));
+  const most = Math.max(...bars.flatMap(({ found, ends }) => [found, ends[1]]));
+  const y = (share) => (100 - (98 * Math.max(0, share)) / most).toFixed(2);
+  const isWithin = ({ found, ends }) => found >= ends[0] && found <= ends[1];
+  const draw = (name, those, path) => document.querySelector(`#drift .${name}`).setAttribute("d", those.map(path).join(""));
+  draw("band", bars, ({ i, ends }) => `M${i} ${y(ends[0])}V${y(ends[1])}h1V${y(ends[0])}Z`);
+  const bar = ({ i, found }) => `M${i}.15 100V${y(found)}h0.7V100Z`;
+  draw("within", bars.filter(isWithin), bar);
+  draw("outside", bars.filter((each) => !isWithin(each)), bar);
 }
 
 /** Take another threshold; everything that depends on it follows. */
 function setThreshold(value) {
   chosen.moved = threshold = value;
   const slider = part("slider");
-  slider.value = value === null ? STEPS : Math.round((STEPS * (value - low)) / (high - low));
+  slider.value = value === null ? STEPS : Math.round(STEPS * share(value));
   slider.ariaValueText = short(value, 7);
   if (document.activeElement !== part("threshold")) part("threshold").value = value === null ? "" : short(value, 7);
   part("stored").disabled = value === chosen.threshold;
@@ -208,6 +234,7 @@ function showClass(isNew) {
   part("pictures").classList.toggle("list", pictures.some((picture) => !picture.figure));
   showKinds();
   showHistogram(chosen);
+  showDrift(chosen.drift);
   threshold = chosen.moved === undefined ? chosen.threshold : chosen.moved;
   for (const picture of pictures) {
     picture.outcome = outcome(picture);
@@ -218,7 +245,7 @@ function showClass(isNew) {
 }
 
 part("slider").addEventListener("input", ({ target }) =>
-  setThreshold(Number((low + ((high - low) * target.value) / STEPS).toPrecision(6))),
+  setThreshold(Number(axis.from(start + ((end - start) * target.value) / STEPS).toPrecision(6))),
 );
 part("threshold").addEventListener("input", ({ target }) => {
   if (Number.isFinite(target.valueAsNumber)) setThreshold(target.valueAsNumber);

@@ -64,7 +64,7 @@ function show() {
     const row = run.rows?.find((each) => each.name === chosen.name);
     document.querySelector("#class > h2").textContent = chosen.name;
     define(part("merit"), row ? merits(row) : []);
-    remark(part("remarks"), row ? row.remarks : []);
+    remark(part("remarks"), row ? [row] : []);
     showClass(chosen.name !== last?.name);
   } else {
     showOverview();

@@ -46,7 +46,14 @@ const WORDS = {
   stored: ["Back to {}", "恢复为 {}"],
   no_threshold: ["none is stored; move the slider", "没有存下的阈值；请移动滑块"],
   score_axis: ["image score", "图像得分"],
+  logarithmic_axis: ["image score, logarithmic", "图像得分，对数坐标"],
   tallest: ["tallest bar: {}", "最高一柱：{}"],
+  drift_low: ["lowest twentieth of the good scores", "好图得分最低的二十分之一"],
+  drift_high: ["highest twentieth", "最高的二十分之一"],
+  drift_note: [
+    "Each bar: the share of the new pictures that score within one twentieth of the good pictures' scores. Grey: usual.",
+    "每根柱：得分落在好图得分某二十分之一之内的新图像所占的比例。灰色：通常的范围。",
+  ],
   outcomes: ["Show only these outcomes", "只看这些结果"],
   found: ["found", "检出"],
   missed: ["missed", "漏检"],
@@ -104,6 +111,9 @@ const SENTENCES = [
   [/([\d.]+)th percentile of (\d+) training scores, left out by blocks of (\d+), (\d+) groups/,
     "$2 个训练图像每 $3 张一组（$4 组）留出所得分数的第 $1 百分位"],
   [/([\d.]+)th percentile of (\d+) validation scores/, "$2 个验证图像得分的第 $1 百分位"],
+  [/of (\d+) pictures (\d+ %) lie above the median of the good pictures' scores and (\d+ %) above their 95th percentile/,
+    "$1 张图像中，$2 高于好图得分的中位数，$3 高于其第 95 百分位"],
+  [/(\d+ ± \d+ %) and (\d+ ± \d+ %) would be usual/, "通常应为 $1 与 $2"],
   [/^given$/, "使用者给定"],
   [/^none: give (\S+)$/, "没有：用 $1 给出"],
   [/; /g, "；"],
@@ -118,8 +128,8 @@ function say(key, ...values) {
 }
 
 /** A sentence of the program in the language shown. */
-function translated(sentence) {
-  return language ? SENTENCES.reduce((text, [english, chinese]) => text.replace(english, chinese), sentence) : sentence;
+function translated(sentence, table = SENTENCES) {
+  return language ? table.reduce((text, [english, chinese]) => text.replace(english, chinese), sentence) : sentence;
 }
 
 /** A score, or what is computed like one. */
