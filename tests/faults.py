@@ -122,8 +122,8 @@ def check_readable(out: Path) -> int:
         elif path.suffix == ".npy":
             np.load(path)
         elif path.suffix == ".npz":
-            left_out = path.stem.removeprefix("train_")
-            assert store.read_left_out(left_out) if path == store.left_out(left_out) else store.read_arrays(path.stem)
+            name = path.stem.removeprefix("train_").removesuffix("_left_out")
+            assert store.read_left_out(name) if path == store.left_out(name) else store.read_arrays(path.stem)
         elif path.suffix == ".json":
             json.loads(path.read_text(encoding="utf-8"))
         elif path.suffix == ".png":
