@@ -9,10 +9,13 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from datasets.folder import SPLITS, FolderDataset
 from datasets.images import Header, highest_value, read_header
 from datasets.masks import decode_mask
 from datasets.preprocessing import Preprocessing, words
+from datasets.region import read_region
 from system.errors import UserError
 
 LONG = 1.15  # 长边超过短边的这么多倍，居中的方形裁剪就会丢掉两端
@@ -24,7 +27,8 @@ class CheckedClass(NamedTuple):
     """What is known of a class beforehand: numbers of pictures, and height and width as prepared.
 
     ``longest`` is the height and width of the most elongated picture as it is, ``cut_off`` the least and the largest
-    share of a training picture that the crop cuts off, ``remarks`` are lines for the user.
+    share of a training picture that the crop cuts off, ``remarks`` are lines for the user. ``region`` is what is looked
+    at, (H, W) bool as prepared; None is all of it.
     """
 
     n_train: int
@@ -33,19 +37,24 @@ class CheckedClass(NamedTuple):
     longest: tuple[int, int]
     cut_off: tuple[float, float]
     remarks: list[str]
+    region: np.ndarray | None = None
 
 
 def check_class(
-    dataset: type[FolderDataset], root: Path, name: str, preprocessing: Preprocessing | None = None
+    dataset: type[FolderDataset],
+    root: Path,
+    name: str,
+    preprocessing: Preprocessing | None = None,
+    region: Path | None = None,
 ) -> CheckedClass:
-    """Check what can be known of a class without decoding a picture.
+    """Check what can be known of a class without decoding a picture; ``region`` is as `read_region` takes it.
 
     Raises
     ------
     UserError
         For fewer than two training pictures, a file that is no picture, a defect picture without
-        mask, a mask of another size, or pictures that are not of one size once they are prepared;
-        the message names the file and the remedy.
+        mask, a mask of another size, pictures that are not of one size once they are prepared, or
+        as `read_region`; the message names the file and the remedy.
     """
     preprocessing = preprocessing or Preprocessing()
     train, validation, test = (dataset(root, name, split, preprocessing) for split in SPLITS)
@@ -86,8 +95,10 @@ def check_class(
         *_depth(files, headers, preprocessing.bits),
         *train.unread([*files, *chain.from_iterable(masks)]),
     ]
-    lost = [preprocessing.cut_off(header.size) for header in headers[: len(train)]]
-    return CheckedClass(len(train), len(test), first, longest, (min(lost), max(lost)), remarks)
+    sizes = [header.size for header in headers[: len(train)]]
+    lost = [preprocessing.cut_off(size) for size in sizes]
+    seen = read_region(region, name, preprocessing, zip(train.files, sizes, strict=True))
+    return CheckedClass(len(train), len(test), first, longest, (min(lost), max(lost)), remarks, seen)
 
 
 def elongation(size: tuple[int, int]) -> float:

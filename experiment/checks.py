@@ -58,14 +58,15 @@ def check_data(
     dataset = DATASETS[args.dataset]
     root, wanted = locate(dataset, args.data_path, args.classes)
     bar = tqdm(find_classes(dataset, root, wanted), desc="checking", unit="class")
-    checked = {name: check_class(dataset, root, name, preprocessing) for name in bar}
+    region = getattr(args, "region", None)
+    checked = {name: check_class(dataset, root, name, preprocessing, region) for name in bar}
     check_writable(store.root)
     if getattr(args, "leave_out", None) and any(len(dataset(root, name, "validation")) for name in checked):
         raise UserError(f"{args.dataset} has validation pictures, which give a threshold; give no --leave_out")
     for name, found in checked.items():
         for words in found.remarks:
             report.remark(name, words)
-    return DataFolder(dataset, root, preprocessing), checked
+    return DataFolder(dataset, root, preprocessing, region), checked
 
 
 def begin(
@@ -105,8 +106,8 @@ def begin(
             stored=is_stored,
             preprocessing=data.preprocessing,
         )
-        lots, _ = to_leave_out(args, name, *map(partial(data.split, name), SPLITS))
-        if lots and isinstance(model, PaDiM):
+        lots, _ = to_leave_out(args.leave_out, name, *map(partial(data.split, name), SPLITS))
+        if lots and isinstance(model, PaDiM) and is_stored:
             memory.check_group(model, name, lots.largest, room.spare)
         command = f"python predict.py --model {shlex.quote(str(store.fitted(name)))} PICTURES"
         how = f"score others with: {command}" if is_stored else "nothing is stored"
@@ -136,8 +137,10 @@ def begin(
     }
     finished = results["run"]["finished"]
     for name in [n for n in finished if n in checked]:
-        if not data.is_unchanged(name, results["classes"][name]):
-            print(f"{name}: its pictures have changed since it was finished; computing it again")
+        row = results["classes"][name]
+        if not (has_region := data.has_region(name, row)) or not data.is_unchanged(name, row):
+            what = "pictures have" if has_region else "region has"
+            print(f"{name}: its {what} changed since it was finished; computing it again")
             finished.remove(name)
     if finished:
         print(f"going on with the interrupted run; finished already: {', '.join(finished)}")

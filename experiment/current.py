@@ -23,7 +23,9 @@ class Current:
     waited : float
         Seconds of communication before the class.
     scores : dict
-        Of good pictures, for the JSON beside the pickle.
+        Of good pictures, for the JSON beside the pickle; at first None for what is stored there and no longer holds.
+    leave_out : str or int, optional
+        How training pictures are left out, where that is asked for, or where they were before in another region.
     staged : Staged
         What gets its name when all of the class is there.
     """
@@ -32,5 +34,6 @@ class Current:
     data: dict[str, Any]
     watch: Stopwatch
     waited: float
-    scores: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any]
+    leave_out: str | int | None
     staged: Staged = field(default_factory=Staged)

@@ -81,10 +81,12 @@ class Evaluator:
                     maps = np.load(files.maps_path, mmap_mode="r") if files.has_maps else None
                     masks = files.masks if files.has_maps and test.has_masks else None
                     try:
-                        found = evaluate_maps(maps, test.labels, masks, files.own_scores)
+                        found = evaluate_maps(maps, test.labels, masks, files.own_scores, files.region)
                     except UserError as problem:  # 说出来时，可能已在算下一类
                         raise UserError(f"class {name!r}: {problem}") from problem
-                    apart = evaluate_apart(maps, test.labels, masks, test.kinds, test.APART, files.own_scores)
+                    apart = evaluate_apart(
+                        maps, test.labels, masks, test.kinds, test.APART, files.own_scores, files.region
+                    )
                     if maps is not None:
                         close(maps)  # Windows 不许改名仍映射着的文件
                     arrays = arrays_of(found, test.names(), test.kinds, test.labels, masks, files.centres)
@@ -106,7 +108,7 @@ class Evaluator:
         colours = colours_of(thresholds, scale_of(self._results.content, name))
         if chosen and colours.bar == OF_CLASS:
             maps = np.load(store.maps(name), mmap_mode="r")
-            if are_faint(colours, [float(np.max(maps[i])) for i in np.flatnonzero(test.labels)]):
+            if are_faint(colours, [float(np.nanmax(maps[i])) for i in np.flatnonzero(test.labels)]):
                 remark(name, FAINT, sys.stdout)
         return self._drawer.draw(store, name, chosen, masks, colours)
 

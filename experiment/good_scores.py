@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.preprocessing import to_pictures
+from datasets.region import fingerprint
 from experiment.files.folder import Store
 from experiment.files.records import read_fitted_record
+from experiment.files.region import from_text, to_text
 from experiment.lots import SHOWN, Lots
 from experiment.ranks import Ranks
 
@@ -91,15 +93,28 @@ def _most(pictures: list[Unusual]) -> list[Unusual]:
     return sorted(pictures, key=lambda one: (-one.score, one.index))[:SHOWN]
 
 
-def has_left_out(store: Store, name: str, by: str | int | None) -> bool:
+def outdated(record: dict[str, Any] | None, region: np.ndarray | None) -> tuple[dict[str, Any], str | int | None]:
+    """What takes the place of the scores beside a pickle, if there are any and they are of another region (H, W).
+
+    The second is how they were left out (`Lots.by`), if they were.
+    """
+    if record is None or fingerprint(from_text(record["region"])) == fingerprint(region):
+        return {}, None
+    scores = "left_out_scores", "left_out", "left_out_alone_scores", "validation_scores"
+    # 高斯与区域无关，得分有关
+    return dict.fromkeys(scores) | {"region": to_text(region)}, (record["left_out"] or {}).get("by")
+
+
+def has_left_out(store: Store, name: str, by: str | int | None, region: np.ndarray | None) -> bool:
     """Whether a class's left-out scores and its most unusual training pictures are stored beside its features.
 
-    They must have been left out as ``by`` asks (`Lots.by`), if it does.
+    They must have been left out as ``by`` asks (`Lots.by`), if it does, and be of this region.
     """
     if not store.left_out(name).exists():
         return False
     record = read_fitted_record(store.fitted(name))
-    return record["left_out_scores"] is not None and by in (None, (record["left_out"] or {}).get("by"))
+    is_as_asked = by in (None, (record["left_out"] or {}).get("by"))
+    return record["left_out_scores"] is not None and is_as_asked and not outdated(record, region)[0]
 
 
 def as_arrays(pictures: list[Unusual], names: list[str], lots: Lots) -> dict[str, np.ndarray | None]:

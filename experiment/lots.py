@@ -3,7 +3,6 @@
 训练图像的批次：同一批的图像一起留出。分成哪几批，批次之间相差多少，新的批次会怎样。
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -145,18 +144,18 @@ def choose(asked: str | int | None, name: str, names: Sequence[str], folder: str
 
 
 def to_leave_out(
-    args: argparse.Namespace, name: str, train: FolderDataset, validation: FolderDataset, test: FolderDataset
+    asked: str | int | None, name: str, train: FolderDataset, validation: FolderDataset, test: FolderDataset
 ) -> tuple[Lots | None, str]:
     """As `choose`; None where a class's training pictures are not scored as if left out.
 
-    They are where ``--leave_out`` asks for it, and where nothing else gives a threshold: where there are no validation
+    They are where that is ``asked`` for, and where nothing else gives a threshold: where there are no validation
     pictures, and no labelled test pictures.
     """
-    if args.no_features or len(validation) or (test.is_labelled and args.leave_out is None):
+    if len(validation) or (test.is_labelled and asked is None):
         return None, ""
     if len(train) < 3:
         return None, "leaving one out needs three training pictures; there are no scores for a threshold"
-    return choose(args.leave_out, name, train.names(), train.MARKS[0])
+    return choose(asked, name, train.names(), train.MARKS[0])
 
 
 def remarks(lots: Lots, scores: list[float], alone: list[float], names: Sequence[str]) -> list[str]:

@@ -65,7 +65,7 @@ class Network:
     is_installed: bool = False
 
 
-_OF_PADIM = ("layers", "rd", "reduction", "leave_out", "no_features")
+_OF_PADIM = ("layers", "rd", "reduction", "leave_out", "no_features", "region")
 METHODS = {
     "padim": Method(
         "PaDiM", "wide_resnet50_2", "efficientnet_lite0", ("top_k",), published=("resnet18", "wide_resnet50_2"),

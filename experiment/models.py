@@ -15,6 +15,7 @@ import numpy as np
 import PIL
 
 from experiment.files.folder import Store
+from experiment.files.region import to_text
 from experiment.options import defaults
 from experiment.ranks import Ranks
 from experiment.report.published import departures
@@ -94,6 +95,7 @@ def describe(model: "Pretrained") -> dict[str, Any]:
         "size": list(model.size),
         "layers": [asdict(layer) for layer in model.layers],
         "n_train": model.count,
+        "region": to_text(model.region),
         # 这几项算好后补入
         **dict.fromkeys(("left_out_scores", "left_out", "left_out_alone_scores", "validation_scores", "test_set")),
         "versions": {

@@ -159,6 +159,8 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--rd", type=at_least(1), help=rd)
     add("--top_k", type=at_least(1), default=5, help="nearest training images of spade (default %(default)s)")
     reduction = "to fewer channels: random (default), or pca"
+    region = "a mask: black is not looked at; or a folder with CLASS.png (default: all of the picture)"
+    add("--region", type=expanded, metavar="MASK", help=region)
     add("--reduction", choices=("random", "pca"), default="random", help=reduction)
     add("--figures", type=_figures, default="all", metavar="N", help="a class: all (default), none, a number")
     heat = "class, the class's least to largest score; threshold, 0 to twice the threshold"
@@ -181,6 +183,8 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.demo and (args.data_path != DEMO["data_path"] or args.dataset != "mvtec"):
         parser.error("--demo brings its own data; leave out --data_path and --dataset")
+    if args.region and args.protocol == "rd":
+        parser.error("--region is a place in the picture, and --protocol rd moves every picture; leave one of them out")
     if args.leave_out and args.no_features:
         parser.error("--leave_out stores its scores beside the features; give no --no_features")
     for name in method.meaningless:
@@ -231,12 +235,8 @@ def prediction(argv: Sequence[str] | None, description: str) -> argparse.Namespa
     percentile = between(0, 100, "percentile (0 to 100)")
     add("--percentile", type=percentile, help="of the left-out (or validation) scores, as threshold (default 99)")
     add("--figures", choices=["all", "none"], help="localization figures (default all with --out, else none)")
-    add(
-        "--colours",
-        choices=SCALES,
-        default="threshold",
-        help="of heat maps: threshold (default), or class, as main.py's",
-    )
+    heat = "of heat maps: threshold (default), or class, as main.py's"
+    add("--colours", choices=SCALES, default="threshold", help=heat)
     add("--maps", action="store_true", help="with --out: raw maps (maps/*.tif) and masks (masks/*.png), at full size")
     add("--weights", help="as given to main.py (default: as recorded)")
     _decoding(parser)

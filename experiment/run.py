@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 from datasets.check import common_size
 from datasets.folder import FolderDataset
 from datasets.preprocessing import Preprocessing
+from datasets.region import fingerprint
 from experiment.batches import Images, Part, decode_early
 from experiment.checks import begin, check_data
 from experiment.current import Current
 from experiment.files.folder import Store
-from experiment.good_scores import GoodScores, as_arrays, has_left_out
+from experiment.good_scores import GoodScores, as_arrays, has_left_out, outdated
 from experiment.lots import Share, remarks, to_leave_out
 from experiment.methods import key_of
 from experiment.models import build, is_as_published, together
@@ -130,8 +131,12 @@ class Run:
         train, test = self._data.train_and_test(name)
         with watch.stage("fingerprint"):
             data = self._ranks.agree(lambda: self._data.record(name))
-        data |= {"n_train": len(train), "remarks": [*self._checked[name].remarks]}
-        self._class = Current(name, data, watch, waited)
+        self.model.region = region = self._checked[name].region
+        data |= {"n_train": len(train), "remarks": [*self._checked[name].remarks], "region": fingerprint(region)}
+        stored = self._ranks.agree(lambda: stored_record(self._store.fitted(name)))
+        scores, again = outdated(stored, region)  # 另一区域里留出过的，重新留出
+        self._class = Current(name, data, watch, waited, scores, self.args.leave_out or again)
+        self._class.staged.remove(*([self._store.left_out(name)] if scores else []))
         self.remark(*(self._data.repeated(name) if self.leads else ()))
         self._staged.append(self._class.staged)
         return train, test
@@ -190,9 +195,12 @@ class Run:
 
     def lots(self, train: FolderDataset, test: FolderDataset) -> Share | None:
         """This process's part of the groups to leave out; None where there is no need, or their scores are stored."""
-        name, asked, store = self._class.name, self.args.leave_out, self._store
-        lots, remark = to_leave_out(self.args, name, train, self._data.split(name, "validation"), test)
-        if lots and self._ranks.agree(lambda: self._saving is None and has_left_out(store, name, asked)):
+        if self.args.no_features:  # 得分无处可存
+            return None
+        name, store, is_new = self._class.name, self._store, self._ranks.agree(lambda: self._saving is not None)
+        asked = self.args.leave_out if is_new else self._class.leave_out
+        lots, remark = to_leave_out(asked, name, train, self._data.split(name, "validation"), test)
+        if lots and not is_new and self._ranks.agree(lambda: has_left_out(store, name, asked, self.model.region)):
             return None
         if remark:
             self.remark(remark, file=sys.stdout)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from experiment.files.gaussians import DamagedError, Progress, read_components, read_fitted, write_fitted
 from experiment.files.provenance import stored_state
 from experiment.files.records import read_fitted_record
+from experiment.files.region import from_text
 from experiment.models import describe
 from experiment.ranks import Ranks
 from system.command import wait_for
@@ -53,7 +54,7 @@ def write_model(
 
 
 def load(model: "PaDiM", path: Path) -> None:
-    """Give a model the state that `save` wrote.
+    """Give a model the state that `save` wrote, and the region.
 
     Raises
     ------
@@ -65,7 +66,9 @@ def load(model: "PaDiM", path: Path) -> None:
     if model.reduction == "pca":
         components = read_components(path, len(model.dimensions), model.channels)
     mean, covariance = read_fitted(path, model.positions, len(model.dimensions))
-    model.load_state(mean, covariance, components, read_fitted_record(path)["n_train"])
+    record = read_fitted_record(path)
+    model.load_state(mean, covariance, components, record["n_train"])
+    model.region = from_text(record["region"])
 
 
 def load_if_same(model: "PaDiM", path: Path, made_from: dict[str, Any], ranks: Ranks) -> str:
@@ -93,10 +96,12 @@ def load_if_same(model: "PaDiM", path: Path, made_from: dict[str, Any], ranks: R
     state = ranks.agree(lambda: stored_state(path, describe(model) | made_from))
     if state != "same":
         return state
+    region = model.region
     try:
         load(model, path)
     except DamagedError:
         state = "damaged"
+    model.region = region  # 高斯与区域无关：看哪里，由这次运行定
     return "damaged" if "damaged" in ranks.gather(state) else "loaded"
 
 

@@ -44,6 +44,8 @@ class ScoreFiles:
     Attributes
     ----------
     has_maps : bool
+    region : ndarray, (H, W) bool, or None
+        The model's.
     maps_path : Path
         Where the maps lie meanwhile.
     masks : PackedMasks, (N, H, W)
@@ -56,6 +58,7 @@ class ScoreFiles:
     def __init__(self, store: Store, ranks: Ranks, name: str, count: int, model: "Pretrained", staged: Staged):
         self.staged = staged
         self._store, self._ranks, self._name, self.has_maps = store, ranks, name, model.has_maps
+        self.region = model.region
         self._shape, self._dimensions = (count, *model.size), len(model.dimensions)
         self.own_scores = np.empty(count, np.float32) if model.has_own_scores else None
         self._next = ranks.share(count).start

@@ -19,6 +19,7 @@ def evaluate_apart(
     kinds: Sequence[str],
     apart: Sequence[str],
     image_scores: np.ndarray | None = None,
+    region: np.ndarray | None = None,
 ) -> dict[str, ClassEvaluation]:
     """Evaluate some kinds of defect, each by itself against the good pictures.
 
@@ -35,6 +36,7 @@ def evaluate_apart(
     apart : sequence of str
         The kinds wanted.
     image_scores : ndarray, (N,) float32, optional
+    region : ndarray, (H, W) bool, optional
         As for `padim.metrics.evaluate_maps`.
 
     Returns
@@ -54,7 +56,7 @@ def evaluate_apart(
         some = None if masks is None else _chosen(masks, chosen)
         some_maps = None if maps is None else _chosen(maps, chosen)
         some_scores = None if image_scores is None else image_scores[chosen]
-        found[kind] = evaluate_maps(some_maps, labels[chosen], some, some_scores)
+        found[kind] = evaluate_maps(some_maps, labels[chosen], some, some_scores, region)
     return found
 
 

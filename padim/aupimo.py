@@ -12,14 +12,16 @@ from math import ceil
 
 import numpy as np
 
-from padim.counts import CHUNK, Masks
+from padim.counts import CHUNK, Masks, inside
 from system.files import forget
 
 BOUNDS = (1e-5, 1e-4)  # 正常图的假阳性率
 ENOUGH = 10**6  # 正常图的像素少于此，下限处的假阳性不足十个
 
 
-def aupimo(maps: np.ndarray, masks: Masks, labels: np.ndarray, chunk: int = CHUNK) -> np.ndarray | None:
+def aupimo(
+    maps: np.ndarray, masks: Masks, labels: np.ndarray, chunk: int = CHUNK, region: np.ndarray | None = None
+) -> np.ndarray | None:
     """The area under every defective picture's overlap curve.
 
     Parameters
@@ -32,6 +34,8 @@ def aupimo(maps: np.ndarray, masks: Masks, labels: np.ndarray, chunk: int = CHUN
         Zero is good.
     chunk : int
         Does not change the result in any bit.
+    region : ndarray, (H, W) bool, optional
+        Pixels outside of it are neither normal nor defect.
 
     Returns
     -------
@@ -48,14 +52,14 @@ def aupimo(maps: np.ndarray, masks: Masks, labels: np.ndarray, chunk: int = CHUN
     the first false positive.
     """
     is_good = labels == 0
-    total = int(np.count_nonzero(is_good)) * maps[0].size
+    total = int(np.count_nonzero(is_good)) * (maps[0].size if region is None else np.count_nonzero(region))
     if total == 0:
         return None
     # 第一遍：正常图的最高的几个得分，到假阳性率的上限为止
     most, top = ceil(BOUNDS[1] * total) + 1, np.empty(0, maps.dtype)
     for start in range(0, len(maps), chunk):
         part = slice(start, start + chunk)
-        top = np.concatenate([top, maps[part][is_good[part]].ravel()])
+        top = np.concatenate([top, inside(maps[part][is_good[part]], region).ravel()])
         if len(top) > most:
             top = top[top >= np.partition(top, -most)[-most]]  # 同分的都留下：假阳性率才不少算
         forget(maps)
@@ -66,7 +70,8 @@ def aupimo(maps: np.ndarray, masks: Masks, labels: np.ndarray, chunk: int = CHUN
     areas = np.full(len(maps), np.nan)
     for start in range(0, len(maps), chunk):
         part = slice(start, start + chunk)
-        for i, (picture, mask) in enumerate(zip(np.asarray(maps[part]), np.asarray(masks[part]), strict=True), start):
+        pictures, truth = (inside(np.asarray(each[part]), region) for each in (maps, masks))
+        for i, (picture, mask) in enumerate(zip(pictures, truth, strict=True), start):
             if mask.any():
                 own = np.sort(picture[mask != 0])
                 missed = [np.searchsorted(own, scores, side) for side in ("right", "left")]

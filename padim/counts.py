@@ -25,6 +25,12 @@ class Masks(Protocol):
     def __getitem__(self, part: slice | int, /) -> np.ndarray: ...
 
 
+def inside(pictures: np.ndarray, region: np.ndarray | None) -> np.ndarray:
+    """The pixels (N, P) of maps or masks (N, H, W) that lie in a region (H, W) bool; without one all of them."""
+    count, height, width = pictures.shape
+    return pictures.reshape(count, height * width) if region is None else pictures[:, region]
+
+
 @dataclass(frozen=True)
 class Counts:
     """What every metric follows from; K is the number of distinct scores of defect pixels.
@@ -60,7 +66,7 @@ class Counts:
 
     @property
     def size(self) -> int:
-        """Pixels of a picture."""
+        """Pixels of a picture that count."""
         return (self.positive + self.negative) // len(self.sizes)
 
     @property
@@ -74,7 +80,7 @@ class Counts:
         return self.negative - self.below
 
 
-def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts | None:
+def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK, region: np.ndarray | None = None) -> Counts | None:
     """Count the pixels of maps, in two passes over them.
 
     Parameters
@@ -85,6 +91,8 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
         Non-zero is defect.
     chunk : int
         Does not change the result in any bit.
+    region : ndarray, (H, W) bool, optional
+        Pixels outside of it are neither normal nor defect.
 
     Returns
     -------
@@ -93,8 +101,8 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
 
     Notes
     -----
-    A region is an 8-connected component of a mask. One chunk is held, and about 60 bytes a defect pixel; three times
-    that while curves are made.
+    A region is an 8-connected component of a mask, which is cut to ``region`` first. One chunk is held, and about 60
+    bytes a defect pixel; three times that while curves are made.
 
     A normal pixel with the score x lies below every defect score of which no more than k scores are ≤ x, where k counts
     the distinct defect scores from the lowest; it lies below or at it where no more than k are < x. So two histograms
@@ -106,7 +114,8 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
     weights: list[np.ndarray] = []  # 与它们的 1/|R|
     regions = 0
     for part in _parts(len(maps), chunk):
-        numbered, count = _label_regions(masks[part])
+        truth = np.asarray(masks[part]) != 0
+        numbered, count = _label_regions(truth if region is None else truth & region)
         in_pictures.append(np.count_nonzero(numbered, axis=(1, 2)))
         numbers = numbered[numbered > 0]
         found.append(maps[part][numbered > 0] + 0)  # 加零：-0 与 0 同分
@@ -114,7 +123,8 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
         regions += count
         forget(maps)
     values = np.concatenate(found) if found else np.empty(0)
-    positive, negative = len(values), maps.size - len(values)
+    of_a_picture = maps.shape[1] * maps.shape[2] if region is None else np.count_nonzero(region)
+    positive, negative = len(values), len(maps) * of_a_picture - len(values)
     if positive == 0 or negative == 0:
         return None
     order = np.argsort(values, kind="stable")  # 得分升序
@@ -132,7 +142,7 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK) -> Counts |
     under, within = np.zeros(len(scores) + 1, np.int64), np.zeros(len(scores) + 1, np.int64)
     wins = np.empty((len(starts), len(maps)), np.int64)
     for part in _parts(len(maps), chunk):
-        pictures, truth = np.asarray(maps[part]), np.asarray(masks[part])
+        pictures, truth = (inside(np.asarray(each[part]), region) for each in (maps, masks))
         for i, (picture, mask) in enumerate(zip(pictures, truth, strict=True), part.start):
             # 大多低于所有的缺陷得分，不必查；其余的排了序，查起来快
             normal = np.sort(picture[(mask == 0) & (picture >= scores[0])])
@@ -156,8 +166,8 @@ def _parts(count: int, chunk: int) -> list[slice]:
 
 
 def _label_regions(masks: np.ndarray) -> tuple[np.ndarray, int]:
-    """8-connected regions of masks (n, H, W), numbered from 1 over all pictures, and their number."""
+    """8-connected regions of masks (n, H, W) bool, numbered from 1 over all pictures, and their number."""
     # 三维结构元只连同一张图里的像素：一次标完
     from scipy.ndimage import label  # 新图片的打分用不到它
 
-    return label(np.asarray(masks) != 0, np.pad(np.ones((1, 3, 3), bool), ((1, 1), (0, 0), (0, 0))))
+    return label(masks, np.pad(np.ones((1, 3, 3), bool), ((1, 1), (0, 0), (0, 0))))

@@ -63,9 +63,13 @@ class Deployed(nn.Module):
         invert_factors(whitening, order)  # Σ → L⁻¹，就在原处：内存不必加倍
         self.means = nn.Buffer(means[:, order, None].to(whitening.dtype))  # (P, d, 1)
         self.whitening = nn.Buffer(whitening.half() if half else whitening)  # (P, d, d)
+        self.region = None if model.region is None else nn.Buffer(torch.from_numpy(model.region))  # (H, W)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Prepared pictures (B, H, W, 3) uint8 → raw maps (B, H, W) and their maxima (B,), float32."""
+        """Prepared pictures (B, H, W, 3) uint8 → raw maps (B, H, W) and their maxima (B,), float32.
+
+        Outside of the model's region the maps are NaN.
+        """
         images = pictures.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
         images = (images / 255 - self.mean) / self.std  # 论文 IV.B
         # 论文 III.A：各层选取（或投影），最近邻上采样到第一层的网格，拼接（或相加）
@@ -75,7 +79,10 @@ class Deployed(nn.Module):
         whitened = self.whitening.float() @ deviations
         distances = torch.linalg.vector_norm(whitened, dim=1)  # 公式 2：(P, B)
         maps = self.anomaly_map(distances.T.reshape(-1, *self.grid))  # 论文 III.C：(B, H, W)
-        return maps, maps.amax((1, 2))
+        if self.region is None:
+            return maps, maps.amax((1, 2))
+        # 区域之外不参与最大值
+        return maps.masked_fill(~self.region, torch.nan), maps.masked_fill(~self.region, -torch.inf).amax((1, 2))
 
 
 class _Chosen(nn.Module):

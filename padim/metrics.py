@@ -13,7 +13,7 @@ from typing import final
 import numpy as np
 
 from padim.aupimo import ENOUGH, aupimo
-from padim.counts import CHUNK, Counts, Masks, count_pixels
+from padim.counts import CHUNK, Counts, Masks, count_pixels, inside
 from padim.curves import CELLS, bin_ends, polyline, vertices
 from padim.overlap import STRICT_LIMIT, RegionOverlap, region_overlap
 from padim.uncertainty import image_interval, pixel_interval
@@ -69,7 +69,7 @@ class ClassEvaluation:
     image_interval, pixel_interval : [float, float] or None
         95 % intervals of both ROC AUCs.
     remarks : list of str
-        Why metrics, or an interval, are None, and where AUPIMO means little.
+        Why metrics, or an interval, are None, where AUPIMO means little, and which defects lie outside of the region.
     """
 
     image_scores: np.ndarray
@@ -142,7 +142,11 @@ def _integer_sum(a: np.ndarray, b: np.ndarray) -> int:
 
 
 def evaluate_maps(
-    maps: np.ndarray | None, labels: np.ndarray, masks: Masks | None, image_scores: np.ndarray | None = None
+    maps: np.ndarray | None,
+    labels: np.ndarray,
+    masks: Masks | None,
+    image_scores: np.ndarray | None = None,
+    region: np.ndarray | None = None,
 ) -> ClassEvaluation:
     """Evaluate a class's test set (paper, section IV.A; the thresholds are the original code's).
 
@@ -156,6 +160,8 @@ def evaluate_maps(
         Non-zero is defect; None scores images only.
     image_scores : ndarray, (N,) float32, optional
         The pictures' raw scores; by default the maps' maxima.
+    region : ndarray, (H, W) bool, optional
+        What is looked at: pixels outside of it take no part in anything.
 
     Raises
     ------
@@ -166,7 +172,7 @@ def evaluate_maps(
         assert image_scores is not None
         image_range = pixel_range = _range(image_scores)
     else:
-        low, maxima = _extremes(maps)
+        low, maxima = _extremes(maps, region)
         image_range = pixel_range = low, float(maxima.max())  # 图像得分 = 异常图的最大值，与像素同一尺度
         if image_scores is not None:
             image_range = _range(image_scores)  # 另有得分的，用它自己的尺度
@@ -177,10 +183,12 @@ def evaluate_maps(
         )
     image = evaluate_scores(image_scores, labels)  # 图像级
     image_95, image_reason = image_interval(image_scores, labels) if image else (None, None)
-    counts = None if maps is None or masks is None else count_pixels(maps, masks)  # 没有掩码，就只有图像级
+    counts = (
+        None if maps is None or masks is None else count_pixels(maps, masks, region=region)
+    )  # 没有掩码，就只有图像级
     areas = pixel = overlap = strict = pixel_95 = pixel_reason = None
     if counts and maps is not None and masks is not None:
-        areas = aupimo(maps, masks, labels)  # 每张图一个
+        areas = aupimo(maps, masks, labels, region=region)  # 每张图一个
         pixel = evaluate(counts)  # 像素级
         overlap, strict = region_overlap(counts), region_overlap(counts, STRICT_LIMIT)  # 积到 0.3，积到 0.05
         pixel_95, pixel_reason = pixel_interval(counts.wins, labels, counts.sizes, counts.size)
@@ -196,6 +204,9 @@ def evaluate_maps(
             f"AUPIMO starts at a false-positive rate of 1e-5, which is under ten of the {few} pixels of the good test "
             "pictures: it is coarse"
         )
+    if counts and region is not None and (unseen := np.count_nonzero((labels != 0) & (counts.sizes == 0))):
+        words = "defective test pictures have no defect pixel within the region, and still count as defective"
+        remarks.append(f"{unseen} of {np.count_nonzero(labels)} {words}")
     return ClassEvaluation(
         image_scores=image_scores,
         image_range=image_range,
@@ -216,12 +227,13 @@ def _range(scores: np.ndarray) -> tuple[float, float]:
     return float(scores.min()), float(scores.max())
 
 
-def _extremes(maps: np.ndarray) -> tuple[float, np.ndarray]:
-    """The least value of all maps (N, H, W), and every map's largest (N,); not a number where one is."""
+def _extremes(maps: np.ndarray, region: np.ndarray | None) -> tuple[float, np.ndarray]:
+    """The least value of all maps (N, H, W), and every map's largest (N,), in a region; not a number where one is."""
     lows, highs = [], []
     for start in range(0, len(maps), CHUNK):
-        lows.append(maps[start : start + CHUNK].min())
-        highs.append(maps[start : start + CHUNK].max(axis=(1, 2)))
+        pixels = inside(maps[start : start + CHUNK], region)
+        lows.append(pixels.min())
+        highs.append(pixels.max(axis=1))
         forget(maps)
     return float(np.min(lows)), np.concatenate(highs)
 

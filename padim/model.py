@@ -22,6 +22,7 @@ from padim import BLOCK, HELD
 from padim.anomaly_map import AnomalyMap
 from padim.backbone import find_architecture
 from padim.batches import Batch
+from padim.counts import inside
 from padim.device import tf32
 from padim.embedding import Embedding, Projection, choose_dimensions, covering_cells_of_all
 from padim.extraction import POOLED
@@ -80,6 +81,8 @@ class PaDiM(Pretrained):
         P = H·W, and those of ``also``.
     components : Tensor, (d, t_d) float32, or None
         With ``pca``, once fitted or loaded.
+    region : ndarray, (H, W) bool, or None
+        As `padim.pretrained.Pretrained`; may be changed at any time.
     count : int
         Training images.
 
@@ -366,8 +369,7 @@ class PaDiM(Pretrained):
                 scores = self._scores_of(block, gaussians.left_out(block, self.count, size, before))
                 alone = scores.image_scores
                 if size > 1:  # 也算只留出它自己的：两者之差，就是批次的影响
-                    distances = gaussians.left_out(block, self.count, keeps_factors=False)
-                    alone = self._maps(distances).amax((1, 2)).cpu().numpy()
+                    _, alone = self._looked_at(gaussians.left_out(block, self.count, keeps_factors=False))
             yield replace(scores, alone=alone)
 
     def _fitted(self) -> Gaussians:
@@ -383,10 +385,17 @@ class PaDiM(Pretrained):
             yield scores
 
     def _scores_of(self, block: Tensor, distances: Tensor) -> Scores:
-        maps = self._maps(distances).cpu().numpy()  # (P, m) → (m, H, W)
+        maps, maxima = self._looked_at(distances)
         centre = self.grid[0] // 2 * self.grid[1] + self.grid[1] // 2  # 网格中心：只有它的嵌入随得分留下
-        # 论文 III.C：图像的得分是异常图的最大值
-        return Scores(maps, maps.max(axis=(1, 2)), block[centre].cpu().numpy().copy())
+        return Scores(maps, maxima, block[centre].cpu().numpy().copy())
+
+    def _looked_at(self, distances: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Distances (P, m) → raw maps (m, H, W), NaN outside of the region, and their maxima (m,)."""
+        maps = self._maps(distances).cpu().numpy()
+        maxima = inside(maps, self.region).max(axis=1)  # 论文 III.C：图像的得分是异常图的最大值
+        if self.region is not None:
+            maps[:, ~self.region] = np.nan
+        return maps, maxima
 
 
 def _whole_groups(groups: Sequence[int], block: int) -> list[tuple[int, int]]:

@@ -104,6 +104,9 @@ class Pretrained(ABC):
         Whether `score` gives `Scores`, or else `ImageScores`.
     has_own_scores : bool
         Whether an image's score is another than its map's maximum.
+    region : ndarray, (H, W) bool, or None
+        What is looked at of a finished map: outside of it maps are NaN, and take no part in maxima. None is all of it.
+        Fitting does not depend on it.
     count : int
         Training images.
     block : int
@@ -113,6 +116,7 @@ class Pretrained(ABC):
     block = BLOCK
     has_maps = True
     has_own_scores = True
+    region: np.ndarray | None = None
     count = 0
 
     def __init__(

@@ -19,6 +19,7 @@ from scipy.stats import friedmanchisquare, rankdata, studentized_range, wilcoxon
 
 from experiment.files.folder import Store
 from experiment.report.style import arch_label, class_order
+from padim.counts import inside
 from padim.uncertainty import Z, between, draws, drawn_areas, lacking, placements, standard_error
 from system.errors import UserError
 
@@ -155,7 +156,9 @@ def _interval(level: str, name: str, one: Results, other: Results) -> Interval:
         return [difference - Z * error, difference + Z * error] if error else None
     if any(arrays["pixel_wins"] is None for arrays in both):
         return None
-    masks, weights = both[0]["masks"], draws(labels)  # 抽到的图片，两个模型相同
-    numbers = np.count_nonzero(masks, axis=(1, 2)), masks[0].size
+    # 不看的地方，异常图是 NaN；两个模型看的地方相同
+    region = None if one.row(name)["region"] is None else ~np.isnan(one.pixels(name, len(labels))[0][0])
+    masks, weights = inside(both[0]["masks"], region), draws(labels)  # 抽到的图片，两个模型相同
+    numbers = np.count_nonzero(masks, axis=1), masks.shape[1]
     first, second = (drawn_areas(weights, arrays["pixel_wins"], *numbers) for arrays in both)
     return between(first - second)

@@ -267,13 +267,13 @@ def chosen_classes(args: argparse.Namespace, *models: Results) -> list[str]:
 
 
 def check_same_pictures(name: str, models: Sequence[Results], remedy: str | None = None) -> None:
-    """Raise UserError unless these models were run on the same test pictures of a class."""
+    """Raise UserError unless these models were run on the same test pictures of a class, and a region of them."""
     for other in models[1:]:
-        if other.row(name)["test_files"] != models[0].row(name)["test_files"]:
+        if any(other.row(name)[key] != models[0].row(name)[key] for key in ("test_files", "region")):
             both = " and ".join(repr(str(each.store.results)) for each in (models[0], other))
             option = "--arch" if other.store.root == models[0].store.root else "--result"
             remedy = remedy or f"leave one of them out with {option}"
-            raise UserError(f"{both} are of different test pictures of {name}; {remedy}")
+            raise UserError(f"{both} are of different test pictures of {name}, or regions of them; {remedy}")
 
 
 def score_range(arrays: dict[str, Any]) -> tuple[float, float]:

@@ -58,7 +58,7 @@ def write_results(root: Path, key: str, classes: tuple[str, ...] = FIFTEEN, seed
         store.write_arrays(name, arrays)
         seconds = {"fit": 3.0, "save": 0.5, "score": 2.0, "evaluate": 1.0, "total": 7.0}
         row["image_threshold"] = arrays["image_threshold_raw"]
-        row |= {"n_train": 30, "n_test": 12, "seconds": seconds, "remarks": []} | DATA
+        row |= {"n_train": 30, "n_test": 12, "seconds": seconds, "remarks": [], "region": None} | DATA
         rows[name] = compare(row, reference.of(name, key))
         if method == "padim":
             write_model(store.fitted(name), arch, rng)
@@ -149,7 +149,7 @@ def record(arch: str, grid: int = GRID, seed: int = 0) -> dict[str, Any]:
     network = {"arch": arch, "weights": "random", "weights_sha256": "0", "precision": "float32", "layers": layers}
     data = {"size": [4 * grid, 4 * grid], "n_train": 30, "training_files": "0"}
     known = ("left_out_scores", "left_out", "left_out_alone_scores", "validation_scores", "test_set")
-    data |= dict.fromkeys(known)
+    data |= dict.fromkeys((*known, "region"))
     return network | data | {"seed": seed, "reduction": "random", "preprocessing": {"resize": 256, "crop": 224}}
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 
 from datasets.sample import write_sample
 from experiment.files.gaussians import read_fitted
@@ -139,6 +140,20 @@ def test_groups_are_left_out_by_one_process_each(data, alone, tmp_path):
         arrays = [np.load(root / f"temp_resnet18/train_{name}_left_out.npz") for root in (out, wanted)]
         assert np.array_equal(*(kept["files"] for kept in arrays))
         assert np.array_equal(*(kept["lots"] for kept in arrays))
+
+
+@pytest.mark.slow
+def test_all_ranks_look_at_one_region(data, alone, tmp_path):
+    """Stored features, another region: scored and left out again by two processes, the first of which has read it."""
+    region = np.zeros((64, 64), np.uint8)
+    region[10:50, 20:60] = 255
+    Image.fromarray(region).save(tmp_path / "region.png")
+    out, wanted = shutil.copytree(alone, tmp_path / "out"), shutil.copytree(alone, tmp_path / "wanted")
+    for ranks, folder in ((2, out), (1, wanted)):
+        said = finish(ranks, data, folder, "--region", str(tmp_path / "region.png"))
+        assert said.count("using the stored features") == 2
+    assert_same(out, wanted)
+    assert 0.3 < np.isnan(np.load(out / "scores_resnet18/flange_maps.npy")).mean() < 0.6
 
 
 @pytest.mark.slow

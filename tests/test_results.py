@@ -25,7 +25,7 @@ def row(image, pixel, published=None):
         "pixel_aupro": pixel,
         "threshold": 0.5,
     }
-    plain |= {"n_train": 2, "n_test": 2, "remarks": [], "image_threshold": None, "threshold_origin": ""}
+    plain |= {"n_train": 2, "n_test": 2, "remarks": [], "image_threshold": None, "threshold_origin": "", "region": None}
     plain |= dict.fromkeys(arrays.INTERVALS)
     plain |= dict.fromkeys(("dataset", "data_path", "file_names", "training_files", "test_files"), "0")
     return compare(plain | {"seconds": {"total": 1.25}}, published)

@@ -44,7 +44,7 @@ SCORED: dict[str, tuple[str, tuple]] = {
     "pixel_wins": ("i", (None, "n")),
     "pixel_aupimo": ("f", ("n",)),
 }
-_MAY_BE_NAN = {"pixel_aupimo"}  # 没有缺陷像素的图
+_MAY_BE_NAN = {"pixel_aupimo", "maps"}  # 没有缺陷像素的图；区域之外
 _ALWAYS = {"files", "kinds", "labels", "image_scores", "patches"}
 _ALWAYS |= {"score_min", "score_max", "image_score_min", "image_score_max"}
 _ALWAYS |= {"scores", "maps", "images"}  # 留一得分最高的几张的

@@ -5,12 +5,14 @@
 
 import hashlib
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from datasets.folder import FolderDataset
 from datasets.images import DataError
 from datasets.preprocessing import Preprocessing
+from datasets.region import fingerprint, read_region
 from experiment.files.records import CONFIGURATION, matches
 from experiment.files.unpickle import REMEDY
 from system.errors import UserError
@@ -27,10 +29,14 @@ class DataFolder:
     root : Path
         The folder that holds the classes.
     preprocessing : Preprocessing
+    region : Path, optional
+        As `datasets.region.read_region` takes it.
     """
 
-    def __init__(self, dataset: type[FolderDataset], root: Path, preprocessing: Preprocessing):
-        self.dataset, self.root, self.preprocessing = dataset, root.resolve(), preprocessing
+    def __init__(
+        self, dataset: type[FolderDataset], root: Path, preprocessing: Preprocessing, region: Path | None = None
+    ):
+        self.dataset, self.root, self.preprocessing, self._region = dataset, root.resolve(), preprocessing, region
         self._contents: dict[str, dict[str, str]] = {}
         self._repeated: dict[str, list[str]] = {}
 
@@ -88,6 +94,12 @@ class DataFolder:
         """Whether a class's files are those of a stored record."""
         return all(stored[key] == value for key, value in self.contents(name).items())
 
+    def has_region(self, name: str, stored: Mapping[str, Any]) -> bool:
+        """Whether a stored record's region is the one that is given for the class; studies have none."""
+        with suppress(UserError):  # 没有给这一类的
+            return fingerprint(read_region(self._region, name, self.preprocessing)) == stored.get("region")
+        return False
+
 
 def gone(stored: Mapping[str, Mapping[str, Any]], here: DataFolder, chosen: Collection[str]) -> list[str]:
     """Stored classes, other than this run's, whose folders are no longer in the very data folder they were in."""
@@ -119,7 +131,7 @@ def made_otherwise(path: Path, stored: dict[str, Any], wanted: dict[str, Any], r
 def of_other_data(
     path: Path, stored: Mapping[str, Mapping[str, Any]], here: DataFolder, chosen: Collection[str]
 ) -> str | None:
-    """Which class that ``path`` holds is not of the data set at hand, and what to do; None where all are.
+    """Which class that ``path`` holds is not of the data set at hand, or of its region; None where all are.
 
     Parameters
     ----------
@@ -129,8 +141,8 @@ def of_other_data(
     here : DataFolder
     chosen : collection of str
         The classes of this run: in the same folder they may change, and are computed again. Of other classes the
-        file names are compared there. Where a stored class lay in another folder, and there is one of its name
-        here, the contents are compared.
+        file names and the regions are compared there. Where a stored class lay in another folder, and there is one of
+        its name here, the contents are compared.
     """
     another = "give another --save_path for each data set, or --refit to replace what is stored"
     for name, there in stored.items():
@@ -145,6 +157,11 @@ def of_other_data(
             )
         if differs or not (is_here or here.is_unchanged(name, there)):  # 名字一样：看内容
             return f"{holds} of {there['data_path']!r}, which is not that of {str(here.root)!r}; {another}"
+        if name not in chosen and not here.has_region(name, there):
+            return (
+                f"{holds}, scored with another --region or with none; run it, too (--classes), or give another "
+                "--save_path, or --refit to replace all that is stored"
+            )
     return None
 
 

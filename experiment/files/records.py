@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from experiment.files.arrays import INTERVALS, METRICS
+from experiment.files.region import is_region
 from system.errors import UserError
 from system.files import read_json
 
@@ -43,11 +44,10 @@ FITTED = {
     "size": [int],
     "layers": [LAYER],
     "n_train": int,
-    "left_out_scores": ([NUMBER], None),
+    **dict.fromkeys(("left_out_scores", "left_out_alone_scores", "validation_scores"), ([NUMBER], None)),
     "left_out": ({"by": ({"one", "folder"}, int), "groups": int}, None),
-    "left_out_alone_scores": ([NUMBER], None),
-    "validation_scores": ([NUMBER], None),
     "test_set": (dict.fromkeys(TEST_SET, (NUMBER, None)) | {"origin": (str, None)}, None),
+    "region": (str, None),
     "preprocessing": dict,  # 内容由 Preprocessing.from_record 查
     "training_files": str,
     "pickle_bytes": int,
@@ -70,6 +70,7 @@ _ROW = (
         "image_threshold": (NUMBER, None),
         "threshold_origin": str,
         **dict.fromkeys(INTERVALS, ([NUMBER], None)),
+        "region": (str, None),
         "n_train": int,
         "n_test": int,
         "remarks": [str],
@@ -159,6 +160,7 @@ def _wrong_entry(record: dict[str, Any]) -> str | None:
         "layers": bool(record["layers"]),
         "dimensions": bool(record["dimensions"]) and min(record["dimensions"]) >= 0,
         "size": len(record["size"]) == 2 and min(record["size"]) > 0,
+        "region": is_region(record["region"], record["size"]),
         **{key: record[key] != [] for key in ("left_out_scores", "left_out_alone_scores", "validation_scores")},
     }
     return next((key for key, is_sound in sound.items() if not is_sound), None)

@@ -60,7 +60,10 @@ class Colours:
 
 
 def predicted_mask(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Scores above the threshold, opened with a disk of radius 4: (H, W) bool."""
+    """Scores above the threshold, opened with a disk of radius 4: (H, W) bool.
+
+    Where a map is not looked at it is NaN; that border is taken as the picture's own.
+    """
     from scipy.ndimage import binary_dilation, binary_erosion  # 只打分、不画图的，不必等它
 
     above = scores > threshold
@@ -69,7 +72,9 @@ def predicted_mask(scores: np.ndarray, threshold: float) -> np.ndarray:
     # 与 skimage.morphology.opening 逐位相同，而 skimage 还要再等 0.4 秒
     y, x = np.ogrid[-OPENING_RADIUS : OPENING_RADIUS + 1, -OPENING_RADIUS : OPENING_RADIUS + 1]
     disk = x * x + y * y <= OPENING_RADIUS**2
-    return binary_dilation(binary_erosion(above, disk, border_value=1), disk)
+    outside = np.isnan(scores)
+    eroded = binary_erosion(above | outside, disk, border_value=1)
+    return binary_dilation(eroded & ~outside, disk) & ~outside
 
 
 def colours_of(thresholds: Thresholds, scale: str) -> Colours:

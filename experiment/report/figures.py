@@ -34,6 +34,7 @@ from system.resources import cores
 
 PANELS = ("Image", "GroundTruth", "Predicted heat map", "Predicted mask", "Segmentation result")
 HEAT_OPACITY = 0.5
+_VEIL, _VEIL_OPACITY = 128, 0.65  # 不看的地方蒙上的灰
 _NARROWEST, _LOWEST = 126, 120  # 像素：最长的标题、色条的标题所需
 
 
@@ -49,9 +50,19 @@ def _heat_colours() -> np.ndarray:
 
 
 def heat_over(picture: np.ndarray, raw: np.ndarray, colours: Colours) -> np.ndarray:
-    """A picture (H, W, 3) uint8 with the colours of its raw map (H, W) laid over it."""
-    heat = _heat_colours()[(np.clip(colours.scaled(raw), 0, 1) * 255).astype(np.uint8)]
-    return (picture * (1 - HEAT_OPACITY) + heat * HEAT_OPACITY).astype(np.uint8)
+    """A picture (H, W, 3) uint8 with the colours of its raw map (H, W) laid over it; dimmed where that is NaN."""
+    scaled = np.where(outside := np.isnan(raw), 0, colours.scaled(raw))
+    heat = _heat_colours()[(np.clip(scaled, 0, 1) * 255).astype(np.uint8)]
+    over = (picture * (1 - HEAT_OPACITY) + heat * HEAT_OPACITY).astype(np.uint8)
+    over[outside] = picture[outside]
+    return _dimmed(over, outside)
+
+
+def _dimmed(panel: np.ndarray, outside: np.ndarray) -> np.ndarray:
+    """A panel (H, W, 3) uint8, under a grey veil ``outside`` (H, W) of what is looked at."""
+    veiled = panel.copy()
+    veiled[outside] = panel[outside] * (1 - _VEIL_OPACITY) + _VEIL * _VEIL_OPACITY
+    return veiled
 
 
 def colour_bar(axes: Axes, bar: Bar, words: str, size: float) -> None:
@@ -73,12 +84,13 @@ def panel_pictures(
 
     Parameters are those of `LocalizationCanvas.draw`.
     """
-    mask = segmentation = None
+    mask, segmentation, outside = None, None, np.isnan(raw)
     if (defect := colours.mask(raw)) is not None:
-        mask = _grey(defect)
-        segmentation = picture.copy()
+        mask = _dimmed(_grey(defect), outside)
+        segmentation = _dimmed(picture, outside)
         segmentation[boundary(defect)] = (255, 0, 0)
-    return [picture, None if truth is None else _grey(truth), heat_over(picture, raw, colours), mask, segmentation]
+    truth = None if truth is None else _dimmed(_grey(truth), outside)
+    return [picture, truth, heat_over(picture, raw, colours), mask, segmentation]
 
 
 class LocalizationCanvas:

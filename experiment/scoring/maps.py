@@ -17,7 +17,7 @@ from system.resources import cores
 
 
 def full_size(raw: np.ndarray, preprocessing: Preprocessing, size: tuple[int, int]) -> np.ndarray:
-    """A raw map at the size of its picture, bilinear; NaN where the picture was cropped.
+    """A raw map at the size of its picture, bilinear; NaN where the picture was cropped, or is not looked at.
 
     Parameters
     ----------
@@ -33,7 +33,8 @@ def full_size(raw: np.ndarray, preprocessing: Preprocessing, size: tuple[int, in
     """
     (columns, x), (rows, y) = (_places(*axis) for axis in _axes(raw, preprocessing, size))
     full = np.full(size[::-1], np.nan, np.float32)
-    full[rows, columns] = _between(_between(raw, y).T, x).T  # 先行后列
+    smooth, nearest = _between(_between(raw, y).T, x).T, raw[np.ix_(y.astype(int), x.astype(int))]  # 先行后列
+    full[rows, columns] = np.where(np.isnan(smooth), nearest, smooth)  # 紧挨着不看的地方：取像素自己的值
     return full
 
 

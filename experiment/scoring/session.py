@@ -23,6 +23,7 @@ from datasets.pictures import NewPictures, Picture, arriving, find_others, find_
 from datasets.preprocessing import Preprocessing
 from datasets.read_ahead import read_ahead
 from experiment.files.records import NUMBER, matches
+from experiment.files.region import from_text
 from experiment.options import decoding_threads
 from experiment.report.colours import colours_of
 from experiment.report.drift import drift
@@ -30,6 +31,7 @@ from experiment.report.threshold import find_thresholds
 from experiment.scoring.answers import BELOW, Answer, alone_in, answers, write_predictions
 from experiment.scoring.maps import maps_below
 from padim import BLOCK
+from padim.counts import inside
 from system.errors import UserError
 from system.files import check_writable
 
@@ -55,7 +57,7 @@ class Scored:
     picture : ndarray, (H, W, 3) uint8, or None
         As prepared; None where no figure is drawn.
     raw : ndarray, (H, W) float32
-        Its anomaly map.
+        Its anomaly map, NaN where it is not looked at.
     score : numpy.float32
         The map's maximum.
     seconds : float
@@ -105,6 +107,7 @@ class Scoring:
         record, self._threads = self._model.record, decoding_threads(args.num_workers, self._model.device_type)
         self._size: tuple[int, int] = tuple(record["size"])
         self._preprocessing = Preprocessing.from_record(record["preprocessing"])
+        self._region = from_text(record["region"])
         self._thresholds = find_thresholds(args.model, record, args.threshold, args.percentile)
         self._colours = colours_of(self._thresholds, args.colours)
         own = {args.out / folder: what for folder, what in BELOW.items()} if args.out else {}
@@ -156,7 +159,7 @@ class Scoring:
         for scores in self._model.score(self._batches(group, bar)):
             seconds = (perf_counter() - start - self._reading) / len(scores.maps)  # 读图的时间不算
             waiting = [self._waiting.popleft() for _ in scores.maps]
-            if not np.isfinite(scores.maps).all():
+            if not np.isfinite(inside(scores.maps, self._region)).all():
                 raise UserError(
                     f"an anomaly map near {str(waiting[0][0].file)!r} is not finite: the weights hold NaN "
                     "or are far out of scale; fit with other --weights"
