@@ -11,7 +11,6 @@ Localization", ICPR 2020 workshops, arXiv 2011.08785.
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from padim.device import tf32
 from padim.embedding import Embedding, Projection, choose_dimensions, covering_cells_of_all
 from padim.extraction import POOLED
 from padim.gaussian import GaussianStream
+from padim.left_out import whole_groups
 from padim.mahalanobis import Gaussians
 from padim.pretrained import Bytes, Pretrained, Scores
 
@@ -362,7 +362,7 @@ class PaDiM(Pretrained):
     def _left_out(
         self, gaussians: Gaussians, batches: Iterable[Batch], groups: Sequence[int], before: Callable[[], None]
     ) -> Iterator[Scores]:
-        parts = _whole_groups(groups, self.block)
+        parts = whole_groups(groups, self.block)
         for block, (size, _) in zip(self._blocks(batches, [images for _, images in parts]), parts, strict=True):
             with tf32(False):
                 # 公式 2，但高斯里没有这张图所在的组
@@ -396,12 +396,3 @@ class PaDiM(Pretrained):
         if self.region is not None:
             maps[:, ~self.region] = np.nan
         return maps, maxima
-
-
-def _whole_groups(groups: Sequence[int], block: int) -> list[tuple[int, int]]:
-    """For successive blocks the size of the groups and the number of images: as many groups of a size as fit."""
-    parts = []
-    for size, same in groupby(groups):
-        number, most = len([*same]), max(1, block // size)
-        parts += [(size, size * min(most, number - start)) for start in range(0, number, most)]
-    return parts
