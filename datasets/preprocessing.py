@@ -10,7 +10,7 @@ rotation and crop of Rd-MVTec AD, the non-aligned protocol.
 
 import hashlib
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,17 @@ class Preprocessing:
         if made is None or made.protocol not in PROTOCOLS or made.record() != record:
             raise UserError(f"no preprocessing of this program: {record}; fit again")
         return made
+
+    def scaled(self, numerator: int, denominator: int) -> "Preprocessing":
+        """The same with so much smaller images, rounded down."""
+
+        def less(extent: Extent) -> Extent:
+            if isinstance(extent, int):
+                return extent * numerator // denominator
+            height, width = extent
+            return height * numerator // denominator, width * numerator // denominator
+
+        return replace(self, resize=less(self.resize), crop=less(self.crop))
 
     @property
     def is_published(self) -> bool:

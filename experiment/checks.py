@@ -97,7 +97,14 @@ def begin(
     is_stored = not args.no_features
     for name, found in checked.items():
         room = memory.check(
-            model, name, args.batch_size, found.n_train, found.n_test, processes=ranks.local_size, stored=is_stored
+            model,
+            name,
+            args.batch_size,
+            found.n_train,
+            found.n_test,
+            processes=ranks.local_size,
+            stored=is_stored,
+            preprocessing=data.preprocessing,
         )
         lots, _ = to_leave_out(args.leave_out, name, *map(partial(data.split, name), SPLITS))
         if lots and isinstance(model, PaDiM) and is_stored:

@@ -14,7 +14,6 @@ import numpy as np
 from datasets.preprocessing import to_pictures
 from experiment.files.folder import Store
 from experiment.ranks import Ranks
-from padim import BLOCK
 from system.files import Staged, forget
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class ScoreFiles:
         self.own_scores = np.empty(count, np.float32) if model.has_own_scores else None
         self._next = ranks.share(count).start
         shares = (ranks.share(count, rank) for rank in range(ranks.size))
-        self._rounds = max(-(-len(share) // BLOCK) for share in shares)  # 各进程交出的块数相同，缺的是空的
+        self._rounds = max(-(-len(share) // model.block) for share in shares)  # 各进程交出的块数相同，缺的是空的
         self._waiting: deque[tuple[np.ndarray, np.ndarray]] = deque()  # 已解码、还没有得分的：图片与掩码
         self._held = ExitStack()
 

@@ -10,7 +10,6 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
-from padim import BLOCK
 from padim.backbone import Backbone
 from padim.batches import Batch, images_of
 from padim.device import empty, tf32, to_device
@@ -18,7 +17,7 @@ from padim.embedding import Embedding, Shape, principal_components
 from padim.gaussian import GaussianStream
 from system.errors import is_out_of_memory
 
-FORWARD = 8  # CPU 上一次前向的图片数；与批大小无关
+FORWARD = 8  # CPU 上一次前向的图片数，至多；与批大小无关
 POOLED = 4  # 求主成分时一次展开全部通道的图片数
 
 Embed = Callable[[Sequence[Tensor], Tensor], None]  # `Embedding` 或 `Projection`
@@ -35,12 +34,15 @@ class Extractor:
     device : torch.device
     precision : str
         Of the forward pass.
+    most : int, optional
+        How many images pass the network together; by default a batch.
     """
 
-    def __init__(self, backbone: Backbone, size: tuple[int, int], device: torch.device, precision: str):
+    def __init__(
+        self, backbone: Backbone, size: tuple[int, int], device: torch.device, precision: str, most: int | None
+    ):
         self._backbone, self._size, self._device, self._precision = backbone, size, device, precision
-        # 一次前向的图片数上限。CPU：激活不出缓存，快两成；GPU：显存不足之后才有
-        self._most = FORWARD if device.type == "cpu" else None
+        self._most = most
         self._buffer: Tensor | None = None
 
     def release(self) -> None:
@@ -91,6 +93,7 @@ class Extractor:
         embed: Embed,
         positions: int,
         dimensions: int,
+        most: int,
         sizes: Sequence[int] | None = None,
     ) -> Iterator[Tensor]:
         """Embeddings (P, m, d) float32 of successive images; one buffer.
@@ -102,16 +105,18 @@ class Extractor:
             An `Embedding` or a `Projection`.
         positions, dimensions : int
             P and d.
+        most : int
+            m of each block, where ``sizes`` does not say another; the last block has what is left.
         sizes : sequence of int, optional
-            m of each block; by default it is `BLOCK`, and the last block has what is left.
+            m of each block.
 
         Raises
         ------
         ValueError
             If there are not as many images as ``sizes`` says.
         """
-        limits, filled = iter(sizes if sizes is not None else repeat(BLOCK)), 0
-        most = max((BLOCK, *(sizes or ())))
+        limits, filled = iter(sizes if sizes is not None else repeat(most)), 0
+        most = max((most, *(sizes or ())))
         if self._buffer is None or self._buffer.shape[1] < most:  # 拟合与打分共用：近 1 GB 的内存，初次写入也费时
             self._buffer = None  # 先让出小的
             self._buffer = empty((positions, most, dimensions), self._device)

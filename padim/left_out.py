@@ -3,6 +3,9 @@
 留出一组图像：其余图像的高斯与全部图像的高斯之差，只是一个小方程组（Woodbury）。
 """
 
+from collections.abc import Sequence
+from itertools import groupby
+
 import torch
 from torch import Tensor
 
@@ -55,3 +58,12 @@ def squares_without(factor: Tensor, removed: Tensor, share: float, last: int) ->
         squares = torch.linalg.solve_triangular(f, y, upper=False).square().sum(2)
     sure = (info == 0) & (f.diagonal(dim1=2, dim2=3).amin(2) >= _SMALL)  # (c, g)
     return squares, ~sure.all(1)
+
+
+def whole_groups(groups: Sequence[int], block: int) -> list[tuple[int, int]]:
+    """For successive blocks the size of the groups and the number of images: as many groups of a size as fit."""
+    parts = []
+    for size, same in groupby(groups):
+        number, most = len([*same]), max(1, block // size)
+        parts += [(size, size * min(most, number - start)) for start in range(0, number, most)]
+    return parts

@@ -8,16 +8,16 @@ Defard et al., "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detec
 Localization", ICPR 2020 workshops, arXiv 2011.08785.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from padim import BLOCK
+from padim import BLOCK, HELD
 from padim.anomaly_map import AnomalyMap
 from padim.backbone import find_architecture
 from padim.batches import Batch
@@ -26,6 +26,7 @@ from padim.device import tf32
 from padim.embedding import Embedding, Projection, choose_dimensions, covering_cells_of_all
 from padim.extraction import POOLED
 from padim.gaussian import GaussianStream
+from padim.left_out import whole_groups
 from padim.mahalanobis import Gaussians
 from padim.pretrained import Bytes, Pretrained, Scores
 
@@ -118,7 +119,7 @@ class PaDiM(Pretrained):
         reduction: str = "random",
         also: Iterable[Sequence[str]] = (),
     ):
-        architecture = find_architecture(arch, layers)
+        architecture, self._also = find_architecture(arch, layers), [*also]
         super().__init__(arch, weights, architecture.layers, device, size, precision)
         self.seed = seed
         self.channels = sum(layer.channels for layer in self.layers)
@@ -127,11 +128,23 @@ class PaDiM(Pretrained):
         self.reduction, self.dimensions = reduction, choose_dimensions(self.channels, kept, seed)
         if reduction == "pca" or kept == self.channels:  # 没有可抽的：按自然次序
             self.dimensions = list(range(kept))
-        self.grid = self.layers[0].height, self.layers[0].width  # 最浅的一层最密：每格一个位置
-        self.cells = covering_cells_of_all(self.shapes, map(self.layer_numbers, also))  # (P, L)
-        self.positions = len(self.cells)
-        self.anomaly_map = AnomalyMap(self.grid, size, self.device)
+        self._divide()
         self.release()
+
+    def _divide(self) -> None:
+        self.grid = self.layers[0].height, self.layers[0].width  # 最浅的一层最密：每格一个位置
+        self.cells = covering_cells_of_all(self.shapes, map(self.layer_numbers, self._also))  # (P, L)
+        self.positions = len(self.cells)
+        self.block = max(1, min(BLOCK, HELD // self.image_bytes))  # 图大时，一块嵌入不比协方差更占内存
+        self.anomaly_map = AnomalyMap(self.grid, self.size, self.device)
+
+    def of_size(self, height: int, width: int) -> "PaDiM":
+        """A model of images of another size, not fitted, that shares this one's network."""
+        other = copy.copy(self)
+        other._take_size(height, width)
+        other._divide()
+        other.release()
+        return other
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -216,7 +229,8 @@ class PaDiM(Pretrained):
     def bytes_needed(self, batch_size: int, n_train: int, n_test: int) -> Bytes:
         """An estimate of the memory for fitting and scoring a class, from P, d and the numbers of images."""
         d, most = len(self.dimensions), max(n_train, n_test, 1)
-        block = min(BLOCK, most) if self.device.type == "cpu" else BLOCK  # 主存里未触及的页不占内存，显存则整块都占
+        # 主存里未触及的页不占内存，显存则整块都占
+        block = min(self.block, most) if self.device.type == "cpu" else self.block
         batch = min(batch_size, most)
         gaussians = 4 * self.positions * d * (d + block + 3)  # float32：协方差，一块嵌入，均值等 (P, d) 的量
         if self.reduction == "pca":  # 求主成分时，几张图的全部通道及其离差；协方差此时还不存在
@@ -226,7 +240,7 @@ class PaDiM(Pretrained):
 
     def _blocks(self, batches: Iterable[Batch], sizes: Sequence[int] | None = None) -> Iterator[Tensor]:
         assert self._embedding is not None  # pca：fit 与 load_state 先放好主成分
-        return self._extractor.blocks(batches, self._embedding, self.positions, len(self.dimensions), sizes)
+        return self._extractor.blocks(batches, self._embedding, self.positions, len(self.dimensions), self.block, sizes)
 
     @torch.inference_mode()
     def fit(
@@ -348,7 +362,7 @@ class PaDiM(Pretrained):
     def _left_out(
         self, gaussians: Gaussians, batches: Iterable[Batch], groups: Sequence[int], before: Callable[[], None]
     ) -> Iterator[Scores]:
-        parts = _whole_groups(groups)
+        parts = whole_groups(groups, self.block)
         for block, (size, _) in zip(self._blocks(batches, [images for _, images in parts]), parts, strict=True):
             with tf32(False):
                 # 公式 2，但高斯里没有这张图所在的组
@@ -382,12 +396,3 @@ class PaDiM(Pretrained):
         if self.region is not None:
             maps[:, ~self.region] = np.nan
         return maps, maxima
-
-
-def _whole_groups(groups: Sequence[int]) -> list[tuple[int, int]]:
-    """For successive blocks the size of the groups and the number of images: as many groups of a size as fit."""
-    parts = []
-    for size, same in groupby(groups):
-        number, most = len([*same]), max(1, BLOCK // size)
-        parts += [(size, size * min(most, number - start)) for start in range(0, number, most)]
-    return parts

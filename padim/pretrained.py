@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from padim import BLOCK, HELD
 from padim.backbone import Backbone
 from padim.batches import Batch
 from padim.device import check_precision
@@ -108,8 +109,11 @@ class Pretrained(ABC):
         Fitting does not depend on it.
     count : int
         Training images.
+    block : int
+        How many images are scored together, at most.
     """
 
+    block = BLOCK
     has_maps = True
     has_own_scores = True
     region: np.ndarray | None = None
@@ -126,19 +130,24 @@ class Pretrained(ABC):
     ):
         network, self.is_imagenet = load_network(arch, weights)
         self.arch, self.device = arch, torch.device(device)
-        self.size = size[0], size[1]
         self.weights = weights if weights in ("imagenet", "random") else str(expanded(weights).resolve())
         check_precision(precision, self.device)
         self.precision = precision
         self.weights_sha256 = weights_sha256(network)
         self.backbone = Backbone(network, layers).to(self.device)
-        self.layers = self.backbone.describe(*size)
-        self._activation_bytes = self.backbone.activation_bytes(*size)  # 一张图的
         if precision == "bf16":
             self.backbone.bfloat16()
         self.dimensions: list[int] = []
+        self._take_size(size[0], size[1])
+
+    def _take_size(self, height: int, width: int) -> None:
+        self.size = height, width
+        self.layers = self.backbone.describe(height, width)
         self.shapes = [(layer.channels, layer.height, layer.width) for layer in self.layers]
-        self._extractor = Extractor(self.backbone, self.size, self.device, precision)
+        self._forward = int(_ACTIVATIONS * self.backbone.activation_bytes(height, width))  # 一张图的激活值，字节
+        # 一次前向的图片数上限。CPU：激活不出缓存，快两成；GPU：显存不足之后才有
+        self._most = max(1, min(FORWARD, HELD // self._forward)) if self.device.type == "cpu" else None
+        self._extractor = Extractor(self.backbone, self.size, self.device, self.precision, self._most)
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -160,7 +169,7 @@ class Pretrained(ABC):
 
     @abstractmethod
     def score(self, batches: Iterable[Batch]) -> Iterator[Scores] | Iterator[ImageScores]:
-        """Score test images, batches (B, 3, H, W) float32: blocks of `padim.BLOCK`, in order."""
+        """Score test images, batches (B, 3, H, W) float32: blocks of `block` images, in order."""
 
     @abstractmethod
     def release(self) -> None:
@@ -176,8 +185,8 @@ class Pretrained(ABC):
 
     def _at_once(self, batch: int) -> int:
         """How many images of a batch pass the network together."""
-        return min(batch, FORWARD) if self.device.type == "cpu" else batch
+        return min(batch, self._most or batch)
 
     def _forward_bytes(self, batch: int) -> int:
         """Memory that the network takes for a batch of so many images."""
-        return int(_ACTIVATIONS * self._activation_bytes) * self._at_once(batch)
+        return self._forward * self._at_once(batch)

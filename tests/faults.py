@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from system.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 ARCH, DIMENSIONS, POSITIONS = "resnet18", 20, 3136
+STARTS, WORKS, SCORES = "checking", "feature extraction", "scoring"  # what runs say, by which they are timed
 AGAIN = {
     "the same": [],
     "refit": ["--refit"],
@@ -164,8 +166,8 @@ class Tally:
         return "\n".join(["| | |", "| --- | --- |", *(f"| {what} | {value} |" for what, value in rows)])
 
 
-def ended(words: list[str], kind: signal.Signals, moment: float, reference: "Reference") -> tuple[int, str, float]:
-    """Start a run, and end it at ``moment``: below 0 while it starts; else a part of its work.
+def ended(words: list[str], kind: signal.Signals, after: str, delay: float) -> tuple[int, str, float]:
+    """Start a run, and end it so many seconds after it has said something.
 
     Returns its status, what it said on standard error, and the seconds from the signal to its end.
     """
@@ -174,12 +176,9 @@ def ended(words: list[str], kind: signal.Signals, moment: float, reference: "Ref
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     errors = ""
-    if moment < 0:
-        time.sleep(-moment * reference.starting)
-    else:
-        while "checking" not in errors and (character := process.stderr.read(1)):
-            errors += character
-        time.sleep(moment * reference.working)
+    while after not in errors and (character := process.stderr.read(1)):
+        errors += character
+    time.sleep(delay)
     sent = time.perf_counter()
     if kind == signal.SIGINT:
         os.killpg(process.pid, kind)
@@ -192,10 +191,10 @@ def ended(words: list[str], kind: signal.Signals, moment: float, reference: "Ref
     return process.returncode, errors, time.perf_counter() - sent
 
 
-def disturb(data: Path, out: Path, kind: signal.Signals, moment: float, reference: "Reference", tally: Tally) -> None:
-    """Start a run, end it at ``moment``, check what is left."""
+def disturb(data: Path, out: Path, kind: signal.Signals, moment: tuple[str, float], tally: Tally) -> None:
+    """Start a run, end it at a moment, check what is left."""
     before = finished_files(out)
-    status, errors, seconds = ended(command(data, out), kind, moment, reference)
+    status, errors, seconds = ended(command(data, out), kind, *moment)
     if _is_complete(out):
         tally.too_late += 1
     else:
@@ -266,9 +265,8 @@ def again(finished: Finished, folder: Path, runs: int, seed: int, tally: Tally) 
     for number in range(runs):
         out = shutil.copytree(finished.out, folder / f"out{number}")
         words, kind = command(finished.data, out, *finished.options), rng.choice(list(STATUS))
-        moment = -rng.uniform(0.4, 1) if rng.random() < 0.1 else rng.uniform(0, 1)
         results = Store(out, ARCH).results.read_bytes()
-        status, errors, seconds = ended(words, kind, moment, finished.reference)
+        status, errors, seconds = ended(words, kind, *finished.reference.moment(rng, 1))
         if _is_complete(out) and Store(out, ARCH).results.read_bytes() != results:
             tally.too_late += 1
         else:
@@ -310,18 +308,12 @@ def predict_again(data: Path, finished: Path, folder: Path, runs: int, seed: int
     rng, model = random.Random(seed), Store(finished, ARCH).fitted("linen")
     outs = [folder / "before", folder / "after"]
     for out, pictures in zip(outs, ("test", "train"), strict=True):
-        start = time.perf_counter()
-        run = subprocess.run(
-            prediction(model, data / "linen" / pictures, out), env=environment(), capture_output=True, text=True
-        )
-        whole = time.perf_counter() - start
-        assert run.returncode == 0, run.stderr
+        (working,) = timed(prediction(model, data / "linen" / pictures, out), SCORES)
     before, after = map(predicted, outs)
     for number in range(runs):
         out, kind = shutil.copytree(outs[0], folder / f"out{number}"), rng.choice(list(STATUS))
         words = prediction(model, data / "linen" / "train", out)
-        moment = Reference({}, whole, 0)  # 从启动算起
-        status, errors, seconds = ended(words, kind, -rng.uniform(0.3, 1), moment)
+        status, errors, seconds = ended(words, kind, SCORES, rng.uniform(0, 1) * working)
         found = predicted(out)
         if found == after:
             tally.too_late += 1
@@ -360,27 +352,38 @@ def compare(data: Path, out: Path, wanted: dict[str, Any], tally: Tally) -> None
 
 @dataclass(frozen=True)
 class Reference:
-    """An undisturbed run: what it comes to, and the seconds before and after it says "checking"."""
+    """An undisturbed run: what it comes to, the seconds before and after its first features."""
 
     wanted: dict[str, Any]
     starting: float
     working: float
 
+    def moment(self, rng: random.Random, most: float) -> tuple[str, float]:
+        """What a run has said, and seconds after it: one in five while it starts, else up to this part of its work."""
+        if rng.random() < 0.2:
+            return STARTS, rng.uniform(0, 1) * self.starting
+        return WORKS, rng.uniform(0, most) * self.working
+
 
 def undisturbed(data: Path, out: Path, *options: str) -> Reference:
     """Run once, undisturbed, and time it."""
-    start, errors = time.perf_counter(), ""
-    with subprocess.Popen(
-        command(data, out, *options), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        encoding="utf-8",
-    ) as process:  # fmt: skip
-        while "checking" not in errors and (character := process.stderr.read(1)):
-            errors += character
-        starting = time.perf_counter() - start
-        errors += process.stderr.read()
-        working = time.perf_counter() - start - starting
-    assert process.returncode == 0, errors
+    starting, working = timed(command(data, out, *options), STARTS, WORKS)
     return Reference(outcome(out), starting, working)
+
+
+def timed(words: list[str], *said: str) -> list[float]:
+    """Run a command to its end; the seconds from each thing that it says to the next, and from the last to the end."""
+    errors, times = "", []
+    with subprocess.Popen(
+        words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+    ) as process:  # fmt: skip
+        for each in said:
+            while each not in errors and (character := process.stderr.read(1)):
+                errors += character
+            times.append(time.perf_counter())
+        errors += process.stderr.read()
+    assert process.returncode == 0, errors
+    return [after - before for before, after in pairwise([*times, time.perf_counter()])]
 
 
 def faults(data: Path, folder: Path, runs: int, seed: int, reference: Reference, tally: Tally, chain: int = 5) -> None:
@@ -389,8 +392,7 @@ def faults(data: Path, folder: Path, runs: int, seed: int, reference: Reference,
     while (missing := wanted - sum(tally.faults.values())) > 0:
         out, folders = folder / f"out{folders}", folders + 1
         for _ in range(min(chain, missing)):
-            moment = -rng.uniform(0.4, 1) if rng.random() < 0.2 else rng.uniform(0, 0.6)
-            disturb(data, out, rng.choice(list(STATUS)), moment, reference, tally)
+            disturb(data, out, rng.choice(list(STATUS)), reference.moment(rng, 0.6), tally)
             if _is_complete(out):  # 信号来得太晚：这一次不算
                 break
         compare(data, out, reference.wanted, tally)

@@ -1,6 +1,7 @@
 """The estimate is what a class takes, and what does not fit is refused with what would need less."""
 
 import os
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -10,6 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from datasets.preprocessing import Preprocessing
 from experiment import memory
 from experiment.memory import check
 from padim.model import PaDiM
@@ -184,3 +186,27 @@ def test_processes_have_a_gpu_each(model, needed, monkeypatch):
     for more in ({"processes": 3, "more": 1}, {"more": 1}):  # 另要的在显卡上
         with pytest.raises(UserError, match=r"of GPU memory, and [0-9.]+ GB are free; "):
             check(model, "bottle", 32, 200, 80, **more)
+
+
+def test_the_error_names_the_largest_images_that_fit(needed, monkeypatch):
+    asked, free = Preprocessing(512, 448), 700_000_000
+    monkeypatch.setattr(memory, "free_memory", lambda: free)
+    with pytest.raises(UserError, match=r"free; --resize (\d+) --crop (\d+) would fit; a smaller") as problem:
+        check(PaDiM("resnet18", "random", size=(448, 448)), "bottle", 8, 200, 80, preprocessing=asked)
+    resize, crop = map(int, re.search(r"--resize (\d+) --crop (\d+) ", str(problem.value)).groups())
+    assert 224 < crop < 448 and abs(resize / crop - 512 / 448) < 0.01
+    assert needed(PaDiM("resnet18", "random", size=(crop, crop)), 8, 200, 80) <= free
+    assert needed(PaDiM("resnet18", "random", size=(crop + 16, crop + 16)), 8, 200, 80) > free
+
+
+def test_no_images_are_so_small_as_to_fit(model, monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 1000)
+    with pytest.raises(UserError, match="free; a smaller --batch_size"):
+        check(model, "bottle", 8, 200, 80, preprocessing=Preprocessing())
+
+
+def test_large_images_take_no_more_than_their_gaussians():
+    """Beside P·d² a block of embeddings, and what passes the network, have a bound; small images are as ever."""
+    usual, large = (PaDiM("resnet18", "random", size=(side, side)) for side in (224, 1024))
+    assert usual.block == 128 and large.block < 128
+    assert large.bytes_needed(4, 500, 1).host < large.state_bytes + 2.3 * 2**30

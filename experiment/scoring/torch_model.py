@@ -15,7 +15,6 @@ from experiment.files.gaussians import DamagedError
 from experiment.files.records import read_fitted_record
 from experiment.models import model_of
 from experiment.saving import load
-from padim import BLOCK
 from padim.device import pick_device
 from padim.model import Scores
 from system.errors import UserError
@@ -82,7 +81,8 @@ class Stored:
         if self.record["precision"] == "tf32" and self.device_type != "cuda":
             raise UserError(f"{str(self.path)!r} was made with --precision tf32, which needs a GPU; see --device")
         self.model = model_of(self.record, weights or self.record["weights"], self._device)
-        memory.check(self.model, self.name, batch_size, 0, min(count, BLOCK), evaluated=False, more=more, remedy=remedy)
+        count = min(count, self.model.block)
+        memory.check(self.model, self.name, batch_size, 0, count, evaluated=False, more=more, remedy=remedy)
         try:
             load(self.model, self.path)
         except DamagedError as problem:
