@@ -158,9 +158,9 @@ def experiment(argv: Sequence[str] | None = None) -> argparse.Namespace:
     rd = "channels kept (default: the backbone's own; wide_resnet50_2 550, resnet18 100)"
     add("--rd", type=at_least(1), help=rd)
     add("--top_k", type=at_least(1), default=5, help="nearest training images of spade (default %(default)s)")
-    reduction = "to fewer channels: random (default), or pca"
     region = "a mask: black is not looked at; or a folder with CLASS.png (default: all of the picture)"
     add("--region", type=expanded, metavar="MASK", help=region)
+    reduction = "to fewer channels: random (default), or pca"
     add("--reduction", choices=("random", "pca"), default="random", help=reduction)
     add("--figures", type=_figures, default="all", metavar="N", help="a class: all (default), none, a number")
     heat = "class, the class's least to largest score; threshold, 0 to twice the threshold"

@@ -137,6 +137,8 @@ class Run:
         scores, again = outdated(stored, region)  # 另一区域里留出过的，重新留出
         self._class = Current(name, data, watch, waited, scores, self.args.leave_out or again)
         self._class.staged.remove(*([self._store.left_out(name)] if scores else []))
+        if again and self.args.no_features:
+            self._say(f"{name}: its left-out scores were of another region and go; --leave_out {again} makes new ones")
         self.remark(*(self._data.repeated(name) if self.leads else ()))
         self._staged.append(self._class.staged)
         return train, test
@@ -216,8 +218,7 @@ class Run:
             now = self._class
             now.scores.update(found.record(share.lots if share else None))
             if share:
-                unusual = as_arrays(found.unusual, pictures.names(), share.lots)
-                self._store.write_left_out(now.name, unusual, now.staged)
+                self._store.write_left_out(now.name, as_arrays(found.unusual, pictures.names(), share.lots), now.staged)
                 self.remark(*remarks(share.lots, found.scores, found.alone, pictures.names()), file=sys.stdout)
 
     @contextmanager
@@ -249,9 +250,8 @@ class Run:
             from experiment.report.figures import roc_figure
 
             self._results.drop_earlier()
-            roc_figure(
-                report.curves(self._results.content, self._store), self._store.roc_curve
-            )  # 此时最后一类的图还在画
+            # 此时最后一类的图还在画
+            roc_figure(report.curves(self._results.content, self._store), self._store.roc_curve)
         self._evaluator.finish()
         peak = sum(self._ranks.gather(peak_memory() or 0)) or None
         if not self.leads:

@@ -31,7 +31,7 @@ class Script:
     Attributes
     ----------
     name : str
-        Its own; its figures' files begin with it.
+        The script's; with ``figure`` the names of its files begin with it.
     description : str
         Its docstring, whose first line is shown.
     figure : callable, optional

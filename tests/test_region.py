@@ -373,9 +373,12 @@ def test_another_region_fits_nothing_again(runs, sample, tmp_path, capsys):
     assert "leave out" not in capsys.readouterr().err  # 区域相同：留出的得分还在
 
 
-def test_left_out_scores_of_another_region_go_with_no_features(runs, sample, tmp_path):
+def test_left_out_scores_of_another_region_go_with_no_features(runs, sample, tmp_path, capsys):
     out = shutil.copytree(runs / "none", tmp_path / "out")
+    capsys.readouterr()
     assert run(sample, out, "--region", runs / "ones.png", "--no_features") == 0
+    words = "linen: its left-out scores were of another region and go; --leave_out one makes new ones"
+    assert words in capsys.readouterr().out
     assert record(out)["left_out_scores"] is None and not store(out).left_out("linen").exists()
     assert record(out)["region"] == to_text(np.ones((56, 56), bool)) and record(out)["test_set"] is not None
 
