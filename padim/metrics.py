@@ -197,14 +197,15 @@ def evaluate_maps(
     if image is None:
         remarks.append(f"no image figures of merit: all test pictures are {'defective' if labels.any() else 'good'}")
     if maps is not None and counts is None:
-        why = "there are no masks" if masks is None else "all pixels of the masks are alike"
+        within = "" if region is None else " within the region"
+        why = "there are no masks" if masks is None else f"all pixels of the masks are alike{within}"
         remarks.append(f"no pixel figures of merit: {why}")
     if counts and areas is not None and (few := int(np.count_nonzero(labels == 0)) * counts.size) < ENOUGH:
         remarks.append(
             f"AUPIMO starts at a false-positive rate of 1e-5, which is under ten of the {few} pixels of the good test "
             "pictures: it is coarse"
         )
-    if counts and region is not None and (unseen := np.count_nonzero((labels != 0) & (counts.sizes == 0))):
+    if masks is not None and region is not None and (unseen := _unseen(masks, np.flatnonzero(labels), region)):
         words = "defective test pictures have no defect pixel within the region, and still count as defective"
         remarks.append(f"{unseen} of {np.count_nonzero(labels)} {words}")
     return ClassEvaluation(
@@ -236,6 +237,11 @@ def _extremes(maps: np.ndarray, region: np.ndarray | None) -> tuple[float, np.nd
         highs.append(pixels.max(axis=1))
         forget(maps)
     return float(np.min(lows)), np.concatenate(highs)
+
+
+def _unseen(masks: Masks, defective: np.ndarray, region: np.ndarray) -> int:
+    """How many of these pictures have no defect pixel in a region."""
+    return sum(not np.asarray(masks[int(i)])[region].any() for i in defective)  # 全在区域之外时，没有 Counts 可问
 
 
 def evaluate_scores(scores: np.ndarray, labels: np.ndarray) -> Evaluation | None:

@@ -179,6 +179,17 @@ def test_a_defect_outside_is_said():
     assert not any("region" in words for words in row["remarks"])
 
 
+def test_all_defects_outside_are_said():
+    maps, masks, labels, region = scored()
+    masks[:, region] = 0
+    _, row = evaluated(maps, labels, masks, region=region)
+    assert row["pixel_rocauc"] is None and row["image_rocauc"] is not None
+    assert row["remarks"][-2:] == [
+        "no pixel figures of merit: all pixels of the masks are alike within the region",
+        "12 of 12 defective test pictures have no defect pixel within the region, and still count as defective",
+    ]
+
+
 @pytest.fixture(scope="module")
 def pictures(sample):
     return MVTecDataset(sample, "linen", "train", Preprocessing(64, 56)), disc(56, 56)

@@ -29,7 +29,8 @@ def remarked(data: Path) -> list[str]:
         lines += evaluate_maps(maps + np.array(labels)[:, None, None], np.array(labels), masks).remarks
     lines += evaluate_maps(maps, np.array([0, 1, 1, 1]), None).remarks
     cut = np.arange(64).reshape(8, 8) < 32
-    lines += evaluate_maps(maps, np.array([0, 0, 1, 1]), np.stack([zeros[0], zeros[0], cut, ~cut]), region=cut).remarks
+    for truth in (np.stack([zeros[0], zeros[0], cut, ~cut]), np.stack([zeros[0], zeros[0], ~cut, ~cut])):
+        lines += evaluate_maps(maps, np.array([0, 0, 1, 1]), truth, region=cut).remarks
     names, alone = [f"train/good/{i // 20}/{i:03d}.png" for i in range(120)], rng.normal(20, 2, 120)
     higher, odd = alone + 5, alone + 30 * (np.arange(120) < 20)
     for by, scores in ((20, alone), (20, higher), (40, higher), ("folder", odd), ("one", alone + 40 * (alone > 22))):

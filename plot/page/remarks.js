@@ -59,6 +59,7 @@ const REMARKS = [
   [/^no image figures of merit: all test pictures are good$/, "没有图像级指标：测试图像全都正常"],
   [/^no pixel figures of merit: there are no masks$/, "没有像素级指标：没有掩码"],
   [/^no pixel figures of merit: all pixels of the masks are alike$/, "没有像素级指标：掩码的像素全都相同"],
+  [/^no pixel figures of merit: all pixels of the masks are alike within the region$/, "没有像素级指标：区域之内，掩码的像素全都相同"],
   [/^AUPIMO starts at .* under ten of the (\d+) pixels of the good test pictures: it is coarse$/,
     "AUPIMO 从假阳性率 1e-5 算起，在正常测试图像的 $1 个像素里不到十个：数值粗略"],
   [/^(\d+) of (\d+) defective test pictures have no defect pixel within the region, and still count as defective$/,
