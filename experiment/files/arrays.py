@@ -144,6 +144,7 @@ def _entries(found: ClassEvaluation) -> dict[str, Any]:
 
 
 def write_npz(path: Path, arrays: dict[str, Any], staged: Staged | None) -> None:
+    """Write arrays, by their keys; None becomes an empty one. ``staged`` gets the file, which vouches for others."""
     whole = {k: np.empty(0) if v is None else np.asarray(v) for k, v in arrays.items()}
     where = replacing(path) if staged is None else staged.writing(path, vouches=True)
     with where as temporary, open(temporary, "wb") as file:
@@ -151,6 +152,13 @@ def write_npz(path: Path, arrays: dict[str, Any], staged: Staged | None) -> None
 
 
 def read_npz(path: Path, form: dict[str, tuple[str, tuple]], remedy: str) -> dict[str, Any] | None:
+    """What `write_npz` was given, or None where there is no file.
+
+    Raises
+    ------
+    UserError
+        If the file is damaged, or its arrays are not of this form; ``remedy`` ends the message.
+    """
     try:
         loaded = parse_arrays(path.read_bytes())
     except FileNotFoundError:
