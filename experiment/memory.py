@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from datasets.preprocessing import Preprocessing, words
-from padim.counts import CHUNK
+from padim.counts import at_once
 from system.errors import UserError
 from system.resources import free_memory
 
@@ -85,7 +85,8 @@ def check(
         needed, pixels = model.bytes_needed(batch_size, n_train, n_test), model.size[0] * model.size[1]
         ahead = _BATCHES_AHEAD + (0 if on_cpu else _PINNED)
         decoded = 4 * 3 * pixels * min(batch_size, max(n_train, n_test)) * ahead
-        evaluation = pixels * (_EVALUATION * n_test + _CHUNK * min(CHUNK, n_test)) * evaluated  # 与下一类的拟合同时
+        held = _EVALUATION * n_test + _CHUNK * min(at_once(*model.size), n_test)
+        evaluation = pixels * held * evaluated  # 与下一类的拟合同时
         copy = 0 if on_cpu or not stored else model.state_bytes  # 均值与协方差，在主存与显存之间
         host = needed.host + decoded + copy + more * on_cpu + evaluation
         return [("main memory", host, room)] + ([] if on_cpu else [("GPU memory", needed.device + more, on_gpu)])

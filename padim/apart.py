@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from padim.metrics import CHUNK, ClassEvaluation, evaluate_maps
+from padim.counts import CHUNK
+from padim.metrics import ClassEvaluation, evaluate_maps
 from system.files import forget
 
 

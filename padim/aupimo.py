@@ -12,7 +12,7 @@ from math import ceil
 
 import numpy as np
 
-from padim.counts import CHUNK, Masks, inside
+from padim.counts import Masks, at_once, inside
 from system.files import forget
 
 BOUNDS = (1e-5, 1e-4)  # 正常图的假阳性率
@@ -20,7 +20,7 @@ ENOUGH = 10**6  # 正常图的像素少于此，下限处的假阳性不足十�
 
 
 def aupimo(
-    maps: np.ndarray, masks: Masks, labels: np.ndarray, chunk: int = CHUNK, region: np.ndarray | None = None
+    maps: np.ndarray, masks: Masks, labels: np.ndarray, chunk: int | None = None, region: np.ndarray | None = None
 ) -> np.ndarray | None:
     """The area under every defective picture's overlap curve.
 
@@ -32,8 +32,8 @@ def aupimo(
         Non-zero is defect.
     labels : ndarray, (N,)
         Zero is good.
-    chunk : int
-        Does not change the result in any bit.
+    chunk : int, optional
+        By default `padim.counts.at_once`. Does not change the result in any bit.
     region : ndarray, (H, W) bool, optional
         Pixels outside of it are neither normal nor defect.
 
@@ -51,7 +51,7 @@ def aupimo(
     logarithm. Below the first rate above zero, which has no logarithm to begin at, the overlap is what is found before
     the first false positive.
     """
-    is_good = labels == 0
+    is_good, chunk = labels == 0, chunk or at_once(*maps.shape[1:])
     total = int(np.count_nonzero(is_good)) * (maps[0].size if region is None else np.count_nonzero(region))
     if total == 0:
         return None

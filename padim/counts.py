@@ -16,7 +16,8 @@ import numpy as np
 
 from system.files import forget
 
-CHUNK = 64  # 一次读入的异常图数
+CHUNK = 64  # 一次读入的异常图数，至多
+_PIXELS = 1 << 24  # 它们的像素数，至多：图大时，一次少读几张
 
 
 class Masks(Protocol):
@@ -80,7 +81,14 @@ class Counts:
         return self.negative - self.below
 
 
-def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK, region: np.ndarray | None = None) -> Counts | None:
+def at_once(height: int, width: int) -> int:
+    """How many maps of this size are read together."""
+    return max(1, min(CHUNK, _PIXELS // (height * width)))
+
+
+def count_pixels(
+    maps: np.ndarray, masks: Masks, chunk: int | None = None, region: np.ndarray | None = None
+) -> Counts | None:
     """Count the pixels of maps, in two passes over them.
 
     Parameters
@@ -89,8 +97,8 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK, region: np.
         May be a mapped file: ``chunk`` maps are read at a time.
     masks : (N, H, W)
         Non-zero is defect.
-    chunk : int
-        Does not change the result in any bit.
+    chunk : int, optional
+        By default `at_once`. Does not change the result in any bit.
     region : ndarray, (H, W) bool, optional
         Pixels outside of it are neither normal nor defect.
 
@@ -108,6 +116,7 @@ def count_pixels(maps: np.ndarray, masks: Masks, chunk: int = CHUNK, region: np.
     the distinct defect scores from the lowest; it lies below or at it where no more than k are < x. So two histograms
     of a picture's normal pixels over the defect scores, added up from the lowest, are its terms of all sums.
     """
+    chunk = chunk or at_once(*maps.shape[1:])
     # 第一遍：只看缺陷像素
     in_pictures: list[np.ndarray] = []  # 每张图的缺陷像素数
     found: list[np.ndarray] = []  # 每段里缺陷像素的得分

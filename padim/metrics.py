@@ -13,7 +13,7 @@ from typing import final
 import numpy as np
 
 from padim.aupimo import ENOUGH, aupimo
-from padim.counts import CHUNK, Counts, Masks, count_pixels, inside
+from padim.counts import Counts, Masks, at_once, count_pixels, inside
 from padim.curves import CELLS, bin_ends, polyline, vertices
 from padim.overlap import STRICT_LIMIT, RegionOverlap, region_overlap
 from padim.uncertainty import image_interval, pixel_interval
@@ -230,9 +230,9 @@ def _range(scores: np.ndarray) -> tuple[float, float]:
 
 def _extremes(maps: np.ndarray, region: np.ndarray | None) -> tuple[float, np.ndarray]:
     """The least value of all maps (N, H, W), and every map's largest (N,), in a region; not a number where one is."""
-    lows, highs = [], []
-    for start in range(0, len(maps), CHUNK):
-        pixels = inside(maps[start : start + CHUNK], region)
+    lows, highs, chunk = [], [], at_once(*maps.shape[1:])
+    for start in range(0, len(maps), chunk):
+        pixels = inside(maps[start : start + chunk], region)
         lows.append(pixels.min())
         highs.append(pixels.max(axis=1))
         forget(maps)

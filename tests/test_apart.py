@@ -5,7 +5,8 @@ import pytest
 
 from experiment.files.arrays import row_of
 from padim.apart import evaluate_apart
-from padim.metrics import CHUNK, evaluate_maps
+from padim.counts import CHUNK
+from padim.metrics import evaluate_maps
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from conftest import ROOT
 from datasets.preprocessing import Preprocessing
 from experiment import memory
 from experiment.memory import check
+from padim.counts import at_once
 from padim.model import PaDiM
 from system.errors import UserError
 from system.resources import free_memory
@@ -210,3 +211,4 @@ def test_large_images_take_no_more_than_their_gaussians():
     usual, large = (PaDiM("resnet18", "random", size=(side, side)) for side in (224, 1024))
     assert usual.block == 128 and large.block < 128
     assert large.bytes_needed(4, 500, 1).host < large.state_bytes + 2.3 * 2**30
+    assert at_once(224, 224) == 64 and at_once(2048, 2048) == 4
