@@ -52,7 +52,8 @@ def read_region(
         raise UserError(f"no region {str(file)!r} for class {name!r} ({found}); see --region")
     mask = read_mask(file)
     for picture, size in pictures:
-        if size[0] * mask.height != size[1] * mask.width:
+        # 缩小了画的，边长各舍入到整数：差半个像素之内，仍是同样的形状
+        if 2 * abs(size[0] * mask.height - size[1] * mask.width) > sum(size):
             raise UserError(
                 f"region {str(file)!r} is {words(*mask.size[::-1])}, picture {str(picture)!r} {words(*size[::-1])} "
                 "(height x width); draw the region on a picture of the class, see --region"

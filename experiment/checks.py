@@ -25,10 +25,12 @@ from experiment import memory
 from experiment.files.folder import Store
 from experiment.files.provenance import DataFolder, stored_state
 from experiment.files.records import configuration
+from experiment.good_scores import outdated
 from experiment.lots import to_leave_out
 from experiment.models import describe
 from experiment.ranks import Ranks
 from experiment.report import results as report
+from experiment.saving import stored_record
 from system.errors import UserError
 from system.files import check_writable
 
@@ -106,7 +108,10 @@ def begin(
             stored=is_stored,
             preprocessing=data.preprocessing,
         )
-        lots, _ = to_leave_out(args.leave_out, name, *map(partial(data.split, name), SPLITS))
+        # 另一区域里留出过的，要重新留出：同一些组
+        again = outdated(stored_record(store.fitted(name)), found.region)[1] if is_stored else None
+        asked = args.leave_out or again
+        lots, _ = to_leave_out(asked, name, *map(partial(data.split, name), SPLITS))
         if lots and isinstance(model, PaDiM) and is_stored:
             memory.check_group(model, name, lots.largest, room.spare)
         command = f"python predict.py --model {shlex.quote(str(store.fitted(name)))} PICTURES"

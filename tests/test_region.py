@@ -21,6 +21,7 @@ from datasets.loader import batches
 from datasets.mvtec import MVTecDataset
 from datasets.preprocessing import Preprocessing
 from datasets.region import read_region
+from experiment import memory
 from experiment.files.arrays import METRICS, arrays_of, row_of
 from experiment.files.folder import Store
 from experiment.files.region import from_text, is_region, to_text
@@ -382,6 +383,23 @@ def test_another_region_fits_nothing_again(runs, sample, tmp_path, capsys):
     capsys.readouterr()
     assert run(sample, out) == 0
     assert "leave out" not in capsys.readouterr().err  # 区域相同：留出的得分还在
+
+
+def test_groups_that_are_left_out_again_are_checked_for_memory(sample, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    assert run(sample, out, "--leave_out", "3") == 0
+    before, checked = fit_of(out), []
+    monkeypatch.setattr(memory, "check_group", lambda model, name, size, spare: checked.append(size))
+    assert run(sample, out, "--region", save_region(tmp_path / "ones.png", (96, 96))) == 0
+    assert checked == [3] and fit_of(out) == before
+
+
+def test_a_smaller_drawing_has_rounded_sides(tmp_path):
+    pictures = [(tmp_path / "000.png", (1001, 667))]
+    drawn = save_region(tmp_path / "half.png", (501, 334))
+    assert read_region(drawn, "x", Preprocessing(64, 56), pictures).shape == (56, 56)
+    with pytest.raises(UserError, match="is 334x510, picture"):
+        read_region(save_region(tmp_path / "wide.png", (510, 334)), "x", Preprocessing(64, 56), pictures)
 
 
 def test_left_out_scores_of_another_region_go_with_no_features(runs, sample, tmp_path, capsys):
