@@ -221,14 +221,16 @@ def curves(results: dict[str, Any], store: Store) -> dict[str, dict[str, Any]]:
     """Every class's stored ROC curves with their ROC AUC, for `report.figures`; names as it can draw them."""
     from experiment.report.style import printable  # 连带 matplotlib：画图之前不必等它
 
-    result = {}
-    for name, row in results["classes"].items():
-        arrays = store.read_arrays(name) or {}
-        result[printable(name)] = {
-            level: None if arrays.get(f"{level}_roc") is None else (arrays[f"{level}_roc"], row[f"{level}_rocauc"])
-            for level in LEVELS
-        }
-    return result
+    rows = results["classes"].items()
+    return {printable(name): curves_of(store.read_arrays(name) or {}, row) for name, row in rows}
+
+
+def curves_of(arrays: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    """A class's stored ROC curves (K, 2) with their ROC AUC, by level; None where a kind of label is missing."""
+    return {
+        level: None if arrays.get(f"{level}_roc") is None else (arrays[f"{level}_roc"], row[f"{level}_rocauc"])
+        for level in LEVELS
+    }
 
 
 def table(results: dict[str, Any]) -> str:
