@@ -65,11 +65,14 @@ class _Watching(nn.Module):
 def dry_run(graph: torch.fx.GraphModule, height: int, width: int) -> tuple[dict[str, Tensor], int]:
     """What a graph returns for one image, as tensors without content, and the most bytes alive at one time.
 
-    Only shapes are computed (on torch's ``meta`` device), so that no size is too large to ask about.
+    Only shapes are computed (on torch's ``meta`` device, in float32), so that no size is too large to ask about.
     """
     watching = _Watching(graph)
     # meta 设备上的张量只有形状，没有内容：再大的尺寸也能推出来
-    shapes = {n: value.to("meta") for n, value in [*watching.named_parameters(), *watching.named_buffers()]}
+    shapes = {
+        n: value.to("meta", torch.float32 if value.is_floating_point() else None)
+        for n, value in [*watching.named_parameters(), *watching.named_buffers()]
+    }
     return functional_call(watching, shapes, (torch.zeros(1, 3, height, width, device="meta"),))
 
 

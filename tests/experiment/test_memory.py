@@ -212,3 +212,8 @@ def test_large_images_take_no_more_than_their_gaussians():
     assert usual.block == 128 and large.block < 128
     assert large.bytes_needed(4, 500, 1).host < large.state_bytes + 2.3 * 2**30
     assert at_once(224, 224) == 64 and at_once(2048, 2048) == 4
+
+
+def test_smaller_images_of_a_network_in_bfloat16():
+    model = PaDiM("resnet18", "random", precision="bf16")
+    assert model.of_size(112, 160).grid == (28, 40)
