@@ -81,7 +81,7 @@ def check(
     """
     on_cpu = model.device.type == "cpu"
 
-    def wanted(model: "Pretrained") -> list[tuple[str, int, int]]:
+    def terms(model: "Pretrained") -> list[tuple[str, int, int]]:
         needed, pixels = model.bytes_needed(batch_size, n_train, n_test), model.size[0] * model.size[1]
         ahead = _BATCHES_AHEAD + (0 if on_cpu else _PINNED)
         decoded = 4 * 3 * pixels * min(batch_size, max(n_train, n_test)) * ahead
@@ -92,16 +92,17 @@ def check(
         return [("main memory", host, room)] + ([] if on_cpu else [("GPU memory", needed.device + more, on_gpu)])
 
     room, on_gpu = free_memory() // processes, 0 if on_cpu else _free_on_gpu(model.device)
-    for place, need, free in wanted(model):
+    wanted = terms(model)
+    for place, need, free in wanted:
         if need > free:
             each = f" for each of {processes} processes" if processes > 1 and place == "main memory" else ""
-            fits = preprocessing and _largest(model, preprocessing, lambda m: all(n <= f for _, n, f in wanted(m)))
+            fits = preprocessing and _largest(model, preprocessing, lambda m: all(n <= f for _, n, f in terms(m)))
             raise UserError(
                 f"class {name!r} needs about {need / 1e9:.1f} GB of {place}, and {free / 1e9:.1f} GB are free{each}; "
                 f"{f'{fits} would fit; ' if fits else ''}{remedy} needs less"
             )
-    *_, (_, need, free) = wanted(model)
-    return Room(free - need, min(free / need for _, need, free in wanted(model)))
+    _, need, free = wanted[-1]
+    return Room(free - need, min(free / need for _, need, free in wanted))
 
 
 def _largest(model: "Pretrained", asked: Preprocessing, fits: Callable[["PaDiM"], bool]) -> str | None:
