@@ -15,7 +15,7 @@ from experiment.current import Current
 from experiment.files.arrays import arrays_of, row_of
 from experiment.files.folder import Store
 from experiment.report.colours import OF_CLASS, are_faint, colours_of, scale_of
-from experiment.report.figures import Drawer, Drawings, chosen_figures
+from experiment.report.drawing import Drawer, Drawings, chosen_figures
 from experiment.report.results import ResultsFile, remark
 from experiment.report.threshold import test_set, thresholds_of
 from experiment.score_files import ScoreFiles

@@ -20,6 +20,7 @@ from datasets.region import fingerprint
 from experiment.batches import Images, Part, decode_early
 from experiment.checks import begin, check_data
 from experiment.current import Current
+from experiment.evaluation import Evaluator
 from experiment.files.folder import Store
 from experiment.good_scores import GoodScores, as_arrays, has_left_out, outdated
 from experiment.lots import Share, remarks, to_leave_out
@@ -74,7 +75,6 @@ class Run:
             self._early = decode_early(args, self._data, self._checked, self._store)
             if self._early:
                 stack.callback(self._early.close)
-            from experiment.evaluation import Evaluator  # 连带 matplotlib
             from padim.device import pick_device  # 连带 torch：装入之时，图片已在解码
 
             device = pick_device(args.device, self._ranks.local_rank, self._ranks.local_size)
@@ -245,10 +245,10 @@ class Run:
     def report(self) -> None:
         """At the end: the ROC figure, the results, the table, the files, the verdict."""
         self._store.check_there()
+        from experiment.report.figures import roc_figure  # 连带 matplotlib：装入之时，最后一类在评估
+
         self._evaluator.finish_row()
         if self.leads:
-            from experiment.report.figures import roc_figure
-
             self._results.drop_earlier()
             # 此时最后一类的图还在画
             roc_figure(report.curves(self._results.content, self._store), self._store.roc_curve)

@@ -11,7 +11,6 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 # cgroup v2 与 v1：上限、已用、统计中可回收的文件页
 _MEMORY = (
@@ -38,6 +37,8 @@ def _groups(group: Path, mounted: Path, controller: str) -> Iterator[Path]:
 
 def cores() -> int:
     """Cores that this process may use; where torchrun has started several processes here, its part of them."""
+    import psutil  # --help 不必等它
+
     process = psutil.Process()
     # macOS 没有亲和性
     allowed = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
@@ -55,6 +56,8 @@ def free_memory(group: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/
     group, mounted : Path
         Where Linux says which groups the process is in, and where groups are.
     """
+    import psutil
+
     free = psutil.virtual_memory().available
     for limited, used, inactive in _MEMORY:
         for folder in _groups(group, mounted, "memory"):
@@ -83,6 +86,8 @@ def peak_memory() -> int | None:
         lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
         return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
     if sys.platform == "win32":
+        import psutil
+
         return psutil.Process().memory_info().peak_wset
     import resource  # Windows 没有这个模块
 

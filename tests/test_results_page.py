@@ -18,8 +18,8 @@ from synthetic import FIFTEEN, write_results
 
 from experiment.files.folder import Store
 from experiment.report.colours import colours_of
+from experiment.report.drawing import Drawer
 from experiment.report.drift import PARTS, drift
-from experiment.report.figures import Drawer
 from experiment.report.published import Reference, verdict
 from experiment.report.threshold import ROUNDING, Thresholds
 from experiment.scoring.answers import Answer, write_predictions

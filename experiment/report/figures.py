@@ -3,13 +3,8 @@
 运行时自己画的图：逐张定位图与 ROC 曲线。
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,17 +15,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure
-from tqdm import tqdm
 
-from experiment.files.folder import Store
 from experiment.files.records import LEVELS
 from experiment.files.signed import save_signed
 from experiment.report import style
 from experiment.report.colours import Bar, Colours
 from experiment.report.words import shortened
-from padim.counts import Masks
 from system.files import replacing
-from system.resources import cores
 
 PANELS = ("Image", "GroundTruth", "Predicted heat map", "Predicted mask", "Segmentation result")
 HEAT_OPACITY = 0.5
@@ -163,78 +154,6 @@ def canvas_for(height: int, width: int, bar: Bar) -> LocalizationCanvas:
 def save_figure(figure: np.ndarray, path: Path) -> None:
     """Write a localization figure (H, W, 3) uint8 as a PNG."""
     save_signed(figure, path, compress_level=2)
-
-
-def chosen_figures(count: int, wanted: str | int) -> list[int]:
-    """The test pictures to draw: all, none, or a number spread evenly over the test set."""
-    if wanted == "all":
-        return list(range(count))
-    number = 0 if wanted == "none" else min(int(wanted), count)
-    return [i * count // number for i in range(number)]
-
-
-@dataclass(frozen=True)
-class Drawings:
-    """A class's localization figures that were handed in; `finish` waits for them."""
-
-    name: str
-    jobs: list[tuple[Any, Future]]
-
-    def finish(self) -> None:
-        """Draw with the pool until all are there: it from the front, the caller from the back, with a progress bar."""
-        title = f"localization figures | test | {self.name}"
-        for job, future in tqdm(self.jobs[::-1], desc=title, unit="image", disable=not self.jobs):
-            job() if future.cancel() else future.result()
-
-
-class Drawer:
-    """Threads that draw localization figures while the experiment goes on (NumPy and zlib leave the interpreter)."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max(1, cores() - 1), "draw")  # 给计算留一个核
-
-    def draw(self, store: Store, name: str, indices: Sequence[int], masks: Masks | None, colours: Colours) -> Drawings:
-        """Hand in these test pictures of a class, from its stored maps and pictures.
-
-        Parameters
-        ----------
-        store : Store
-        name : str
-        indices : sequence of int
-        masks : (N, H, W), or None
-            Non-zero is defect.
-        colours : Colours
-        """
-        if not indices:
-            return Drawings(name, [])
-        maps, pictures = (np.load(path, mmap_mode="r") for path in (store.maps(name), store.pictures(name)))
-        canvas = canvas_for(*maps.shape[1:], colours.bar)
-
-        def one(i: int) -> None:
-            truth = None if masks is None else masks[i]
-            save_figure(canvas.draw(pictures[i], truth, np.asarray(maps[i]), colours), store.figure(name, i))
-
-        return Drawings(name, [(lambda i=i: one(i), self._pool.submit(one, i)) for i in indices])
-
-    def stop(self) -> None:
-        """Draw nothing more; what is being drawn is finished."""
-        self._pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def drawn_below(
-    folder: Path, size: tuple[int, int], colours: Colours
-) -> Iterator[Callable[[list[tuple[Path, np.ndarray, np.ndarray]]], object]]:
-    """A function that draws a block of (name, picture (H, W, 3) uint8, raw map (H, W)) below ``folder``."""
-    canvas = canvas_for(*size, colours.bar)
-
-    def one(job: tuple[Path, np.ndarray, np.ndarray]) -> None:
-        name, picture, raw = job
-        save_figure(canvas.draw(picture, None, raw, colours), folder / name)
-
-    # 画布只画一次，此后只是数组运算与压缩：线程就够
-    with ThreadPoolExecutor(cores()) as pool:
-        yield lambda block: list(pool.map(one, block))
 
 
 Curves = dict[str, dict[str, tuple[np.ndarray, float] | None]]

@@ -26,6 +26,7 @@ from experiment.files.records import NUMBER, matches
 from experiment.files.region import from_text
 from experiment.options import decoding_threads
 from experiment.report.colours import colours_of
+from experiment.report.drawing import drawn_below
 from experiment.report.drift import drift
 from experiment.report.threshold import find_thresholds
 from experiment.scoring.answers import BELOW, Answer, alone_in, answers, write_predictions
@@ -133,8 +134,6 @@ class Scoring:
             self._write = stack.enter_context(answers(args.out, args.json))
             self._draw = None
             if args.figures == "all":
-                from experiment.report.figures import drawn_below  # 连带 matplotlib：不画图就不等它
-
                 self._draw = stack.enter_context(drawn_below(args.out / "pictures", self._size, self._colours))
             self._keep = None
             if args.maps:

@@ -9,9 +9,10 @@ from skimage.morphology import disk, opening
 from skimage.segmentation import find_boundaries
 
 from experiment.files.folder import Store
-from experiment.report import figures
+from experiment.report import drawing, figures
 from experiment.report.colours import OF_CLASS, OF_THRESHOLD, Colours, predicted_mask
-from experiment.report.figures import Drawer, LocalizationCanvas, boundary, chosen_figures, roc_figure
+from experiment.report.drawing import Drawer, chosen_figures
+from experiment.report.figures import LocalizationCanvas, boundary, roc_figure
 from padim.metrics import ClassEvaluation, evaluate_maps, normalise
 from system.files import Staged
 
@@ -118,7 +119,7 @@ def test_nothing_more_is_drawn_once_it_is_stopped(scored, monkeypatch):
         drawn.append(path)
 
     monkeypatch.setattr(figures, "save_figure", slow)
-    monkeypatch.setattr(figures, "cores", lambda: 2)  # 一个绘图线程
+    monkeypatch.setattr(drawing, "cores", lambda: 2)  # 一个绘图线程
     drawer = Drawer()
     drawer.draw(store, "x", [0, 1, 2], masks, colours(found))
     assert started.wait(20)
