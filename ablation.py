@@ -31,8 +31,9 @@ def experiment(args: "Namespace") -> None:
     UserError
         For what the user must change.
     """
-    from experiment.study_run import StudyRun  # 连带 torch：--help 与参数错误不必等它
-    from padim.variants import maps_of
+    with command.importing():
+        from experiment.study_run import StudyRun  # 连带 torch：--help 与参数错误不必等它
+        from padim.variants import maps_of
 
     with StudyRun(args) as run:
         for name in run.classes():

@@ -36,9 +36,10 @@ def export(args: Namespace) -> None:
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise UserError(f"export.py needs {' and '.join(missing)}; python -m pip install -r requirements-export.txt")
-    from experiment.report.threshold import find_thresholds
-    from experiment.scoring.onnx_export import EXAMPLE, bytes_besides, metadata, write_exported
-    from experiment.scoring.torch_model import Stored
+    with command.importing():
+        from experiment.report.threshold import find_thresholds
+        from experiment.scoring.onnx_export import EXAMPLE, bytes_besides, metadata, write_exported
+        from experiment.scoring.torch_model import Stored
 
     # All is checked before anything is written: 先查后做
     stored = Stored(args.model, "cpu")

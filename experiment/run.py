@@ -32,6 +32,7 @@ from experiment.report import results as report
 from experiment.report.published import published
 from experiment.saving import Saving, load_if_same, stored_record
 from experiment.score_files import ScoreFiles
+from system.command import importing
 from system.files import Staged, check_room
 from system.resources import peak_memory
 
@@ -75,11 +76,12 @@ class Run:
             self._early = decode_early(args, self._data, self._checked, self._store)
             if self._early:
                 stack.callback(self._early.close)
-            from padim.device import pick_device  # 连带 torch：装入之时，图片已在解码
+            with importing():  # 连带 torch、torchvision：装入之时，图片已在解码
+                from padim.device import pick_device
 
-            device = pick_device(args.device, self._ranks.local_rank, self._ranks.local_size)
-            with self._ranks.leader_first():
-                self.model = build(args, device, common_size(self._checked), self._store)
+                device = pick_device(args.device, self._ranks.local_rank, self._ranks.local_size)
+                with self._ranks.leader_first():
+                    self.model = build(args, device, common_size(self._checked), self._store)
             if self._ranks.size > 1:
                 names = [self._data.file_names(name) for name in self._checked]
                 self._ranks.check_same(names, self.model.weights_sha256, self.model.choices, device.type)

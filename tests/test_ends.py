@@ -23,7 +23,7 @@ TINY = ["--arch", "resnet18", "--weights", "random", "--rd", "5", "--resize", "3
 
 # 与 %run 相同：在正在运行的解释器里，以 __main__ 之名执行文件；SystemExit 由笔记本接住
 KERNEL = """
-import os, runpy, signal, sys
+import gc, os, runpy, signal, sys
 sys.argv = sys.argv[1:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))
 before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), sys.unraisablehook
@@ -32,7 +32,7 @@ for attempt in range(2):
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         print("ended with", end.code)
-assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), sys.unraisablehook) == before
+assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT), sys.unraisablehook) == before and gc.isenabled()
 print("alive")
 """
 

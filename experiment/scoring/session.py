@@ -33,6 +33,7 @@ from experiment.scoring.answers import BELOW, Answer, alone_in, answers, write_p
 from experiment.scoring.maps import maps_below
 from padim import BLOCK
 from padim.counts import inside
+from system.command import importing
 from system.errors import UserError
 from system.files import check_writable
 
@@ -274,7 +275,8 @@ def opened(path: Path, device: str) -> "Exported | Stored":
             f"--model {str(path)!r} is no exported model (.onnx), and stored features need PyTorch, which is not "
             "installed: python -m pip install -r requirements.txt, or give what export.py made of them"
         )
-    from experiment.scoring.torch_model import Stored
+    with importing():
+        from experiment.scoring.torch_model import Stored
 
     return Stored(path, device)
 
