@@ -3,11 +3,9 @@
 何时画定位图：在线程里，与实验、打分同时进行。
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,21 +73,3 @@ class Drawer:
     def stop(self) -> None:
         """Draw nothing more; what is being drawn is finished."""
         self._pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def drawn_below(
-    folder: Path, size: tuple[int, int], colours: Colours
-) -> Iterator[Callable[[list[tuple[Path, np.ndarray, np.ndarray]]], object]]:
-    """A function that draws a block of (name, picture (H, W, 3) uint8, raw map (H, W)) below ``folder``."""
-    from experiment.report.figures import canvas_for, save_figure  # 连带 matplotlib
-
-    canvas = canvas_for(*size, colours.bar)
-
-    def one(job: tuple[Path, np.ndarray, np.ndarray]) -> None:
-        name, picture, raw = job
-        save_figure(canvas.draw(picture, None, raw, colours), folder / name)
-
-    # 画布只画一次，此后只是数组运算与压缩：线程就够
-    with ThreadPoolExecutor(cores()) as pool:
-        yield lambda block: list(pool.map(one, block))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from datasets.pictures import Picture
 from experiment.files.records import is_predictions, read_record
 from experiment.files.signed import is_signed
 from experiment.report.threshold import Thresholds
@@ -26,6 +27,34 @@ if TYPE_CHECKING:
     from experiment.scoring.regions import Region  # 连带 skimage：只有 --json 才等它
 
 BELOW = {"pictures": "figures", "maps": "maps", "masks": "masks"}  # --out 之下的文件夹，其中放什么
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A picture with its score.
+
+    Attributes
+    ----------
+    found : Picture
+        Its file, and its figure's name.
+    size : (int, int)
+        Width and height of the picture itself.
+    picture : ndarray, (H, W, 3) uint8, or None
+        As prepared; None where no figure is drawn.
+    raw : ndarray, (H, W) float32
+        Its anomaly map, NaN where it is not looked at.
+    score : numpy.float32
+        The map's maximum.
+    seconds : float
+        From the prepared picture to its map and score.
+    """
+
+    found: Picture
+    size: tuple[int, int]
+    picture: np.ndarray | None
+    raw: np.ndarray
+    score: np.float32
+    seconds: float
 
 
 @dataclass(frozen=True)

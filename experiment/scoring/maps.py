@@ -1,6 +1,6 @@
-"""Raw maps and masks as files, in pixels of the picture itself: resize and crop are undone.
+"""The files of new pictures: figures; raw maps and masks in pixels of the picture itself, resize and crop undone.
 
-原始异常图与掩码，存成文件，以原图的像素计：缩放与裁剪已还原。
+新图片的文件：定位图；原始异常图与掩码，以原图的像素计：缩放与裁剪已还原。
 """
 
 from collections.abc import Callable, Iterator
@@ -13,6 +13,7 @@ import numpy as np
 from datasets.preprocessing import Preprocessing
 from experiment.files.signed import save_signed
 from experiment.report.colours import Colours
+from experiment.scoring.answers import Scored
 from system.resources import cores
 
 
@@ -69,19 +70,37 @@ def _between(values: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def maps_below(
-    out: Path, preprocessing: Preprocessing, colours: Colours
-) -> Iterator[Callable[[list[tuple[Path, np.ndarray, tuple[int, int]]]], object]]:
-    """A function that writes a block of (name, raw map (H, W), the picture's width and height).
+def files_below(
+    out: Path, size: tuple[int, int], preprocessing: Preprocessing, colours: Colours, figures: bool, maps: bool
+) -> Iterator[Callable[[list[Scored]], object]]:
+    """A function that writes a block's ``figures``, and its ``maps``, as they are asked for.
 
-    Files are called as the figures are: ``maps/NAME.tif``, float32, and ``masks/NAME.png``.
+    All are called as `datasets.pictures.Picture.figure` says: ``pictures/NAME.png``; ``maps/NAME.tif``, float32, and
+    ``masks/NAME.png``.
+
+    Parameters
+    ----------
+    out : Path
+    size : (int, int)
+        Height and width of the raw maps.
+    preprocessing : Preprocessing
+        What the pictures went through.
+    colours : Colours
+    figures, maps : bool
     """
+    if figures:
+        from experiment.report.figures import canvas_for, save_figure  # 连带 matplotlib
 
-    def one(job: tuple[Path, np.ndarray, tuple[int, int]]) -> None:
-        name, raw, size = job
-        save_signed(full_size(raw, preprocessing, size), (out / "maps" / name).with_suffix(".tif"))
-        if (mask := colours.mask(raw)) is not None:
-            save_signed(full_mask(mask, preprocessing, size), out / "masks" / name)
+        canvas = canvas_for(*size, colours.bar)  # 只画一次，此后只是数组运算与压缩：线程就够
+
+    def write(one: Scored) -> None:
+        name, raw = one.found.figure, one.raw
+        if one.picture is not None:
+            save_figure(canvas.draw(one.picture, None, raw, colours), out / "pictures" / name)
+        if maps:
+            save_signed(full_size(raw, preprocessing, one.size), (out / "maps" / name).with_suffix(".tif"))
+            if (mask := colours.mask(raw)) is not None:
+                save_signed(full_mask(mask, preprocessing, one.size), out / "masks" / name)
 
     with ThreadPoolExecutor(cores()) as pool:
-        yield lambda block: list(pool.map(one, block))
+        yield lambda block: list(pool.map(write, block))

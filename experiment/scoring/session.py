@@ -10,7 +10,6 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
@@ -26,11 +25,10 @@ from experiment.files.records import NUMBER, matches
 from experiment.files.region import from_text
 from experiment.options import decoding_threads
 from experiment.report.colours import colours_of
-from experiment.report.drawing import drawn_below
 from experiment.report.drift import drift
 from experiment.report.threshold import find_thresholds
-from experiment.scoring.answers import BELOW, Answer, alone_in, answers, write_predictions
-from experiment.scoring.maps import maps_below
+from experiment.scoring.answers import BELOW, Answer, Scored, alone_in, answers, write_predictions
+from experiment.scoring.maps import files_below
 from padim import BLOCK
 from padim.counts import inside
 from system.command import importing
@@ -44,34 +42,6 @@ if TYPE_CHECKING:
 
 STREAM = Path("-")  # 图片的名字来自标准输入
 _SAME_SHARE = 0.02  # 被裁掉的份额相差不到这么多，算相同
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A picture with its score.
-
-    Attributes
-    ----------
-    found : Picture
-        Its file, and its figure's name.
-    size : (int, int)
-        Width and height of the picture itself.
-    picture : ndarray, (H, W, 3) uint8, or None
-        As prepared; None where no figure is drawn.
-    raw : ndarray, (H, W) float32
-        Its anomaly map, NaN where it is not looked at.
-    score : numpy.float32
-        The map's maximum.
-    seconds : float
-        From the prepared picture to its map and score.
-    """
-
-    found: Picture
-    size: tuple[int, int]
-    picture: np.ndarray | None
-    raw: np.ndarray
-    score: np.float32
-    seconds: float
 
 
 class Scoring:
@@ -133,13 +103,11 @@ class Scoring:
             if args.out:
                 stack.enter_context(alone_in(args.out))
             self._write = stack.enter_context(answers(args.out, args.json))
-            self._draw = None
-            if args.figures == "all":
-                self._draw = stack.enter_context(drawn_below(args.out / "pictures", self._size, self._colours))
-            self._keep = None
-            if args.maps:
-                kept = maps_below(args.out, self._preprocessing, self._colours)
-                self._keep = stack.enter_context(kept)
+            self._draws = args.figures == "all"
+            self._files = None
+            if self._draws or args.maps:
+                below = files_below(args.out, self._size, self._preprocessing, self._colours, self._draws, args.maps)
+                self._files = stack.enter_context(below)
             self._stack = stack.pop_all()
         return self
 
@@ -172,11 +140,8 @@ class Scoring:
         """Answer for a block of pictures: a row or a line each, and on request figures, maps and masks."""
         answered = [self._answer(one) for one in block]
         self._write(answered)
-        if self._draw:
-            drawn = ((one.found.figure, one.picture, one.raw) for one in block)
-            self._draw([(name, picture, raw) for name, picture, raw in drawn if picture is not None])
-        if self._keep:
-            self._keep([(one.found.figure, one.raw, one.size) for one in block])
+        if self._files:
+            self._files(block)
         self._decisions.update(answer.decision for answer in answered)
         self._p_values += [answer.p_value for answer in answered if answer.p_value is not None]
         if self.args.out:
@@ -199,9 +164,9 @@ class Scoring:
             tell(f"wrote predictions: {out / 'predictions.csv'}")
             if self.args.json:
                 tell(f"wrote predictions with regions: {out / 'predictions.jsonl'}")
-            if self._draw:
+            if self._draws:
                 tell(f"wrote localization figures: {out / 'pictures'}")
-            if self._keep:
+            if self.args.maps:
                 tell(f"wrote raw maps: {out / 'maps'}")
                 masks = f"wrote masks: {out / 'masks'}"
                 tell("no masks without a threshold" if self._colours.threshold is None else masks)
@@ -227,7 +192,7 @@ class Scoring:
             if (mask := self._colours.mask(one.raw)) is not None:
                 regions = find_regions(one.raw, mask, self._preprocessing, one.size)
         decision, rarity = thresholds.decide(one.score), thresholds.p_value(float(one.score))
-        file, figure = str(one.found.file), (Path("pictures") / one.found.figure).as_posix() if self._draw else None
+        file, figure = str(one.found.file), (Path("pictures") / one.found.figure).as_posix() if self._draws else None
         return Answer(file, one.score, thresholds.decision, decision, rarity, one.seconds, regions, figure)
 
     def _batches(self, group: list[Picture], bar: tqdm) -> Iterator[np.ndarray]:
@@ -235,7 +200,7 @@ class Scoring:
         start = perf_counter()
         for items in self._readable(group, bar):
             for picture, index, _, size in items:
-                self._waiting.append((group[int(index)], tuple(size.tolist()), picture if self._draw else None))
+                self._waiting.append((group[int(index)], tuple(size.tolist()), picture if self._draws else None))
                 self._cut_off.add(self._preprocessing.cut_off(tuple(size.tolist())))
             batch = np.stack([picture for picture, *_ in items])  # (B, H, W, 3)
             self._reading += perf_counter() - start
