@@ -4,11 +4,12 @@ predict.py 的回答：一张图片一行，CSV 或 JSON；写到文件夹时另
 """
 
 import csv
+import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -108,40 +109,31 @@ class Answer:
 
 
 class _Lines:
-    """A text file, or standard output, whose errors carry the file's name."""
+    """A text file, or standard output: what is written is handed on at once, and errors carry the file's name."""
 
     def __init__(self, path: Path | None):
         self._path, self._file = path, sys.stdout
         if path:
             self._file = open(path, "w", encoding="utf-8", errors="surrogateescape", newline="")  # noqa: SIM115
 
-    @contextmanager
-    def _named(self) -> Iterator[None]:
+    def write(self, text: str) -> None:
         try:
-            yield
+            self._file.write(text)
+            self._file.flush()
         except OSError as problem:
             problem.filename = self._path and str(self._path)
             raise
 
-    def write(self, text: str) -> None:
-        with self._named():
-            self._file.write(text)
+    def close(self) -> None:
+        if self._path:
+            with suppress(OSError):  # 写不下的，已经说了
+                self._file.close()
 
-    def flush(self) -> None:
-        with self._named():
-            self._file.flush()
 
-    def __enter__(self) -> "_Lines":
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            if kind is None:
-                self.flush()
-        finally:
-            if self._path:
-                with suppress(OSError):  # 写不下的，已经说了
-                    self._file.close()
+def _as_csv(rows: Iterable[tuple[object, ...]]) -> str:
+    """Rows as text, which a file gets at once."""
+    csv.writer(text := io.StringIO(), lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 @contextmanager
@@ -162,12 +154,14 @@ def answers(out: Path | None, as_json: bool) -> Iterator[Callable[[list[Answer]]
             nonlocal rows, lines
             if out:  # the record of all vouches for the rows: it goes first, and comes last
                 predictions_of(out).unlink(missing_ok=True)
-            rows = stack.enter_context(_Lines(out and out / "predictions.csv")) if out or not as_json else None
-            lines = stack.enter_context(_Lines(out and out / "predictions.jsonl")) if as_json else None
-            if rows:
-                csv.writer(rows, lineterminator="\n").writerow(("file", "score", "decision", "p_value"))
+            if out or not as_json:
+                rows = stack.enter_context(closing(_Lines(out and out / "predictions.csv")))
+            if as_json:
+                lines = stack.enter_context(closing(_Lines(out and out / "predictions.jsonl")))
             if out:
                 drop_earlier(out, not as_json)
+            if rows:
+                rows.write(_as_csv([("file", "score", "decision", "p_value")]))
 
         if not out:
             begin()
@@ -176,11 +170,9 @@ def answers(out: Path | None, as_json: bool) -> Iterator[Callable[[list[Answer]]
             if rows is None and lines is None:  # 有了第一批回答，从前的才不算数
                 begin()
             if rows:
-                csv.writer(rows, lineterminator="\n").writerows(answer.row() for answer in block)
-                rows.flush()
+                rows.write(_as_csv(answer.row() for answer in block))
             if lines:
                 lines.write("".join(answer.line() for answer in block))
-                lines.flush()
 
         yield write
 
