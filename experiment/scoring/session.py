@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -44,6 +44,17 @@ STREAM = Path("-")  # 图片的名字来自标准输入
 _SAME_SHARE = 0.02  # 被裁掉的份额相差不到这么多，算相同
 
 
+class Prepared(NamedTuple):
+    """A picture before it has a score: as prepared (H, W, 3) uint8, None where no figure is drawn.
+
+    ``size`` is the width and height of the picture itself.
+    """
+
+    found: Picture
+    size: tuple[int, int]
+    picture: np.ndarray | None
+
+
 class Scoring:
     """One prediction, as a context: once entered, all that can be checked beforehand is, and ``--out`` is locked.
 
@@ -65,8 +76,7 @@ class Scoring:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.unreadable, self._stack = args, 0, ExitStack()
-        # 图片、原图的宽高、供作图的像素（不画则为 None），按序，等各自的异常图
-        self._waiting: deque[tuple[Picture, tuple[int, int], np.ndarray | None]] = deque()
+        self._waiting: deque[Prepared] = deque()  # 按序，等各自的异常图
         self._reading = 0.0  # 这一块里读图所用的秒数
         self._cut_off: set[float] = set()  # 各图被裁掉的份额
         self._decisions: Counter[str] = Counter()
@@ -91,8 +101,8 @@ class Scoring:
             names = sys.stdin if isinstance(sys.stdin, io.TextIOWrapper) else None
             self._groups = arriving(names, own)
         else:
-            self._groups = [found] = [find_pictures(args.pictures, own)]
-            self._total = len(found)
+            found = find_pictures(args.pictures, own)
+            self._groups, self._total = [found], len(found)
         if args.out:
             check_writable(args.out)
         self._model.load(args.weights, args.batch_size, self._total or BLOCK)
@@ -129,7 +139,7 @@ class Scoring:
             waiting = [self._waiting.popleft() for _ in scores.maps]
             if not np.isfinite(inside(scores.maps, self._region)).all():
                 raise UserError(
-                    f"an anomaly map near {str(waiting[0][0].file)!r} is not finite: the weights hold NaN "
+                    f"an anomaly map near {str(waiting[0].found.file)!r} is not finite: the weights hold NaN "
                     "or are far out of scale; fit with other --weights"
                 )
             found = zip(waiting, scores.maps, scores.image_scores, strict=True)
@@ -151,8 +161,8 @@ class Scoring:
         """At the end: the record of all, how many were decided how, how they score, and what was written."""
         out, counts = self.args.out, self._decisions
         if self._entries:
-            known = self._model.name, self._model.record, self._thresholds
-            write_predictions(out, self.args.model, *known, self._entries)
+            model = self._model
+            write_predictions(out, self.args.model, model.name, model.record, self._thresholds, self._entries)
         decided = (
             "no decision without a threshold" if counts[""] else f"{counts['defect']} defect, {counts['good']} good"
         )
@@ -180,8 +190,8 @@ class Scoring:
         least, most = min(self._cut_off), max(self._cut_off)
         if least < trained[0] - _SAME_SHARE or most > trained[1] + _SAME_SHARE:
             tell(
-                f"the crop cuts off {_share(least, most)} % of these pictures' area, and {_share(*trained)} % of the "
-                "training pictures': they show another part; give pictures of the same shape, or fit with --crop 0"
+                f"the crop cuts off {_percent(least, most)} % of these pictures' area, and {_percent(*trained)} % of "
+                "the training pictures': they show another part; give pictures of the same shape, or fit with --crop 0"
             )
 
     def _answer(self, one: Scored) -> Answer:
@@ -192,33 +202,36 @@ class Scoring:
             if (mask := self._colours.mask(one.raw)) is not None:
                 regions = find_regions(one.raw, mask, self._preprocessing, one.size)
         decision, rarity = thresholds.decide(one.score), thresholds.p_value(float(one.score))
-        file, figure = str(one.found.file), (Path("pictures") / one.found.figure).as_posix() if self._draws else None
-        return Answer(file, one.score, thresholds.decision, decision, rarity, one.seconds, regions, figure)
+        figure = (Path("pictures") / one.found.figure).as_posix() if self._draws else None
+        file, seconds = str(one.found.file), one.seconds
+        return Answer(file, one.score, thresholds.decision, decision, rarity, seconds, regions, figure)
 
     def _batches(self, group: list[Picture], bar: tqdm) -> Iterator[np.ndarray]:
         """Prepared pictures (B, H, W, 3) uint8; what of each its answer needs waits until its score comes."""
         start = perf_counter()
         for items in self._readable(group, bar):
-            for picture, index, _, size in items:
-                self._waiting.append((group[int(index)], tuple(size.tolist()), picture if self._draws else None))
-                self._cut_off.add(self._preprocessing.cut_off(tuple(size.tolist())))
-            batch = np.stack([picture for picture, *_ in items])  # (B, H, W, 3)
+            self._waiting += items if self._draws else [one._replace(picture=None) for one in items]
+            self._cut_off.update(self._preprocessing.cut_off(one.size) for one in items)
+            batch = np.array([one.picture for one in items])  # (B, H, W, 3)
             self._reading += perf_counter() - start
             yield batch
             start = perf_counter()
         self._reading += perf_counter() - start
 
-    def _readable(self, group: list[Picture], bar: tqdm) -> Iterator[list[Any]]:
+    def _readable(self, group: list[Picture], bar: tqdm) -> Iterator[list[Prepared]]:
         """Batches of the pictures that can be read; the others are named."""
         pictures = NewPictures([picture.file for picture in group], self._preprocessing, self._size)
         threads = min(self._threads, len(group) - 1)  # 只来了一张，不必为它起线程
         with closing(read_ahead(pictures, self.args.batch_size, threads)) as ahead:
             for items in ahead:
-                for _, index, is_readable, _ in items:
-                    if not is_readable:
+                usable = []
+                for picture, index, is_readable, size in items:
+                    if is_readable:
+                        usable.append(Prepared(group[int(index)], tuple(size.tolist()), picture))
+                    else:
                         self.unreadable += 1
                         tqdm.write(f"error: {pictures.problems.pop(int(index))}", file=sys.stderr)
-                if usable := [item for item in items if item[2]]:
+                if usable:
                     yield usable
                 bar.update(len(items))
 
@@ -251,7 +264,7 @@ def tell(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def _share(least: float, most: float) -> str:
+def _percent(least: float, most: float) -> str:
     """Shares as percent, one or two of them."""
     low, high = f"{100 * least:.0f}", f"{100 * most:.0f}"
     return low if low == high else f"{low} to {high}"
