@@ -39,10 +39,10 @@ def export(args: Namespace) -> None:
     with command.importing():
         from experiment.report.threshold import find_thresholds
         from experiment.scoring.onnx_export import EXAMPLE, bytes_besides, metadata, write_exported
-        from experiment.scoring.torch_model import Stored
+        from experiment.scoring.torch_model import StoredModel
 
     # All is checked before anything is written: 先查后做
-    stored = Stored(args.model, "cpu")
+    stored = StoredModel(args.model, "cpu")
     if (precision := stored.record["precision"]) != "float32":
         raise UserError(
             f"{str(args.model)!r} was made with --precision {precision}, and only float32 is exported; "
@@ -52,7 +52,7 @@ def export(args: Namespace) -> None:
     check_writable(args.out.parent)
     besides = bytes_besides(stored.record["pickle_bytes"], args.half)
     stored.load(args.weights, EXAMPLE, EXAMPLE, besides, "a fit with a smaller --rd or --arch")
-    described = metadata(args.model, stored.record, thresholds, args.half)
+    described = metadata(stored.name, stored.record, thresholds, args.half)
     for path in write_exported(args.out, stored.model, described):
         print(f"wrote exported model: {path} ({size(path.stat().st_size)})")
     print(f"to score pictures with it: python predict.py --model {args.out} PICTURES")

@@ -31,7 +31,7 @@ from datasets.preprocessing import Preprocessing, to_images, to_pictures
 from experiment.models import describe
 from experiment.report.threshold import Thresholds
 from experiment.scoring.onnx_export import metadata, write_exported
-from experiment.scoring.onnx_model import Exported, session_options
+from experiment.scoring.onnx_model import ExportedModel, session_options
 from padim.backbone import ARCHITECTURES
 from padim.metrics import evaluate_maps
 from padim.model import PaDiM
@@ -39,17 +39,17 @@ from padim.model import PaDiM
 CPU = torch.device("cpu")
 
 
-def exported(model: PaDiM, folder: Path, half: bool = False) -> tuple[Exported, int]:
+def exported(model: PaDiM, folder: Path, half: bool = False) -> tuple[ExportedModel, int]:
     """A fitted model, which gives its Gaussians up, as predict.py opens it, and the bytes of its files."""
     record = describe(model) | {"preprocessing": Preprocessing().record(), "training_files": "0", "pickle_bytes": 0}
     nothing = Thresholds(None, None, "none")
-    described = metadata(folder / "train_x.pkl", record, nothing, half)
+    described = metadata("x", record, nothing, half)
     files = write_exported(folder / f"{model.arch}{'_half' * half}.onnx", model, described)
-    return Exported(files[0], "cpu"), sum(path.stat().st_size for path in files)
+    return ExportedModel(files[0], "cpu"), sum(path.stat().st_size for path in files)
 
 
 def network_alone(model: PaDiM, folder: Path) -> Callable[[np.ndarray], Any]:
-    """The truncated network in onnxruntime, run as `Exported` runs the whole."""
+    """The truncated network in onnxruntime, run as `ExportedModel` runs the whole."""
     path = folder / f"{model.arch}_network.onnx"
     network = torch.nn.Sequential(model.backbone).eval()  # 导出器不许最外层的模块有名为 graph 的部分
     torch.onnx.export(network, (torch.zeros(1, 3, *model.size),), path, dynamo=True, verbose=False)

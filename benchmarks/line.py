@@ -24,12 +24,12 @@ sys.path.insert(0, str(ROOT))
 
 from datasets.pictures import NewPictures, find_pictures
 from datasets.preprocessing import Preprocessing
-from experiment.scoring.onnx_model import Exported
+from experiment.scoring.onnx_model import ExportedModel
 
 
 def line(model: Path, pictures: list[Path], rounds: int, options: list[str]) -> dict[str, float]:
     """Seconds from name to answer, of decoding and model alone, their ratio, and pictures a second."""
-    alone = Exported(model, "auto")
+    alone = ExportedModel(model, "auto")
     files = [found.file for found in find_pictures(pictures)] * rounds
     prepared = NewPictures(files, Preprocessing.from_record(alone.record["preprocessing"]), tuple(alone.record["size"]))
     words = [sys.executable, str(ROOT / "predict.py"), "--model", str(model), "--json", *options, "-"]

@@ -51,7 +51,7 @@ class Lots:
         own = {picture: name for name, group in zip(self.names, self.members, strict=True) for picture in group}
         return [own[picture] for picture in sorted(own)]
 
-    def share(self, rank: int, ranks: int) -> "Share":
+    def share(self, rank: int, ranks: int) -> "OwnLots":
         """A rank's groups, those of one size together; all ranks have about as many pictures."""
         ordered, before = sorted(self.members, key=len), 0
         total = sum(map(len, ordered))
@@ -60,12 +60,12 @@ class Lots:
             if before * ranks // total == rank:
                 mine.append(group)
             before += len(group)
-        return Share(self, [picture for group in mine for picture in group], [len(group) for group in mine])
+        return OwnLots(self, [picture for group in mine for picture in group], [len(group) for group in mine])
 
 
 @dataclass(frozen=True)
-class Share:
-    """One process's part of the groups.
+class OwnLots:
+    """One process's groups.
 
     Attributes
     ----------

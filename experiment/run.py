@@ -23,7 +23,7 @@ from experiment.current import Current
 from experiment.evaluation import Evaluator
 from experiment.files.folder import Store
 from experiment.good_scores import GoodScores, as_arrays, has_left_out, outdated
-from experiment.lots import Share, remarks, to_leave_out
+from experiment.lots import OwnLots, remarks, to_leave_out
 from experiment.methods import key_of
 from experiment.models import build, is_as_published, together
 from experiment.options import decoding_threads, defaults
@@ -176,10 +176,10 @@ class Run:
         made = {"preprocessing": self._preprocessing.record(), "cut_off": self._checked[self._class.name].cut_off}
         return made | {"training_files": self._class.data["training_files"]}
 
-    def batches(self, dataset: FolderDataset, split: str, share: Share | None = None) -> Images:
+    def batches(self, dataset: FolderDataset, split: str, lots: OwnLots | None = None) -> Images:
         """This process's part of the pictures; ``split`` says in the progress bar what they are for."""
         begun = self._early.of(dataset) if self._early else dataset
-        part = Part(begun, share.pictures if share else self._ranks.share(len(dataset)))
+        part = Part(begun, lots.pictures if lots else self._ranks.share(len(dataset)))
         title = f"feature extraction | {split} | {self._class.name}"
         threads = decoding_threads(self.args.num_workers, self.model.device.type)
         return Images(part, title, self.args.batch_size, threads, not self.leads)
@@ -197,7 +197,7 @@ class Run:
         pictures = self._data.split(self._class.name, "validation")
         return pictures if len(pictures) and not self.args.no_features else None
 
-    def lots(self, train: FolderDataset, test: FolderDataset) -> Share | None:
+    def lots(self, train: FolderDataset, test: FolderDataset) -> OwnLots | None:
         """This process's part of the groups to leave out; None where there is no need, or their scores are stored."""
         if self.args.no_features:  # 得分无处可存
             return None
@@ -211,17 +211,17 @@ class Run:
         return lots.share(self._ranks.rank, self._ranks.size) if lots else None
 
     @contextmanager
-    def good_scores(self, pictures: FolderDataset, share: Share | None = None) -> Iterator[GoodScores]:
+    def good_scores(self, pictures: FolderDataset, lots: OwnLots | None = None) -> Iterator[GoodScores]:
         """What takes the scores of good pictures: of training pictures left out in these groups, or of validation."""
-        with self.stage("leave_out" if share else "validation"):
-            yield (collected := GoodScores(share.pictures if share else self._ranks.share(len(pictures))))
+        with self.stage("leave_out" if lots else "validation"):
+            yield (collected := GoodScores(lots.pictures if lots else self._ranks.share(len(pictures))))
             found = collected.gather(self._ranks)
         if self.leads:
             now = self._class
-            now.scores.update(found.record(share.lots if share else None))
-            if share:
-                self._store.write_left_out(now.name, as_arrays(found.unusual, pictures.names(), share.lots), now.staged)
-                self.remark(*remarks(share.lots, found.scores, found.alone, pictures.names()), file=sys.stdout)
+            now.scores.update(found.record(lots.lots if lots else None))
+            if lots:
+                self._store.write_left_out(now.name, as_arrays(found.unusual, pictures.names(), lots.lots), now.staged)
+                self.remark(*remarks(lots.lots, found.scores, found.alone, pictures.names()), file=sys.stdout)
 
     @contextmanager
     def score_files(self, test: FolderDataset) -> Iterator[ScoreFiles]:

@@ -350,7 +350,7 @@ def test_children_end_when_their_parent_is_killed(small, tmp_path):
 WITHOUT_TORCH = (
     *(f"files.{name}" for name in ("folder", "gaussians", "provenance", "records", "unpickle")),
     *(f"report.{name}" for name in ("figures", "published", "results", "style", "threshold")),
-    *("methods", "options", "studies", "scoring.answers", "scoring.onnx_model", "scoring.regions", "scoring.session"),
+    *("methods", "options", "studies", "scoring.answers", "scoring.onnx_model", "scoring.defects", "scoring.session"),
 )
 
 

@@ -18,7 +18,7 @@ PARTS = 20  # 每份占好图得分的 5 %
 FEWEST = 20  # 新图与好图的得分都至少这么多：再少，就没有第 95 百分位可言
 
 
-class Share(NamedTuple):
+class Proportion(NamedTuple):
     """A share of the new pictures: found, expected, and the two standard errors by which chance moves it."""
 
     found: float
@@ -38,12 +38,12 @@ class Drift:
     ----------
     sentence : str
         The shares above the good scores' median and 95th percentile.
-    parts : list of Share
+    parts : list of Proportion
         Of each twentieth of the good scores, the lowest first.
     """
 
     sentence: str
-    parts: list[Share]
+    parts: list[Proportion]
 
 
 def drift(p_values: Sequence[float], n_good: int) -> Drift | None:
@@ -65,9 +65,9 @@ def drift(p_values: Sequence[float], n_good: int) -> Drift | None:
     if min(m, n) < FEWEST:
         return None
 
-    def share(found: float, values: int) -> Share:
+    def share(found: float, values: int) -> Proportion:
         usual = values / (n + 1)
-        return Share(found, usual, 2 * math.sqrt(usual * (1 - usual) * (n + 1 + m) / (m * (n + 2))))
+        return Proportion(found, usual, 2 * math.sqrt(usual * (1 - usual) * (n + 1 + m) / (m * (n + 2))))
 
     # 第 i 份：p 值在 i/20 与 (i + 1)/20 之间；得分最高的在前
     counts = np.bincount(np.searchsorted(np.arange(1, PARTS + 1) / PARTS, p_values), minlength=PARTS)

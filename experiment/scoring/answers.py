@@ -25,7 +25,7 @@ from system.files import without_leftovers, write_json
 from system.lock import lock
 
 if TYPE_CHECKING:
-    from experiment.scoring.regions import Region  # 连带 skimage：只有 --json 才等它
+    from experiment.scoring.defects import Defect  # 连带 skimage：只有 --json 才等它
 
 BELOW = {"pictures": "figures", "maps": "maps", "masks": "masks"}  # --out 之下的文件夹，其中放什么
 
@@ -75,7 +75,7 @@ class Answer:
     p_value : float or None
     seconds : float
         From the prepared picture to its map and score.
-    regions : list of Region, or None
+    regions : list of Defect, or None
         None without a pixel threshold.
     figure : str or None
         Its localization figure, as a POSIX path below ``--out``.
@@ -87,7 +87,7 @@ class Answer:
     decision: str
     p_value: float | None
     seconds: float
-    regions: "list[Region] | None"
+    regions: "list[Defect] | None"
     figure: str | None
 
     def row(self) -> tuple[object, ...]:

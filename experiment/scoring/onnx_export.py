@@ -26,20 +26,20 @@ EXAMPLE = 2  # 导出时示例的张数：若只有一张，批的大小会成�
 LIMIT = 2_000_000_000  # 字节：protobuf 的消息不能到 2 GB，再大的权重放在旁边的文件里
 
 
-def metadata(features: Path, record: dict[str, Any], thresholds: Thresholds, half: bool) -> dict[str, Any]:
+def metadata(name: str, record: dict[str, Any], thresholds: Thresholds, half: bool) -> dict[str, Any]:
     """What goes into the ONNX file beside the graph: `scoring.onnx_model.EXPORTED`, after the record of the fit.
 
     Parameters
     ----------
-    features : Path
-        The pickle, within its result folder.
+    name : str
+        Of the class.
     record : dict
-        The JSON beside it.
+        The JSON beside its pickle.
     thresholds : Thresholds
     half : bool
     """
     return record | {
-        "class": features.stem.removeprefix("train_"),
+        "class": name,
         "threshold": thresholds.decision,
         "pixel_threshold": thresholds.pixel,
         "threshold_origin": thresholds.origin,

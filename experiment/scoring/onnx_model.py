@@ -44,8 +44,8 @@ def session_options() -> Any:
     return options
 
 
-class Exported:
-    """The ONNX file; `experiment.scoring.torch_model.Stored` does the same with PyTorch.
+class ExportedModel:
+    """The ONNX file; `experiment.scoring.torch_model.StoredModel` does the same with PyTorch.
 
     Parameters
     ----------

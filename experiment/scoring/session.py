@@ -36,8 +36,8 @@ from system.errors import UserError
 from system.files import check_writable
 
 if TYPE_CHECKING:
-    from experiment.scoring.onnx_model import Exported
-    from experiment.scoring.torch_model import Stored
+    from experiment.scoring.onnx_model import ExportedModel
+    from experiment.scoring.torch_model import StoredModel
 
 
 STREAM = Path("-")  # 图片的名字来自标准输入
@@ -197,10 +197,10 @@ class Scoring:
     def _answer(self, one: Scored) -> Answer:
         thresholds, regions = self._thresholds, None
         if self.args.json:
-            from experiment.scoring.regions import find_regions  # 连带 skimage：只有 --json 才等它
+            from experiment.scoring.defects import find_defects  # 连带 skimage：只有 --json 才等它
 
             if (mask := self._colours.mask(one.raw)) is not None:
-                regions = find_regions(one.raw, mask, self._preprocessing, one.size)
+                regions = find_defects(one.raw, mask, self._preprocessing, one.size)
         decision, rarity = thresholds.decide(one.score), thresholds.p_value(float(one.score))
         figure = (Path("pictures") / one.found.figure).as_posix() if self._draws else None
         file, seconds = str(one.found.file), one.seconds
@@ -236,7 +236,7 @@ class Scoring:
                 bar.update(len(items))
 
 
-def opened(path: Path, device: str) -> "Exported | Stored":
+def opened(path: Path, device: str) -> "ExportedModel | StoredModel":
     """What is to score: only the stored features import torch.
 
     Raises
@@ -245,18 +245,18 @@ def opened(path: Path, device: str) -> "Exported | Stored":
         For stored features where there is no PyTorch; else as the model's own class.
     """
     if path.suffix.lower() == ".onnx":
-        from experiment.scoring.onnx_model import Exported
+        from experiment.scoring.onnx_model import ExportedModel
 
-        return Exported(path, device)
+        return ExportedModel(path, device)
     if find_spec("torch") is None:
         raise UserError(
             f"--model {str(path)!r} is no exported model (.onnx), and stored features need PyTorch, which is not "
             "installed: python -m pip install -r requirements.txt, or give what export.py made of them"
         )
     with importing():
-        from experiment.scoring.torch_model import Stored
+        from experiment.scoring.torch_model import StoredModel
 
-    return Stored(path, device)
+    return StoredModel(path, device)
 
 
 def tell(message: str) -> None:

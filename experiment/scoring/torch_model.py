@@ -20,8 +20,8 @@ from padim.model import Scores
 from system.errors import UserError
 
 
-class Stored:
-    """The pickle and its JSON; `experiment.scoring.onnx_model.Exported` does the same without PyTorch.
+class StoredModel:
+    """The pickle and its JSON; `experiment.scoring.onnx_model.ExportedModel` does the same without PyTorch.
 
     Parameters
     ----------

@@ -29,8 +29,8 @@ from experiment.report.colours import OF_THRESHOLD
 from experiment.report.figures import canvas_for
 from experiment.scoring import onnx_export
 from experiment.scoring.answers import read_predictions
-from experiment.scoring.onnx_model import Exported
-from experiment.scoring.torch_model import Stored
+from experiment.scoring.onnx_model import ExportedModel
+from experiment.scoring.torch_model import StoredModel
 from system.errors import UserError
 
 if torch.__version__ < "2.9":
@@ -141,7 +141,7 @@ def rows(text) -> list[dict]:
 def test_the_maps_are_those_of_the_stored_features(which, request):
     """Within 1e-4, one and seven pictures at a time."""
     fitted = request.getfixturevalue(which)
-    stored, exported = Stored(fitted.pickle, "cpu"), Exported(fitted.onnx, "cpu")
+    stored, exported = StoredModel(fitted.pickle, "cpu"), ExportedModel(fitted.onnx, "cpu")
     stored.load(None, 8, 8)
     preprocessing = Preprocessing.from_record(stored.record["preprocessing"])
     files = sorted(fitted.pictures.rglob("*.png"))[:8] * 2
@@ -426,9 +426,9 @@ def test_half_the_size(resnet, tmp_path, capsys):
     saved = resnet.onnx.stat().st_size - (tmp_path / "half.onnx").stat().st_size
     assert abs(saved - 2 * 16 * 16 * 20 * 20) < 2000
     pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
-    (whole,), (half,) = (list(Exported(p, "cpu").score([pictures])) for p in (resnet.onnx, tmp_path / "half.onnx"))
+    (whole,), (half,) = (list(ExportedModel(p, "cpu").score([pictures])) for p in (resnet.onnx, tmp_path / "half.onnx"))
     np.testing.assert_allclose(half.maps, whole.maps, rtol=2e-3)
-    assert (half.maps != whole.maps).any() and Exported(tmp_path / "half.onnx", "cpu").record["half"] is True
+    assert (half.maps != whole.maps).any() and ExportedModel(tmp_path / "half.onnx", "cpu").record["half"] is True
 
 
 def test_large_weights_lie_beside_the_file(resnet, tmp_path, capsys, monkeypatch):
@@ -549,7 +549,7 @@ def test_mistakes_leave_what_is_there(resnet, tmp_path, capsys, options, words):
 
 def test_memory_beside_the_model(resnet, tmp_path, capsys, monkeypatch):
     """The matrices twice over in the file's message, half of them with --half; the remedy is one that export.py has."""
-    stored, free = Stored(resnet.pickle, "cpu"), [1 << 40]
+    stored, free = StoredModel(resnet.pickle, "cpu"), [1 << 40]
     monkeypatch.setattr(memory, "free_memory", lambda: free[0])
     stored.load(None, 2, 2)
 

@@ -12,8 +12,8 @@ import predict
 from datasets.preprocessing import Preprocessing
 from datasets.sample import write_sample
 from experiment.report.colours import predicted_mask
+from experiment.scoring.defects import find_defects
 from experiment.scoring.maps import full_mask, full_size
-from experiment.scoring.regions import find_regions
 
 
 @pytest.mark.parametrize("size", [(300, 200), (96, 96), (50, 40), (1, 1)])
@@ -45,7 +45,7 @@ def test_outside_of_the_crop_nothing_is_known(size, preprocessing):
     raw = np.zeros((height, width), np.float32)
     raw[30:90, 50:120] = 9
     mask = predicted_mask(raw, 5.0)
-    whole, (region,) = full_mask(mask, preprocessing, size), find_regions(raw, mask, preprocessing, size)
+    whole, (region,) = full_mask(mask, preprocessing, size), find_defects(raw, mask, preprocessing, size)
     y, x = np.nonzero(whole)
     box = [x.min(), y.min(), x.max() + 1, y.max() + 1]
     assert whole.dtype == np.uint8 and set(np.unique(whole)) == {0, 255}

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 
 from datasets.preprocessing import Preprocessing
 from experiment.report.colours import predicted_mask
-from experiment.scoring.regions import find_regions
+from experiment.scoring.defects import find_defects
 
 PLAIN = Preprocessing(64, 0)
 
@@ -33,7 +33,7 @@ def test_a_rectangle_is_found_where_it_was_drawn(size, preprocessing, box):
     left, top, right, bottom = box
     ImageDraw.Draw(picture).rectangle((left, top, right - 1, bottom - 1), "white")
     raw = preprocessing.framed(picture)[..., 0].astype(np.float32) / 25.5
-    (region,) = find_regions(raw, predicted_mask(raw, 5.0), preprocessing, size)
+    (region,) = find_defects(raw, predicted_mask(raw, 5.0), preprocessing, size)
     resized, _ = preprocessing.placement(size)
     across, down = (max(1, whole / part) for whole, part in zip(size, resized, strict=True))
     assert all(isinstance(edge, int) for edge in region.box)
@@ -53,7 +53,7 @@ def test_numbers_by_hand():
     raw = np.zeros((32, 64), np.float32)
     raw[10:22, 20:40] = 7
     raw[13, 31] = 9.5
-    (region,) = find_regions(raw, predicted_mask(raw, 5.0), preprocessing, (160, 120))
+    (region,) = find_defects(raw, predicted_mask(raw, 5.0), preprocessing, (160, 120))
     assert region.box == [2 * 28, 3 * 14, 2 * 48, 3 * 26]
     assert (region.peak.score, region.peak.x, region.peak.y) == (9.5, 2 * 39 + 1, 3 * 17 + 1)
     corners = 240 - (raw > 5).sum() + region.area / 6  # 开运算削去四角
@@ -69,7 +69,7 @@ def test_several_with_holes_at_the_edges_and_touching():
     raw[41:49, 41:49] = 0  # 孔
     raw[20:30, 50:64] = 7  # 与上一块相接，在右边上
     raw[58:60, 2:10] = 9  # 太小，开运算后不在
-    first, second = find_regions(raw, predicted_mask(raw, 5.0), PLAIN, (64, 64))
+    first, second = find_defects(raw, predicted_mask(raw, 5.0), PLAIN, (64, 64))
     assert (first.box, second.box) == ([30, 20, 64, 60], [0, 0, 20, 20])
     assert first.peak.score == 8 and second.peak.score == 6
     assert second.outline[0] == second.outline[-1] and area_within(second.outline) == pytest.approx(400, rel=0.03)
@@ -78,4 +78,4 @@ def test_several_with_holes_at_the_edges_and_touching():
 
 def test_nothing_to_find():
     raw = np.full((64, 64), 3, np.float32)
-    assert find_regions(raw, predicted_mask(raw, 5.0), PLAIN, (64, 64)) == []
+    assert find_defects(raw, predicted_mask(raw, 5.0), PLAIN, (64, 64)) == []

@@ -22,7 +22,7 @@ class Peak:
 
 
 @dataclass(frozen=True)
-class Region:
+class Defect:
     """A connected part (eight neighbours) of the predicted mask.
 
     The picture's left upper corner is (0, 0), pixel (x, y) covers [x, x + 1) × [y, y + 1).
@@ -44,10 +44,10 @@ class Region:
     outline: list[list[float]]
 
 
-def find_regions(
+def find_defects(
     raw: np.ndarray, mask: np.ndarray, preprocessing: Preprocessing, size: tuple[int, int]
-) -> list[Region]:
-    """The regions of the predicted mask, those with the highest peaks first.
+) -> list[Defect]:
+    """The defects in the predicted mask, those with the highest peaks first.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def find_regions(
     resized, cut = preprocessing.placement(size)
     numbered, _ = label(mask, np.ones((3, 3)))
     scale = np.divide(size, resized)  # 缩放后的一个像素合原图多少，横、纵
-    regions = []
+    defects = []
     for number, (rows, columns) in enumerate(find_objects(numbered), 1):
         own = numbered[rows, columns] == number  # 外接矩形之内，只取这一块
         start, stop = (columns.start, rows.start), (columns.stop, rows.stop)
@@ -79,5 +79,5 @@ def find_regions(
         x, y = ((2 * (at + c) + 1) * n // (2 * m) for at, c, n, m in zip(peak, cut, size, resized, strict=True))
         area = round(own.sum() * scale.prod())
         top = Peak(float(str(scores.max())), x, y)  # 与 CSV 里的得分同样的数字
-        regions.append(Region(box, area, top, (outline * scale).round(2).tolist()))
-    return sorted(regions, key=lambda region: -region.peak.score)
+        defects.append(Defect(box, area, top, (outline * scale).round(2).tolist()))
+    return sorted(defects, key=lambda one: -one.peak.score)
