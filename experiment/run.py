@@ -227,8 +227,8 @@ class Run:
     def score_files(self, test: FolderDataset) -> Iterator[ScoreFiles]:
         """What takes the test pictures' scores."""
         now = self._class
-        taking = ScoreFiles(self._store, self._ranks, now.name, len(test), self.model, now.staged)
-        with self.stage("score"), taking as files:
+        files = ScoreFiles(self._store, self._ranks, now.name, len(test), self.model, now.staged)
+        with self.stage("score"), files.filling():
             yield files
 
     def finish(self, test: FolderDataset, files: ScoreFiles) -> None:

@@ -5,8 +5,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
-from types import TracebackType
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ScoreFiles:
-    """Takes a test set's scores in order; a context, whose files are staged if it ends without an error.
+    """Takes a test set's scores in order.
 
     Parameters
     ----------
@@ -47,17 +46,17 @@ class ScoreFiles:
     region : ndarray, (H, W) bool, or None
         The model's.
     maps_path : Path
-        Where the maps lie meanwhile.
+        Where the maps lie meanwhile; this and the next two are on the leader alone.
     masks : PackedMasks, (N, H, W)
     centres : ndarray, (N, d) float32
         The embeddings at the centre position; of a predecessor d = 0.
     own_scores : ndarray, (N,) float32, or None
-        The pictures' scores where they are not the maps' maxima. These three on the leader alone.
+        The pictures' scores where they are not the maps' maxima; filled on the leader.
     """
 
     def __init__(self, store: Store, ranks: Ranks, name: str, count: int, model: "Pretrained", staged: Staged):
-        self.staged = staged
-        self._store, self._ranks, self._name, self.has_maps = store, ranks, name, model.has_maps
+        self._store, self._ranks, self._name, self._staged = store, ranks, name, staged
+        self.has_maps = model.has_maps
         self.region = model.region
         self._shape, self._dimensions = (count, *model.size), len(model.dimensions)
         self.own_scores = np.empty(count, np.float32) if model.has_own_scores else None
@@ -65,24 +64,18 @@ class ScoreFiles:
         shares = (ranks.share(count, rank) for rank in range(ranks.size))
         self._rounds = max(-(-len(share) // model.block) for share in shares)  # 各进程交出的块数相同，缺的是空的
         self._waiting: deque[tuple[np.ndarray, np.ndarray]] = deque()  # 已解码、还没有得分的：图片与掩码
-        self._held = ExitStack()
 
-    def __enter__(self) -> "ScoreFiles":
-        if self._ranks.leads and self._shape[0]:
-            self.masks = PackedMasks(self._shape)  # 评估与作图还要用：比本段上下文活得长
-            self.centres = np.empty((self._shape[0], self._dimensions), np.float32)
-            if self.has_maps:
-                opened = self._store.score_files(self._name, self._shape, self.staged)
-                self.maps, self.pictures, self.maps_path = self._held.enter_context(opened)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._held.__exit__(kind, problem, trace)
-            return
-        with self._held:
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Within it the files are filled; they are staged if it ends without an error."""
+        with ExitStack() as held:
+            if self._ranks.leads and self._shape[0]:
+                self.masks = PackedMasks(self._shape)  # 评估与作图还要用：比本段上下文活得长
+                self.centres = np.empty((self._shape[0], self._dimensions), np.float32)
+                if self.has_maps:
+                    opened = self._store.score_files(self._name, self._shape, self._staged)
+                    self.maps, self.pictures, self.maps_path = held.enter_context(opened)
+            yield
             while self._rounds:
                 self._exchange(None)
 
