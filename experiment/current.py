@@ -3,11 +3,33 @@
 运行中手头的一类：已知的事，与尚未换上的文件。
 """
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiment.report.results import Stopwatch
 from system.files import Staged
+
+
+class Stopwatch:
+    """The seconds of each stage; one that is entered again goes on. ``total`` is the time since it was made."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    @property
+    def total(self) -> float:
+        return round(time.perf_counter() - self._start, 3)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - start, 3)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ import PIL
 from experiment.files.folder import Store
 from experiment.files.region import to_text
 from experiment.options import defaults
-from experiment.ranks import Ranks
 from experiment.report.published import departures
 from system.errors import UserError
 from system.files import scratch
@@ -69,15 +68,6 @@ def build(args: argparse.Namespace, device: "torch.device", size: tuple[int, int
     from padim.model import PaDiM
 
     return PaDiM(args.arch, args.weights, args.rd, args.seed, device, size, args.precision, args.layers, args.reduction)
-
-
-def together(model: "Pretrained", ranks: Ranks) -> dict[str, Any]:
-    """What ``model.fit`` is given so that several processes fit one model; nothing for one process."""
-    if ranks.size == 1:
-        return {}
-    from padim.model import PaDiM
-
-    return {"add": ranks.sum, "leads": ranks.leads} if isinstance(model, PaDiM) else {"gather": ranks.gather}
 
 
 def describe(model: "Pretrained") -> dict[str, Any]:

@@ -19,17 +19,17 @@ from datasets.preprocessing import Preprocessing
 from datasets.region import fingerprint
 from experiment.batches import Images, Part, decode_early
 from experiment.checks import begin, check_data
-from experiment.current import Current
+from experiment.current import Current, Stopwatch
 from experiment.evaluation import Evaluator
 from experiment.files.folder import Store
 from experiment.good_scores import GoodScores, as_arrays, has_left_out, outdated
 from experiment.lots import OwnLots, remarks, to_leave_out
 from experiment.methods import key_of
-from experiment.models import build, is_as_published, together
+from experiment.models import build, is_as_published
 from experiment.options import decoding_threads, defaults
-from experiment.ranks import SOLO, RankError, join
-from experiment.report import results as report
+from experiment.ranks import RankError, join
 from experiment.report.published import published
+from experiment.report.results import ResultsFile, curves, ending, remark
 from experiment.saving import Saving, load_if_same, stored_record
 from experiment.score_files import ScoreFiles
 from system.command import importing
@@ -62,7 +62,7 @@ class Run:
     """
 
     def __init__(self, args: argparse.Namespace):
-        self.args, self._start, self._ranks, self._stack = args, time.perf_counter(), SOLO, ExitStack()
+        self.args, self._start = args, time.perf_counter()
         self._saving: Saving | None = None
         self._staged: list[Staged] = []  # 各类的；没有换上的，结束时删去
 
@@ -89,7 +89,7 @@ class Run:
                 lambda: begin(args, self._checked, self._data, self._store, self.model, self._ranks, stack)
             )
             reference = published(self.model.is_imagenet and is_as_published(args), args.dataset)
-            self._results = report.ResultsFile(self._store, content, reference, self._checked)
+            self._results = ResultsFile(self._store, content, reference, self._checked)
             self._evaluator = Evaluator(self._store, self._results, args.figures)
             stack.push(self._settle)
             self._stack = stack.pop_all()
@@ -99,11 +99,6 @@ class Run:
         return self._stack.__exit__(*problem)
 
     @property
-    def leads(self) -> bool:
-        """Whether this process is the one that writes and speaks."""
-        return self._ranks.leads
-
-    @property
     def padim(self) -> "PaDiM":
         """The model, for what PaDiM alone has."""
         return cast("PaDiM", self.model)
@@ -111,7 +106,11 @@ class Run:
     @property
     def together(self) -> dict[str, Any]:
         """What fitting is given where several processes fit one model."""
-        return together(self.model, self._ranks)
+        if self._ranks.size == 1:
+            return {}
+        if self.args.method == "padim":
+            return {"add": self._ranks.sum, "leads": self._ranks.leads}
+        return {"gather": self._ranks.gather}
 
     @property
     def waiting(self) -> dict[str, Any]:
@@ -129,7 +128,7 @@ class Run:
 
     def datasets(self, name: str) -> tuple[FolderDataset, FolderDataset]:
         """A class's training and test pictures; it is the class at work from here on."""
-        watch, waited = report.Stopwatch(), self._ranks.seconds
+        watch, waited = Stopwatch(), self._ranks.seconds
         train, test = self._data.train_and_test(name)
         with watch.stage("fingerprint"):
             data = self._ranks.agree(lambda: self._data.record(name))
@@ -141,7 +140,7 @@ class Run:
         self._class.staged.remove(*([self._store.left_out(name)] if scores else []))
         if again and self.args.no_features:
             self._say(f"{name}: its left-out scores were of another region and go; --leave_out {again} makes new ones")
-        self.remark(*(self._data.repeated(name) if self.leads else ()))
+        self.remark(*(self._data.repeated(name) if self._ranks.leads else ()))
         self._staged.append(self._class.staged)
         return train, test
 
@@ -159,11 +158,11 @@ class Run:
         if state == "loaded":
             self._say(f"{now.name}: using the stored features {path}")
             return True
-        if state == "damaged" and self.leads:
+        if state == "damaged" and self._ranks.leads:
             print(f"warning: {path} is damaged; fitting {now.name} again", file=sys.stderr)
         elif state == "other data":
             self._say(f"{now.name}: the training pictures have changed since {path} was made; fitting again")
-        if self.leads:
+        if self._ranks.leads:
             another = "give another --save_path"
             if not self.args.no_features:
                 # 那里若有别的拟合的 pickle，--no_features 不许与它并存
@@ -182,11 +181,11 @@ class Run:
         part = Part(begun, lots.pictures if lots else self._ranks.share(len(dataset)))
         title = f"feature extraction | {split} | {self._class.name}"
         threads = decoding_threads(self.args.num_workers, self.model.device.type)
-        return Images(part, title, self.args.batch_size, threads, not self.leads)
+        return Images(part, title, self.args.batch_size, threads, not self._ranks.leads)
 
     def save_fitted(self) -> None:
         """Store the fitted model; the writing goes on in the background."""
-        if self.leads and not self.args.no_features:
+        if self._ranks.leads and not self.args.no_features:
             now = self._class
             staged = now.staged if self._store.holds(now.name) else None
             now.staged.remove(self._store.left_out(now.name))  # 是旧的高斯的
@@ -203,11 +202,11 @@ class Run:
             return None
         name, store, is_new = self._class.name, self._store, self._ranks.agree(lambda: self._saving is not None)
         asked = self.args.leave_out if is_new else self._class.leave_out
-        lots, remark = to_leave_out(asked, name, train, self._data.split(name, "validation"), test)
+        lots, words = to_leave_out(asked, name, train, self._data.split(name, "validation"), test)
         if lots and not is_new and self._ranks.agree(lambda: has_left_out(store, name, asked, self.model.region)):
             return None
-        if remark:
-            self.remark(remark, file=sys.stdout)
+        if words:
+            self.remark(words, file=sys.stdout)
         return lots.share(self._ranks.rank, self._ranks.size) if lots else None
 
     @contextmanager
@@ -216,7 +215,7 @@ class Run:
         with self.stage("leave_out" if lots else "validation"):
             yield (collected := GoodScores(lots.pictures if lots else self._ranks.share(len(pictures))))
             found = collected.gather(self._ranks)
-        if self.leads:
+        if self._ranks.leads:
             now = self._class
             now.scores.update(found.record(lots.lots if lots else None))
             if lots:
@@ -237,7 +236,7 @@ class Run:
         with self.stage("save"):
             record = self._finish_saving()
         self.model.release()  # before the evaluation begins; 评估不需要高斯，先让出内存
-        if not self.leads:
+        if not self._ranks.leads:
             return
         record = record or stored_record(self._store.fitted(now.name))
         if self._ranks.size > 1:
@@ -250,13 +249,13 @@ class Run:
         from experiment.report.figures import roc_figure  # 连带 matplotlib：装入之时，最后一类在评估
 
         self._evaluator.finish_row()
-        if self.leads:
+        if self._ranks.leads:
             self._results.drop_earlier()
             # 此时最后一类的图还在画
-            roc_figure(report.curves(self._results.content, self._store), self._store.roc_curve)
+            roc_figure(curves(self._results.content, self._store), self._store.roc_curve)
         self._evaluator.finish()
         peak = sum(self._ranks.gather(peak_memory() or 0)) or None
-        if not self.leads:
+        if not self._ranks.leads:
             return
         self._results.complete(
             vars(self.args),
@@ -265,16 +264,16 @@ class Run:
             seconds=round(time.perf_counter() - self._start, 1),
             peak_memory_bytes=peak,
         )
-        print(report.ending(self._results.content, self._store, self.args.weights == "random"))
+        print(ending(self._results.content, self._store, self.args.weights == "random"))
 
     def remark(self, *lines: str, file: TextIO | None = None) -> None:
         """Tell what a user should know of the class at work, and keep that in its row."""
-        for words in lines if self.leads else ():
-            report.remark(self._class.name, words, file)
+        for words in lines if self._ranks.leads else ():
+            remark(self._class.name, words, file)
             self._class.data["remarks"].append(words)
 
     def _say(self, message: str) -> None:
-        if self.leads:
+        if self._ranks.leads:
             print(message, flush=True)
 
     def _finish_saving(self) -> dict[str, Any] | None:

@@ -22,9 +22,9 @@ from datasets.images import DataError
 from datasets.mvtec import MVTecDataset
 from datasets.preprocessing import Preprocessing
 from experiment.batches import decode_early
+from experiment.current import Stopwatch
 from experiment.files.folder import Store
 from experiment.files.provenance import DataFolder
-from experiment.report.results import Stopwatch
 from system.resources import cores
 
 COUNT = FEWEST + 5

@@ -5,9 +5,7 @@
 
 import shlex
 import sys
-import time
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -21,26 +19,6 @@ from experiment.report.published import Reference, Row, compare, departures, sen
 from experiment.report.words import padded, width
 from system.errors import UserError
 from system.files import Staged
-
-
-class Stopwatch:
-    """The seconds of each stage; one that is entered again goes on. ``total`` is the time since it was made."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._start = time.perf_counter()
-
-    @property
-    def total(self) -> float:
-        return round(time.perf_counter() - self._start, 3)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.seconds.get(name, 0) + time.perf_counter() - start, 3)
 
 
 def averages(rows: dict[str, Row], reference: Reference, arch: str) -> dict[str, Row | None]:
