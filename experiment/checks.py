@@ -11,9 +11,8 @@ import sys
 from collections.abc import Collection
 from contextlib import ExitStack
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tqdm import tqdm
 
@@ -25,16 +24,17 @@ from experiment import memory
 from experiment.files.folder import Store
 from experiment.files.provenance import DataFolder, stored_state
 from experiment.files.records import configuration
-from experiment.good_scores import outdated
+from experiment.good_scores import left_out_by, outdated
 from experiment.lots import to_leave_out
 from experiment.models import describe
 from experiment.ranks import Ranks
-from experiment.report import results as report
+from experiment.report.results import kept_results, remark
 from experiment.saving import stored_record
 from system.errors import UserError
 from system.files import check_writable
 
 if TYPE_CHECKING:
+    from padim.model import PaDiM
     from padim.pretrained import Pretrained
 
 
@@ -67,7 +67,7 @@ def check_data(
         raise UserError(f"{args.dataset} has validation pictures, which give a threshold; give no --leave_out")
     for name, found in checked.items():
         for words in found.remarks:
-            report.remark(name, words)
+            remark(name, words)
     return DataFolder(dataset, root, preprocessing, region), checked
 
 
@@ -94,7 +94,6 @@ def begin(
         stored was made another way or from other data.
     """
     from padim.device import describe_device  # 连带 torch：数据的检查不必等它
-    from padim.model import PaDiM
 
     is_stored = not args.no_features
     for name, found in checked.items():
@@ -108,20 +107,23 @@ def begin(
             stored=is_stored,
             preprocessing=data.preprocessing,
         )
-        # 另一区域里留出过的，要重新留出：同一些组
-        again = outdated(stored_record(store.fitted(name)), found.region)[1] if is_stored else None
-        asked = args.leave_out or again
-        lots, _ = to_leave_out(asked, name, *map(partial(data.split, name), SPLITS))
-        if lots and isinstance(model, PaDiM) and is_stored:
-            memory.check_group(model, name, lots.largest, room.spare)
-        command = f"python predict.py --model {shlex.quote(str(store.fitted(name)))} PICTURES"
-        how = f"score others with: {command}" if is_stored else "nothing is stored"
-        lines = [(cut_off(found.longest, data.preprocessing, room.times), sys.stderr)]
-        lines += [] if found.n_test else [(f"no test pictures, nothing is scored; {how}", sys.stdout)]
-        for words, place in lines:
-            if words:
-                report.remark(name, words, place)
-                found.remarks.append(words)
+        if is_stored:  # 有高斯可存的，只有 PaDiM
+            stored = stored_record(store.fitted(name))
+            # 另一区域里留出过的，要重新留出：同一些组
+            again = left_out_by(stored) if stored and outdated(stored, found.region) else None
+            train, validation, test = (data.split(name, split) for split in SPLITS)
+            lots, _ = to_leave_out(args.leave_out or again, name, train, validation, test)
+            if lots:
+                memory.check_group(cast("PaDiM", model), name, lots.largest, room.spare)
+        if words := cut_off(found.longest, data.preprocessing, room.times):
+            remark(name, words)
+            found.remarks.append(words)
+        if not found.n_test:
+            command = f"python predict.py --model {shlex.quote(str(store.fitted(name)))} PICTURES"
+            how = f"score others with: {command}" if is_stored else "nothing is stored"
+            words = f"no test pictures, nothing is scored; {how}"
+            remark(name, words, sys.stdout)
+            found.remarks.append(words)
     held.enter_context(store.locked())
     made_from = describe(model) | {"preprocessing": data.preprocessing.record()}
     if args.no_features:
@@ -131,7 +133,7 @@ def begin(
         for name in checked:
             stored_state(store.fitted(name), made_from)
     given = json.loads(json.dumps(vars(args), default=str))  # 与读回的同形，才比得出是否同一条命令
-    results = report.kept_results(store, given, configuration(made_from), data, checked, args.refit)
+    results = kept_results(store, given, configuration(made_from), data, checked, args.refit)
     results["run"] |= {
         "command": shlex.join(["python", *sys.argv]),
         "versions": made_from["versions"],

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from experiment.good_scores import left_out_by
 from system.files import Staged
 
 
@@ -40,10 +41,14 @@ class Current:
     ----------
     name : str
     data : dict
-        From `DataFolder.record`, ``n_train`` and the class's ``remarks``.
+        From `DataFolder.record`, ``n_train``, the class's ``remarks``, and the fingerprint of its ``region``.
+    made_from : dict
+        What the JSON beside the pickle says of its training pictures.
     watch : Stopwatch
     waited : float
         Seconds of communication before the class.
+    stored : dict or None
+        The JSON beside the pickle, as it was before the class; None where there is none that belongs to it.
     scores : dict
         Of good pictures, for the JSON beside the pickle; at first None for what is stored there and no longer holds.
     leave_out : str or int, optional
@@ -54,8 +59,19 @@ class Current:
 
     name: str
     data: dict[str, Any]
+    made_from: dict[str, Any]
     watch: Stopwatch
     waited: float
+    stored: dict[str, Any] | None
     scores: dict[str, Any]
     leave_out: str | int | None
     staged: Staged = field(default_factory=Staged)
+
+    def has_left_out(self, by: str | int | None) -> bool:
+        """Whether left-out scores are stored, of this region, and were left out as ``by`` asks (`Lots.by`), if it does.
+
+        To be asked before there are new ones.
+        """
+        if self.stored is None or self.stored["left_out_scores"] is None or self.scores:
+            return False
+        return by in (None, left_out_by(self.stored))

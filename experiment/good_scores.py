@@ -12,8 +12,6 @@ import numpy as np
 
 from datasets.preprocessing import to_pictures
 from datasets.region import fingerprint
-from experiment.files.folder import Store
-from experiment.files.records import read_fitted_record
 from experiment.files.region import from_text, to_text
 from experiment.lots import SHOWN, Lots
 from experiment.ranks import Ranks
@@ -48,6 +46,16 @@ class Gathered:
             return {"validation_scores": self.scores}
         alone = None if lots.by == "one" else self.alone
         return {"left_out_scores": self.scores, "left_out": lots.record, "left_out_alone_scores": alone}
+
+    def arrays(self, names: list[str], lots: Lots) -> dict[str, np.ndarray | None]:
+        """What `experiment.files.folder.Store.write_left_out` takes; ``names`` are those of all training pictures."""
+        return {
+            "lots": None if lots.by == "one" else np.array(lots.of_pictures()),
+            "files": np.array([names[one.index] for one in self.unusual]),
+            "scores": np.array([one.score for one in self.unusual]),
+            "maps": np.stack([one.map for one in self.unusual]),
+            "images": np.stack([one.picture for one in self.unusual]),
+        }
 
 
 class GoodScores:
@@ -85,7 +93,8 @@ class GoodScores:
     def gather(self, ranks: Ranks) -> Gathered:
         """The scores of all ranks' pictures, on the leader."""
         parts, unusual = ranks.to_leader((self._scores, self._alone)), ranks.to_leader(self._unusual)
-        scores, alone = ([each for _, each in sorted(i for part in parts for i in part[k].items())] for k in (0, 1))
+        scores = [score for _, score in sorted(item for own, _ in parts for item in own.items())]
+        alone = [score for _, score in sorted(item for _, own in parts for item in own.items())]
         return Gathered(scores, alone, _most([one for some in unusual for one in some]))
 
 
@@ -93,36 +102,14 @@ def _most(pictures: list[Unusual]) -> list[Unusual]:
     return sorted(pictures, key=lambda one: (-one.score, one.index))[:SHOWN]
 
 
-def outdated(record: dict[str, Any] | None, region: np.ndarray | None) -> tuple[dict[str, Any], str | int | None]:
-    """What takes the place of the scores beside a pickle, if there are any and they are of another region (H, W).
-
-    The second is how they were left out (`Lots.by`), if they were.
-    """
+def outdated(record: dict[str, Any] | None, region: np.ndarray | None) -> dict[str, Any]:
+    """What takes the place of the scores beside a pickle, if there are any and they are of another region (H, W)."""
     if record is None or fingerprint(from_text(record["region"])) == fingerprint(region):
-        return {}, None
+        return {}
     scores = "left_out_scores", "left_out", "left_out_alone_scores", "validation_scores"
-    # 高斯与区域无关，得分有关
-    return dict.fromkeys(scores) | {"region": to_text(region)}, (record["left_out"] or {}).get("by")
+    return dict.fromkeys(scores) | {"region": to_text(region)}  # 高斯与区域无关，得分有关
 
 
-def has_left_out(store: Store, name: str, by: str | int | None, region: np.ndarray | None) -> bool:
-    """Whether a class's left-out scores and its most unusual training pictures are stored beside its features.
-
-    They must have been left out as ``by`` asks (`Lots.by`), if it does, and be of this region.
-    """
-    if not store.left_out(name).exists():
-        return False
-    record = read_fitted_record(store.fitted(name))
-    is_as_asked = by in (None, (record["left_out"] or {}).get("by"))
-    return record["left_out_scores"] is not None and is_as_asked and not outdated(record, region)[0]
-
-
-def as_arrays(pictures: list[Unusual], names: list[str], lots: Lots) -> dict[str, np.ndarray | None]:
-    """What `experiment.files.folder.Store.write_left_out` takes; ``names`` are those of all training pictures."""
-    return {
-        "lots": None if lots.by == "one" else np.array(lots.of_pictures()),
-        "files": np.array([names[one.index] for one in pictures]),
-        "scores": np.array([one.score for one in pictures]),
-        "maps": np.stack([one.map for one in pictures]),
-        "images": np.stack([one.picture for one in pictures]),
-    }
+def left_out_by(record: dict[str, Any]) -> str | int | None:
+    """How the scores beside a pickle were left out (`Lots.by`), if they were."""
+    return (record["left_out"] or {}).get("by")

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from datasets.check import common_size
@@ -22,7 +21,7 @@ from experiment.checks import begin, check_data
 from experiment.current import Current, Stopwatch
 from experiment.evaluation import Evaluator
 from experiment.files.folder import Store
-from experiment.good_scores import GoodScores, as_arrays, has_left_out, outdated
+from experiment.good_scores import GoodScores, left_out_by, outdated
 from experiment.lots import OwnLots, remarks, to_leave_out
 from experiment.methods import key_of
 from experiment.models import build, is_as_published
@@ -106,11 +105,10 @@ class Run:
     @property
     def together(self) -> dict[str, Any]:
         """What fitting is given where several processes fit one model."""
-        if self._ranks.size == 1:
+        ranks = self._ranks
+        if ranks.size == 1:
             return {}
-        if self.args.method == "padim":
-            return {"add": self._ranks.sum, "leads": self._ranks.leads}
-        return {"gather": self._ranks.gather}
+        return {"add": ranks.sum, "leads": ranks.leads} if self.args.method == "padim" else {"gather": ranks.gather}
 
     @property
     def waiting(self) -> dict[str, Any]:
@@ -132,15 +130,21 @@ class Run:
         train, test = self._data.train_and_test(name)
         with watch.stage("fingerprint"):
             data = self._ranks.agree(lambda: self._data.record(name))
-        self.model.region = region = self._checked[name].region
-        data |= {"n_train": len(train), "remarks": [*self._checked[name].remarks], "region": fingerprint(region)}
+        found = self._checked[name]
+        self.model.region = found.region
+        made_from = {"preprocessing": self._preprocessing.record(), "cut_off": found.cut_off}
+        made_from["training_files"] = data["training_files"]
+        data |= {"n_train": len(train), "remarks": [*found.remarks], "region": fingerprint(found.region)}
         stored = self._ranks.agree(lambda: stored_record(self._store.fitted(name)))
-        scores, again = outdated(stored, region)  # 另一区域里留出过的，重新留出
-        self._class = Current(name, data, watch, waited, scores, self.args.leave_out or again)
-        self._class.staged.remove(*([self._store.left_out(name)] if scores else []))
+        scores = outdated(stored, found.region)
+        again = left_out_by(stored) if stored and scores else None  # 另一区域里留出过的，重新留出
+        self._class = Current(name, data, made_from, watch, waited, stored, scores, self.args.leave_out or again)
+        if scores:
+            self._class.staged.remove(self._store.left_out(name))
         if again and self.args.no_features:
             self._say(f"{name}: its left-out scores were of another region and go; --leave_out {again} makes new ones")
-        self.remark(*(self._data.repeated(name) if self._ranks.leads else ()))
+        if self._ranks.leads:
+            self.remark(*self._data.repeated(name))
         self._staged.append(self._class.staged)
         return train, test
 
@@ -154,7 +158,7 @@ class Run:
         state = "none"
         if not (self.args.no_features or self.args.refit):
             with self.stage("load"):
-                state = load_if_same(self.padim, path, self._made_from(), self._ranks)
+                state = load_if_same(self.padim, path, now.made_from, self._ranks)
         if state == "loaded":
             self._say(f"{now.name}: using the stored features {path}")
             return True
@@ -171,10 +175,6 @@ class Run:
             check_room(self._store.root, scratch, another)
         return False
 
-    def _made_from(self) -> dict[str, Any]:
-        made = {"preprocessing": self._preprocessing.record(), "cut_off": self._checked[self._class.name].cut_off}
-        return made | {"training_files": self._class.data["training_files"]}
-
     def batches(self, dataset: FolderDataset, split: str, lots: OwnLots | None = None) -> Images:
         """This process's part of the pictures; ``split`` says in the progress bar what they are for."""
         begun = self._early.of(dataset) if self._early else dataset
@@ -189,7 +189,7 @@ class Run:
             now = self._class
             staged = now.staged if self._store.holds(now.name) else None
             now.staged.remove(self._store.left_out(now.name))  # 是旧的高斯的
-            self._saving = Saving(self.padim, self._store.fitted(now.name), staged, **self._made_from())
+            self._saving = Saving(self.padim, self._store.fitted(now.name), staged, **now.made_from)
 
     def validation(self) -> FolderDataset | None:
         """Good pictures that train nothing, for a threshold; None where the data set has none, or nothing is stored."""
@@ -200,10 +200,11 @@ class Run:
         """This process's part of the groups to leave out; None where there is no need, or their scores are stored."""
         if self.args.no_features:  # 得分无处可存
             return None
-        name, store, is_new = self._class.name, self._store, self._ranks.agree(lambda: self._saving is not None)
-        asked = self.args.leave_out if is_new else self._class.leave_out
-        lots, words = to_leave_out(asked, name, train, self._data.split(name, "validation"), test)
-        if lots and not is_new and self._ranks.agree(lambda: has_left_out(store, name, asked, self.model.region)):
+        now, path = self._class, self._store.left_out(self._class.name)
+        is_new = self._ranks.agree(lambda: self._saving is not None)
+        asked = self.args.leave_out if is_new else now.leave_out
+        lots, words = to_leave_out(asked, now.name, train, self._data.split(now.name, "validation"), test)
+        if lots and not is_new and self._ranks.agree(lambda: path.exists() and now.has_left_out(asked)):
             return None
         if words:
             self.remark(words, file=sys.stdout)
@@ -213,13 +214,14 @@ class Run:
     def good_scores(self, pictures: FolderDataset, lots: OwnLots | None = None) -> Iterator[GoodScores]:
         """What takes the scores of good pictures: of training pictures left out in these groups, or of validation."""
         with self.stage("leave_out" if lots else "validation"):
-            yield (collected := GoodScores(lots.pictures if lots else self._ranks.share(len(pictures))))
+            collected = GoodScores(lots.pictures if lots else self._ranks.share(len(pictures)))
+            yield collected
             found = collected.gather(self._ranks)
         if self._ranks.leads:
             now = self._class
             now.scores.update(found.record(lots.lots if lots else None))
             if lots:
-                self._store.write_left_out(now.name, as_arrays(found.unusual, pictures.names(), lots.lots), now.staged)
+                self._store.write_left_out(now.name, found.arrays(pictures.names(), lots.lots), now.staged)
                 self.remark(*remarks(lots.lots, found.scores, found.alone, pictures.names()), file=sys.stdout)
 
     @contextmanager
@@ -234,11 +236,10 @@ class Run:
         """Hand the class over: it is evaluated, recorded and drawn while the next one is computed."""
         now = self._class
         with self.stage("save"):
-            record = self._finish_saving()
+            record = self._finish_saving() or now.stored
         self.model.release()  # before the evaluation begins; 评估不需要高斯，先让出内存
         if not self._ranks.leads:
             return
-        record = record or stored_record(self._store.fitted(now.name))
         if self._ranks.size > 1:
             now.watch.seconds["communication"] = round(self._ranks.seconds - now.waited, 3)  # 含等待；分散在各阶段之内
         self._evaluator.hand_over(now, test, files, record and record | now.scores)
@@ -282,7 +283,7 @@ class Run:
         self._saving = None  # Ctrl-C 打断的等待不算等过：还要能放弃它
         return record
 
-    def _settle(self, kind: type[BaseException] | None, problem: BaseException | None, _: TracebackType | None) -> None:
+    def _settle(self, kind: type[BaseException] | None, *_: object) -> None:
         """Bring what goes on in the background to its end; on Ctrl-C, or where another process has died, give it up."""
         try:
             # 已算完的类、已拟合的特征，不因后来的错误而作废
