@@ -131,13 +131,13 @@ class Store:
         with ExitStack() as open_:
             maps_path = open_.enter_context(staged.writing(self.maps(name)))
             pictures_path = open_.enter_context(staged.writing(self.pictures(name)))
-            arrays = []
-            for path, kind, each in ((maps_path, np.float32, shape), (pictures_path, np.uint8, (*shape, 3))):
-                arrays.append(allocate(path, kind, each))
-                open_.callback(close, arrays[-1])  # Windows 不许改名仍映射着的文件
-            yield arrays[0], arrays[1], maps_path
-            for array in arrays:
-                array.flush()
+            maps = allocate(maps_path, np.float32, shape)
+            open_.callback(close, maps)  # Windows 不许改名仍映射着的文件
+            pictures = allocate(pictures_path, np.uint8, (*shape, 3))
+            open_.callback(close, pictures)
+            yield maps, pictures, maps_path
+            maps.flush()
+            pictures.flush()
 
     def write_arrays(self, name: str, arrays: dict[str, Any], staged: Staged | None = None) -> None:
         """Write the small arrays; None becomes an empty array, which `read_arrays` undoes."""
@@ -179,19 +179,16 @@ class Store:
 
     def write_results(self, results: dict, staged: Staged | None = None) -> None:
         """Write the results as JSON, and their rows as CSV."""
-        with Staged() if staged is None else nullcontext(staged) as files:
-            self._write_results(results, files)
-
-    def _write_results(self, results: dict, staged: Staged) -> None:
-        write_json(self.results, results, staged)
         columns = (*METRICS, "threshold", "image_threshold", "threshold_origin", "n_train", "n_test")
         nested = [(kind, level) for kind in ("published", "difference") for level in LEVELS]
-        path = self.results.with_suffix(".csv")
-        with staged.writing(path) as temporary, open(temporary, "w", newline="", **TEXT) as file:
-            writer = csv.writer(file)
-            ends = [f"{key}_{end}" for key in INTERVALS for end in ("low", "high")]
-            writer.writerow(["class", *columns, "seconds", *map("_".join, nested), *ends])
-            for name, row in results["classes"].items():
-                last = [(row[kind] or {}).get(level) for kind, level in nested]
-                last += [end for key in INTERVALS for end in row[key] or (None, None)]
-                writer.writerow([name, *(row.get(c) for c in columns), row["seconds"]["total"], *last])
+        ends = [f"{key}_{end}" for key in INTERVALS for end in ("low", "high")]
+        table = self.results.with_suffix(".csv")
+        with Staged() if staged is None else nullcontext(staged) as files:
+            write_json(self.results, results, files)
+            with files.writing(table) as temporary, open(temporary, "w", newline="", **TEXT) as file:
+                writer = csv.writer(file)
+                writer.writerow(["class", *columns, "seconds", *map("_".join, nested), *ends])
+                for name, row in results["classes"].items():
+                    last = [(row[kind] or {}).get(level) for kind, level in nested]
+                    last += [end for key in INTERVALS for end in row[key] or (None, None)]
+                    writer.writerow([name, *(row.get(c) for c in columns), row["seconds"]["total"], *last])
