@@ -11,7 +11,7 @@ from typing import Any
 
 from experiment.files.folder import Store
 from experiment.files.provenance import DataFolder, gone, made_otherwise, may_stay, of_other_data
-from experiment.files.records import LEVELS
+from experiment.files.records import LEVELS, configuration
 from system.errors import UserError
 from system.files import write_json
 
@@ -22,10 +22,9 @@ class Studies:
     Parameters
     ----------
     store : Store
-    configuration : dict
-        What all metrics in one file have in common.
-    versions : dict
-        Of the libraries that made them.
+    made_from : dict
+        The model's record (`experiment.models.describe`) with its ``preprocessing``: all metrics in one file have its
+        `configuration` in common.
     wanted : mapping
         ``{study: variants}`` of this command.
     data : DataFolder
@@ -49,20 +48,20 @@ class Studies:
     def __init__(
         self,
         store: Store,
-        configuration: dict[str, Any],
-        versions: dict[str, str],
+        made_from: dict[str, Any],
         wanted: Mapping[str, list[dict[str, Any]]],
         data: DataFolder,
         chosen: Collection[str],
         replace: bool,
     ):
-        self._store, self._versions, self._wanted, self._data = store, versions, wanted, data
-        self.content: dict[str, Any] = {"configuration": configuration, "data": {}, "studies": {}}
+        self._store, self._versions, self._wanted, self._data = store, made_from["versions"], wanted, data
+        common = configuration(made_from)
+        self.content: dict[str, Any] = {"configuration": common, "data": {}, "studies": {}}
         stored = store.read_studies()
         if stored is None:
             return
         made_of, studies, path = stored["data"], stored["studies"], store.ablation
-        if not may_stay(made_otherwise(path, stored["configuration"], configuration), replace):
+        if not may_stay(made_otherwise(path, stored["configuration"], common), replace):
             return
         for name in gone(made_of, data, chosen):
             _drop(name, studies, _studies_of(name, studies))
@@ -70,7 +69,9 @@ class Studies:
             del made_of[name]
         if not may_stay(of_other_data(path, made_of, data, chosen), replace):
             return
-        for study in [study for study in wanted if study in studies and studies[study]["variants"] != wanted[study]]:
+        for study, rows in wanted.items():
+            if study not in studies or studies[study]["variants"] == rows:
+                continue
             left = [name for name in studies[study]["classes"] if name not in chosen]
             if left and not replace:
                 raise UserError(
@@ -129,9 +130,9 @@ def summarise(study: dict[str, Any]) -> dict[str, Any]:
 
 def table(name: str, study: dict[str, Any]) -> str:
     """A study's averages, and the spread where the variants are seeds."""
-    width = max(len(label) for label in [*study["averages"], "mean ± std"])
     count = len(study["classes"])
     head = f"{name}, {count} {'class' if count == 1 else 'classes'}"
+    width = max(len(label) for label in [*study["averages"], "mean ± std", head])
     lines = [f"{head:<{width}}  image ROC AUC  pixel ROC AUC"]
 
     def cells(values: dict[str, str]) -> str:
@@ -139,13 +140,13 @@ def table(name: str, study: dict[str, Any]) -> str:
 
     for label, row in study["averages"].items():
         texts = {level: "–" if row[level] is None else f"{row[level]:.4f}" for level in LEVELS}
-        lines.append(f"{label:<{max(width, len(head))}}  {cells(texts)}")
+        lines.append(f"{label:<{width}}  {cells(texts)}")
     if name == "seeds" and all(study["spread"].values()):
         spread = study["spread"]
         both = {level: f"{spread[level]['mean']:.4f}±{spread[level]['std']:.4f}" for level in LEVELS}
-        lines.append(f"{'mean ± std':<{max(width, len(head))}}  {cells(both)}")
+        lines.append(f"{'mean ± std':<{width}}  {cells(both)}")
         for key in ("min", "max"):
-            lines.append(f"{key:<{max(width, len(head))}}  {cells({lv: f'{spread[lv][key]:.4f}' for lv in LEVELS})}")
+            lines.append(f"{key:<{width}}  {cells({lv: f'{spread[lv][key]:.4f}' for lv in LEVELS})}")
     return "\n".join(lines)
 
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datasets.check import common_size, cut_off
+from datasets.folder import FolderDataset
 from datasets.preprocessing import Preprocessing
 from experiment import memory
 from experiment.batches import Images
 from experiment.checks import check_data
 from experiment.files.folder import Store
-from experiment.files.records import configuration
 from experiment.models import describe
 from experiment.options import decoding_threads
 from experiment.report.results import remark
@@ -53,7 +53,7 @@ class StudyRun:
     """
 
     def __init__(self, args: argparse.Namespace):
-        self.args, self._stack = args, ExitStack()
+        self.args = args
 
     def __enter__(self) -> "StudyRun":
         args = self.args
@@ -77,8 +77,7 @@ class StudyRun:
         with ExitStack() as stack:
             # locked before the file is read: 两项研究同时写，后写的会抹去先写的
             stack.enter_context(self._store.locked())
-            common, versions = configuration(made_from), made_from["versions"]
-            self._file = Studies(self._store, common, versions, wanted, self._data, self._checked, args.refit)
+            self._file = Studies(self._store, made_from, wanted, self._data, self._checked, args.refit)
             self._stack = stack.pop_all()
         return self
 
@@ -91,13 +90,15 @@ class StudyRun:
 
     def images(self, name: str) -> tuple[Images, Images]:
         """A class's training and test images; it is the class at work from here on."""
-        self._name, (train, self._test) = name, self._data.train_and_test(name)
+        self._name = name
         self._metrics: dict[tuple, dict[str, float | None]] = {}
-        args, threads = self.args, decoding_threads(self.args.num_workers, self.model.device.type)
-        title = "feature extraction | {} | " + name
-        parts = ((train, "train"), (self._test, "test"))
-        first, second = (Images(part, title.format(s), args.batch_size, threads, False) for part, s in parts)
-        return first, second
+        train, self._test = self._data.train_and_test(name)
+        return self._images(train, "train"), self._images(self._test, "test")
+
+    def _images(self, pictures: FolderDataset, split: str) -> Images:
+        title = f"feature extraction | {split} | {self._name}"
+        threads = decoding_threads(self.args.num_workers, self.model.device.type)
+        return Images(pictures, title, self.args.batch_size, threads, False)
 
     def features(self, test: Images) -> list[Tensor]:
         """The test images' features, (N, C_l, H_l, W_l) of every layer, float32; their masks are kept."""
