@@ -265,7 +265,7 @@ class Run:
             seconds=round(time.perf_counter() - self._start, 1),
             peak_memory_bytes=peak,
         )
-        print(ending(self._results.content, self._store, self.args.weights == "random"))
+        print(ending(self._results.content, self._store))
 
     def remark(self, *lines: str, file: TextIO | None = None) -> None:
         """Tell what a user should know of the class at work, and keep that in its row."""

@@ -58,7 +58,7 @@ def test_a_run(runs, name):
     assert list(content["averages"]) == ["all"] and content["averages"]["all"]["classes"] == len(CLASSES[name])
     assert content["verdict"]["reproduced"] is None
     assert content["verdict"]["reason"] == f"nothing is published for {name}"
-    assert ending(content, Store(out, "resnet18"), True).endswith(
+    assert ending(content, Store(out, "resnet18")).endswith(
         f"--arch wide_resnet50_2 --dataset {name} --data_path FOLDER"
     )
     for each, row in content["classes"].items():

@@ -34,7 +34,7 @@ class Reference:
     groups : dict
         The classes of ``textures``, ``objects`` and ``all``.
     metrics : dict
-        ``{class or all_textures, all_objects, all: {arch_image: ROC AUC, arch_pixel: …}}``; empty
+        ``{class or all_textures, all_objects, all: {KEY_image: ROC AUC, KEY_pixel: …}}``; empty
         where a comparison would mean nothing.
     dataset : str
         The data set's name.
@@ -44,10 +44,10 @@ class Reference:
     metrics: dict[str, dict[str, float]]
     dataset: str = MVTecDataset.NAME
 
-    def of(self, name: str, arch: str) -> dict[str, float] | None:
-        """The published image and pixel ROC AUC of a row, as far as there are any; ``arch`` is the model's key."""
+    def of(self, name: str, key: str) -> dict[str, float] | None:
+        """The published image and pixel ROC AUC of a row, as far as there are any; ``key`` is the model's."""
         known = self.metrics.get(name, {})
-        return {level: known[f"{arch}_{level}"] for level in LEVELS if f"{arch}_{level}" in known} or None
+        return {level: known[f"{key}_{level}"] for level in LEVELS if f"{key}_{level}" in known} or None
 
 
 def compare(row: Row, published: dict[str, float] | None) -> Row:
@@ -95,7 +95,7 @@ def _as_given(value: Any) -> str:
     return separator.join(map(str, value)) if separator else str(value)
 
 
-def verdict(rows: Mapping[str, Row], reference: Reference, arch: str, departed: list[str]) -> dict[str, Any]:
+def verdict(rows: Mapping[str, Row], reference: Reference, key: str, departed: list[str]) -> dict[str, Any]:
     """Compare all published classes, image and pixel ROC AUC.
 
     Parameters
@@ -104,7 +104,8 @@ def verdict(rows: Mapping[str, Row], reference: Reference, arch: str, departed: 
         The results' rows.
     reference : Reference
         What is published; without metrics where the weights are not ImageNet's.
-    arch : str
+    key : str
+        The model's.
     departed : list of str
         From `departures`.
 
@@ -114,13 +115,13 @@ def verdict(rows: Mapping[str, Row], reference: Reference, arch: str, departed: 
         ``reproduced`` (None: no verdict), ``reason`` (one sentence), ``tolerance``, and ``outside``:
         the differences beyond it, ``{class: {level: ours − published}}``.
     """
-    names, tolerance = reference.groups["all"], tolerance_of(arch)
+    names, tolerance = reference.groups["all"], tolerance_of(key)
     outside: dict[str, dict[str, float]] = {}
-    reasons = _obstacles(rows, reference, arch, departed)
+    reasons = _obstacles(rows, reference, key, departed)
     if reasons:
         return {"reproduced": None, "reason": "; ".join(reasons), "tolerance": tolerance, "outside": outside}
     for name in names:
-        differences = compare(rows[name], reference.of(name, arch))["difference"]
+        differences = compare(rows[name], reference.of(name, key))["difference"]
         if beyond := {level: differences[level] for level in LEVELS if abs(differences[level]) > tolerance}:
             outside[name] = beyond
     if outside:
@@ -136,18 +137,18 @@ def verdict(rows: Mapping[str, Row], reference: Reference, arch: str, departed: 
     return {"reproduced": not outside, "reason": reason, "tolerance": tolerance, "outside": outside}
 
 
-def _obstacles(rows: Mapping[str, Row], reference: Reference, arch: str, departed: list[str]) -> list[str]:
+def _obstacles(rows: Mapping[str, Row], reference: Reference, key: str, departed: list[str]) -> list[str]:
     """Why no verdict can be given."""
     if reference.dataset != MVTecDataset.NAME:
         return [f"nothing is published for {reference.dataset}"]
     reasons = [f"other options than the published: {', '.join(departed)}"] if departed else []
-    if has_other_weights(arch) and reference.metrics:
+    if has_other_weights(key) and reference.metrics:
         return [*reasons, "the published figures are of a network with other weights"]
     if not reference.metrics:
         return reasons or ["the weights are not ImageNet's"]
     names = reference.groups["all"]
-    if any(reference.of(name, arch) is None for name in names):
-        return [f"nothing is published for {arch}"]
+    if any(reference.of(name, key) is None for name in names):
+        return [f"nothing is published for {key}"]
     missing = [name for name in names if name not in rows]
     undefined = [
         name for name in names if name in rows and any(rows[name][f"{level}_rocauc"] is None for level in LEVELS)

@@ -21,7 +21,7 @@ from system.errors import UserError
 from system.files import Staged
 
 
-def averages(rows: dict[str, Row], reference: Reference, arch: str) -> dict[str, Row | None]:
+def averages(rows: dict[str, Row], reference: Reference, key: str) -> dict[str, Row | None]:
     """Means over textures, objects and all; the published mean only where its classes are all there."""
     result: dict[str, Row | None] = {}
     for group, members in reference.groups.items():
@@ -30,11 +30,11 @@ def averages(rows: dict[str, Row], reference: Reference, arch: str) -> dict[str,
             result[group] = None
             continue
         row: Row = {"classes": len(names)}
-        for key in METRICS:
-            values = [rows[n][key] for n in names if rows[n].get(key) is not None]
-            row[key] = sum(values) / len(values) if values else None
+        for metric in METRICS:
+            values = [rows[n][metric] for n in names if rows[n].get(metric) is not None]
+            row[metric] = sum(values) / len(values) if values else None
         complete = sorted(names) == sorted(members) and all(rows[n]["published"] for n in names)
-        published = reference.of("all" if group == "all" else f"all_{group}", arch) if complete else None
+        published = reference.of("all" if group == "all" else f"all_{group}", key) if complete else None
         result[group] = compare(row, published)
     return result
 
@@ -237,12 +237,13 @@ def table(results: dict[str, Any]) -> str:
     )
 
 
-def ending(results: dict[str, Any], store: Store, is_random: bool) -> str:
+def ending(results: dict[str, Any], store: Store) -> str:
     """What a run says at its end: the table, the files written, how to look at them, the verdict."""
     lines = ["", table(results), "", *(f"wrote {what}: {path}" for what, path in store.written())]
     lines.append(f"to look at them: python plot/results_page.py --result {shlex.quote(str(store.root))}")
     lines += ["", sentence(results["verdict"])]
     options = results["run"]["options"]
+    is_random = options["weights"] == "random"
     if is_random:
         lines.append("These weights are random: the figures above check the program, not the method.")
     elif options["demo"]:
