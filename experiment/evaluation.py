@@ -20,6 +20,7 @@ from experiment.report.results import ResultsFile, remark
 from experiment.report.threshold import test_set, thresholds_of
 from experiment.score_files import ScoreFiles
 from padim.apart import evaluate_apart
+from padim.counts import Masks
 from padim.metrics import ClassEvaluation, evaluate_maps
 from system.command import wait_for
 from system.errors import UserError
@@ -73,8 +74,12 @@ class Evaluator:
     def _evaluate(
         self, now: Current, test: FolderDataset, files: ScoreFiles, record: dict[str, Any] | None
     ) -> Drawings:
-        name, watch, store, chosen = now.name, now.watch, self._store, chosen_figures(len(test), self._figures)
-        found, masks, arrays, apart = None, None, dict[str, Any](), dict[str, ClassEvaluation]()
+        name, watch, store = now.name, now.watch, self._store
+        chosen = chosen_figures(len(test), self._figures)
+        found: ClassEvaluation | None = None
+        apart: dict[str, ClassEvaluation] = {}
+        arrays: dict[str, Any] = {}
+        masks: Masks | None = None
         with now.staged as staged:  # all is written and synced before its end, which takes the old files away
             if len(test):
                 with watch.stage("evaluate"):
@@ -93,12 +98,11 @@ class Evaluator:
                     store.write_arrays(name, arrays, staged)
             else:
                 staged.remove(store.arrays(name), store.maps(name), store.pictures(name))
-            remarks = [] if found is None else found.remarks
-            for words in remarks:
-                remark(name, words)
             thresholds = thresholds_of(store.fitted(name), record, arrays)
             row = row_of(found, apart, thresholds.decision, thresholds.origin)
-            row |= now.data | {"n_test": len(test), "remarks": [*now.data["remarks"], *remarks]}
+            for words in row["remarks"]:
+                remark(name, words)
+            row |= now.data | {"n_test": len(test), "remarks": [*now.data["remarks"], *row["remarks"]]}
             if record is not None:
                 write_json(store.fitted(name).with_suffix(".json"), record | {"test_set": test_set(arrays)}, staged)
             is_new = self._results.record(name, row | {"seconds": watch.seconds | {"total": watch.total}}, staged)
@@ -121,7 +125,7 @@ class Evaluator:
             self.waited += time.perf_counter() - start
 
     def finish(self) -> None:
-        """Wait for that class's figures, too; only then it is finished."""
+        """Wait for the row of the class that was taken last, and for its figures; only then it is finished."""
         self.finish_row()
         drawings, self._drawings = self._drawings, None
         if drawings is not None:
@@ -129,6 +133,6 @@ class Evaluator:
             self._results.finish(drawings.name)
 
     def stop(self) -> None:
-        """Begin nothing more; what is being computed or drawn is ended."""
+        """Begin nothing more, and wait for what is being computed or drawn."""
         self._thread.shutdown(cancel_futures=True)  # the evaluation first, which still hands figures in; 先停它
         self._drawer.stop()
