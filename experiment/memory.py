@@ -80,6 +80,7 @@ def check(
         If the class will not fit.
     """
     on_cpu = model.device.type == "cpu"
+    in_main, on_gpu = free_memory() // processes, 0 if on_cpu else _free_on_gpu(model.device)
 
     def terms(model: "Pretrained") -> list[tuple[str, int, int]]:
         needed, pixels = model.bytes_needed(batch_size, n_train, n_test), model.size[0] * model.size[1]
@@ -89,9 +90,8 @@ def check(
         evaluation = pixels * held * evaluated  # 与下一类的拟合同时
         copy = 0 if on_cpu or not stored else model.state_bytes  # 均值与协方差，在主存与显存之间
         host = needed.host + decoded + copy + more * on_cpu + evaluation
-        return [("main memory", host, room)] + ([] if on_cpu else [("GPU memory", needed.device + more, on_gpu)])
+        return [("main memory", host, in_main)] + ([] if on_cpu else [("GPU memory", needed.device + more, on_gpu)])
 
-    room, on_gpu = free_memory() // processes, 0 if on_cpu else _free_on_gpu(model.device)
     wanted = terms(model)
     for place, need, free in wanted:
         if need > free:

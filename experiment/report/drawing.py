@@ -3,10 +3,10 @@
 何时画定位图：在线程里，与实验、打分同时进行。
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
@@ -30,7 +30,7 @@ class Drawings:
     """A class's localization figures that were handed in; `finish` waits for them."""
 
     name: str
-    jobs: list[tuple[Any, Future]]
+    jobs: list[tuple[Callable[[], None], Future[None]]]
 
     def finish(self) -> None:
         """Draw with the pool until all are there: it from the front, the caller from the back, with a progress bar."""
@@ -68,7 +68,8 @@ class Drawer:
             truth = None if masks is None else masks[i]
             save_figure(canvas.draw(pictures[i], truth, np.asarray(maps[i]), colours), store.figure(name, i))
 
-        return Drawings(name, [(lambda i=i: one(i), self._pool.submit(one, i)) for i in indices])
+        jobs = [partial(one, i) for i in indices]
+        return Drawings(name, [(job, self._pool.submit(job)) for job in jobs])
 
     def stop(self) -> None:
         """Draw nothing more; what is being drawn is finished."""
