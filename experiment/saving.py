@@ -79,7 +79,7 @@ def load_if_same(model: "PaDiM", path: Path, made_from: dict[str, Any], ranks: R
     model : PaDiM
     path : Path
     made_from : dict
-        ``preprocessing`` and ``training_files``, as they would be stored.
+        ``preprocessing``, ``cut_off`` and ``training_files``, as they would be stored.
     ranks : Ranks
         All of them decide alike.
 

@@ -92,7 +92,7 @@ def lots_that_stand_out(scores: Sequence[float], lots: Sequence[str]) -> dict[st
 
     Notes
     -----
-    A lot does not where its median is above `stands_out_from` of the pictures of all other lots.
+    A lot does not belong where its median is above `stands_out_from` of the pictures of all other lots.
     """
     each, own = np.asarray(scores), np.asarray(lots)
     found = {}

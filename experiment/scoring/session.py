@@ -75,7 +75,7 @@ class Scoring:
     """
 
     def __init__(self, args: argparse.Namespace):
-        self.args, self.unreadable, self._stack = args, 0, ExitStack()
+        self.args, self.unreadable = args, 0
         self._waiting: deque[Prepared] = deque()  # 按序，等各自的异常图
         self._reading = 0.0  # 这一块里读图所用的秒数
         self._cut_off: set[float] = set()  # 各图被裁掉的份额
