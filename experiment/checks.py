@@ -38,9 +38,7 @@ if TYPE_CHECKING:
     from padim.pretrained import Pretrained
 
 
-def check_data(
-    args: argparse.Namespace, preprocessing: Preprocessing, store: Store
-) -> tuple[DataFolder, dict[str, CheckedClass]]:
+def check_data(args: argparse.Namespace, store: Store) -> tuple[DataFolder, dict[str, CheckedClass]]:
     """The data folder of ``args.data_path`` and its classes, or ``args.classes``, checked; and that one can write.
 
     With --demo the sample data is drawn first, where it is not there as this version draws it. What a user should know
@@ -58,6 +56,7 @@ def check_data(
 
         renew_sample(args.data_path)
     dataset = DATASETS[args.dataset]
+    preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed, args.bits)
     root, wanted = locate(dataset, args.data_path, args.classes)
     bar = tqdm(find_classes(dataset, root, wanted), desc="checking", unit="class")
     region = getattr(args, "region", None)

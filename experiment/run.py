@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from datasets.check import common_size
 from datasets.folder import FolderDataset
-from datasets.preprocessing import Preprocessing
 from datasets.region import fingerprint
 from experiment.batches import Images, Part, decode_early
 from experiment.checks import begin, check_data
@@ -69,9 +68,8 @@ class Run:
         with ExitStack() as stack:
             args, self._ranks = self.args, join()
             stack.push(self._ranks.speak_once)
-            self._preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed, args.bits)
             self._store = Store(args.save_path, key_of(args.method, args.arch))
-            self._data, self._checked = self._ranks.agree(lambda: check_data(args, self._preprocessing, self._store))
+            self._data, self._checked = self._ranks.agree(lambda: check_data(args, self._store))
             self._early = decode_early(args, self._data, self._checked, self._store)
             if self._early:
                 stack.callback(self._early.close)
@@ -132,7 +130,7 @@ class Run:
             data = self._ranks.agree(lambda: self._data.record(name))
         found = self._checked[name]
         self.model.region = found.region
-        made_from = {"preprocessing": self._preprocessing.record(), "cut_off": found.cut_off}
+        made_from = {"preprocessing": self._data.preprocessing.record(), "cut_off": found.cut_off}
         made_from["training_files"] = data["training_files"]
         data |= {"n_train": len(train), "remarks": [*found.remarks], "region": fingerprint(found.region)}
         stored = self._ranks.agree(lambda: stored_record(self._store.fitted(name)))

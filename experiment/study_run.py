@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from datasets.check import common_size, cut_off
 from datasets.folder import FolderDataset
-from datasets.preprocessing import Preprocessing
 from experiment import memory
 from experiment.batches import Images
 from experiment.checks import check_data
@@ -58,9 +57,8 @@ class StudyRun:
     def __enter__(self) -> "StudyRun":
         args = self.args
         device = pick_device(args.device)
-        preprocessing = Preprocessing(args.resize, args.crop, args.protocol, args.seed, args.bits)
         self._store = Store(args.save_path, args.arch)
-        self._data, self._checked = check_data(args, preprocessing, self._store)
+        self._data, self._checked = check_data(args, self._store)
         for name, found in self._checked.items():
             if not found.n_test:
                 raise UserError(f"class {name!r} has no test pictures, and a study compares scores; see --classes")
@@ -72,7 +70,7 @@ class StudyRun:
         )
         self._studies = self._chosen(own.dimensions)
         self._check_memory()
-        made_from = describe(self.model) | {"preprocessing": preprocessing.record()}
+        made_from = describe(self.model) | {"preprocessing": self._data.preprocessing.record()}
         wanted = {study: [asdict(variant) for variant in rows] for study, rows in self._studies.items()}
         with ExitStack() as stack:
             # locked before the file is read: 两项研究同时写，后写的会抹去先写的
