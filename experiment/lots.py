@@ -69,15 +69,15 @@ class OwnLots:
 
     Attributes
     ----------
-    lots : Lots
-        All of them.
+    all : Lots
+        Every process's.
     pictures : list of int
         The numbers of its pictures, group by group.
     sizes : list of int
         How many pictures each of its groups has.
     """
 
-    lots: Lots
+    all: Lots
     pictures: list[int]
     sizes: list[int]
 

@@ -217,10 +217,10 @@ class Run:
             found = collected.gather(self._ranks)
         if self._ranks.leads:
             now = self._class
-            now.scores.update(found.record(lots.lots if lots else None))
+            now.scores.update(found.record(lots.all if lots else None))
             if lots:
-                self._store.write_left_out(now.name, found.arrays(pictures.names(), lots.lots), now.staged)
-                self.remark(*remarks(lots.lots, found.scores, found.alone, pictures.names()), file=sys.stdout)
+                self._store.write_left_out(now.name, found.arrays(pictures.names(), lots.all), now.staged)
+                self.remark(*remarks(lots.all, found.scores, found.alone, pictures.names()), file=sys.stdout)
 
     @contextmanager
     def score_files(self, test: FolderDataset) -> Iterator[ScoreFiles]:
