@@ -32,7 +32,7 @@ def full_size(raw: np.ndarray, preprocessing: Preprocessing, size: tuple[int, in
     -------
     ndarray, (height, width) float32
     """
-    (columns, x), (rows, y) = (_places(*axis) for axis in _axes(raw, preprocessing, size))
+    (columns, x), (rows, y) = _places(raw, preprocessing, size)
     full = np.full(size[::-1], np.nan, np.float32)
     smooth, nearest = _between(_between(raw, y).T, x).T, raw[np.ix_(y.astype(int), x.astype(int))]  # 先行后列
     full[rows, columns] = np.where(np.isnan(smooth), nearest, smooth)  # 紧挨着不看的地方：取像素自己的值
@@ -41,24 +41,20 @@ def full_size(raw: np.ndarray, preprocessing: Preprocessing, size: tuple[int, in
 
 def full_mask(mask: np.ndarray, preprocessing: Preprocessing, size: tuple[int, int]) -> np.ndarray:
     """A predicted mask (H, W) bool at the size of its picture, as `full_size`: (height, width) uint8, 255 is defect."""
-    (columns, x), (rows, y) = (_places(*axis) for axis in _axes(mask, preprocessing, size))
+    (columns, x), (rows, y) = _places(mask, preprocessing, size)
     full = np.zeros(size[::-1], np.uint8)
     full[rows, columns] = 255 * mask[np.ix_(y.astype(int), x.astype(int))]  # 与图上、区域的是同一个：不再插值
     return full
 
 
-def _axes(
+def _places(
     values: np.ndarray, preprocessing: Preprocessing, size: tuple[int, int]
-) -> Iterator[tuple[int, int, int, int]]:
-    """Of x and y: pixels of the picture, of the resized one, how many of these are cut off first, and how many left."""
-    return zip(size, *preprocessing.placement(size), values.shape[::-1], strict=True)
-
-
-def _places(whole: int, resized: int, cut: int, left: int) -> tuple[slice, np.ndarray]:
-    """The picture's pixels within the crop, and where their centres lie on the map, whose pixel i is [i, i + 1)."""
-    at = (2 * np.arange(whole) + 1) * resized / (2 * whole) - cut
-    inside = slice(*np.searchsorted(at, (0, left)).tolist())
-    return inside, at[inside]
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Of x and y: the picture's pixels within the crop; where their centres lie on the map (pixel i: i to i + 1)."""
+    for whole, resized, cut, left in zip(size, *preprocessing.placement(size), values.shape[::-1], strict=True):
+        at = (2 * np.arange(whole) + 1) * resized / (2 * whole) - cut
+        inside = slice(*np.searchsorted(at, (0, left)).tolist())
+        yield inside, at[inside]
 
 
 def _between(values: np.ndarray, at: np.ndarray) -> np.ndarray:
