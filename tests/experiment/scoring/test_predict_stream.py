@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -127,6 +128,7 @@ def test_rows_grow_and_stay_when_it_is_interrupted(exported, data, tmp_path):
             while not rows.exists() or rows.read_bytes().count(b"\n") <= count:
                 assert process.poll() is None
         if os.name != "nt":
+            time.sleep(0.5)  # 它又在等名字
             process.send_signal(signal.SIGINT)
             message = process.stderr.read().decode()
             assert process.wait() == 130
