@@ -81,7 +81,7 @@ class StoredModel:
         if self.record["precision"] == "tf32" and self.device_type != "cuda":
             raise UserError(f"{str(self.path)!r} was made with --precision tf32, which needs a GPU; see --device")
         self.model = model_of(self.record, weights or self.record["weights"], self._device)
-        count = min(count, self.model.block)
+        count = self.model.block = min(count, self.model.block)  # 内存不写到用不着的地方：只有一张时，快 0.2 秒
         memory.check(self.model, self.name, batch_size, 0, count, evaluated=False, more=more, remedy=remedy)
         try:
             load(self.model, self.path)
