@@ -76,7 +76,7 @@ def test_what_was_finished_stays_until_its_replacement_is_there(data, reference,
     assert tally.files_lost == tally.different == tally.leftovers == 0
 
 
-@pytest.mark.parametrize("runs", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runs", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_prediction_over_an_earlier_one(data, reference, tmp_path, runs):
     tally = faults.Tally()
     faults.predict_again(data, reference[1], tmp_path, runs, seed=runs, tally=tally)

@@ -18,7 +18,7 @@ PREDICT = re.compile(
 # 小数据上才有的话：区间算不出，或 AUPIMO 太粗
 MAIN = re.compile(r"linen: (no interval of the (image|pixel) ROC AUC: .+|AUPIMO starts at .+: it is coarse)")
 NOTHING = re.compile("")
-FAST = ["--arch", "resnet18", "--weights", "random"]
+FAST = ["--arch", "resnet18", "--weights", "random", "--resize", "64", "--crop", "0"]
 OLD = torch.__version__ < "2.9"  # 旧得不能导出
 
 

@@ -137,7 +137,9 @@ def rows(text) -> list[dict]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-@pytest.mark.parametrize("which", ["resnet", "unlabelled", "other", "hazelnut", "real"])
+@pytest.mark.parametrize(
+    "which", ["resnet", "unlabelled", "other", pytest.param("hazelnut", marks=pytest.mark.slow), "real"]
+)
 def test_the_maps_are_those_of_the_stored_features(which, request):
     """Within 1e-4, one and seven pictures at a time."""
     fitted = request.getfixturevalue(which)
