@@ -10,26 +10,19 @@ import time
 
 import pytest
 from conftest import ROOT
+from tiny import drawn, fitted
 
-import main
 import predict
-from datasets.sample import write_sample
-
-TINY = ["--arch", "resnet18", "--weights", "random", "--rd", "20", "--resize", "64", "--crop", "0", "--figures", "none"]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("faults") / "data"
-    write_sample(root, n_train=4, n_test=6, size=64)
-    return root / "linen"
+    return drawn(tmp_path_factory.mktemp("faults") / "data", n_train=4)
 
 
 @pytest.fixture(scope="module")
 def model(data):
-    out = data.parent.parent / "out"
-    assert main.main([*TINY, "--data_path", str(data), "--save_path", str(out)]) == 0
-    return out / "temp_resnet18" / "train_linen.pkl"
+    return fitted(data)
 
 
 def run(model, *options) -> int:

@@ -14,31 +14,25 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from tiny import drawn, fitted
 
 import export
-import main
 import predict
 from benchmarks.line import line
 from datasets.pictures import arriving
-from datasets.sample import write_sample
 from experiment.report.drift import drift
 
-TINY = ["--arch", "resnet18", "--weights", "random", "--rd", "20", "--resize", "64", "--crop", "0", "--figures", "none"]
 IN_ORDER = ["test/good/000.png", "test/hole/000.png", "test/stain/000.png", "train/good/001.png"]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("stream") / "data"
-    write_sample(root, n_train=20, n_test=6, size=64)
-    return root / "linen"
+    return drawn(tmp_path_factory.mktemp("stream") / "data", n_train=20)
 
 
 @pytest.fixture(scope="module")
 def model(data):
-    out = data.parent.parent / "out"
-    assert main.main([*TINY, "--leave_out", "one", "--data_path", str(data), "--save_path", str(out)]) == 0
-    return out / "temp_resnet18/train_linen.pkl"
+    return fitted(data, "--leave_out", "one")
 
 
 @pytest.fixture(scope="module")
