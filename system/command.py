@@ -112,7 +112,7 @@ def importing() -> Iterator[None]:
 
 def _freeze() -> None:
     """Spare the interpreter, also when it ends, the search for cycles among the objects that are there."""
-    # 但 nanobind 的库（如 triton 3.9）退出时清点自己的类，还在的都当作泄漏报出来：有它就不做
+    # 退出时做，整条命令就快 9 %。但 nanobind 的库（如 triton 3.9）那时清点自己的类，还在的都当作泄漏报出来：有它就不做
     if all(kind.__module__ != "nanobind" for kind in object.__subclasses__()):
         gc.freeze()
 

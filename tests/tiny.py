@@ -5,7 +5,7 @@ from pathlib import Path
 import main
 from datasets.sample import write_sample
 
-OPTIONS = ["--arch", "resnet18", "--weights", "random", "--rd", "20", "--resize", "64", "--crop", "0", "--figures", "none"]
+TINY = ["--arch", "resnet18", "--weights", "random", "--rd", "20", "--resize", "64", "--crop", "0", "--figures", "none"]
 
 
 def drawn(root: Path, n_train: int) -> Path:
@@ -17,5 +17,5 @@ def drawn(root: Path, n_train: int) -> Path:
 def fitted(data: Path, *options: str) -> Path:
     """The pickle of such a class, in a folder beside that of its data."""
     out = data.parent.parent / "out"
-    assert main.main([*OPTIONS, *options, "--data_path", str(data), "--save_path", str(out)]) == 0
+    assert main.main([*TINY, *options, "--data_path", str(data), "--save_path", str(out)]) == 0
     return out / "temp_resnet18" / "train_linen.pkl"

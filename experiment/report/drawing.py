@@ -1,6 +1,6 @@
-"""When localization figures are drawn: in threads, while the experiment or the scoring goes on.
+"""When localization figures are drawn: in threads, while the experiment goes on.
 
-何时画定位图：在线程里，与实验、打分同时进行。
+何时画定位图：在线程里，与实验同时进行。
 """
 
 from collections.abc import Callable, Sequence
